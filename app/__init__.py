@@ -1,0 +1,1 @@
+"""The Gradio app and its example pieces."""

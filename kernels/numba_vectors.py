@@ -1,0 +1,272 @@
+"""Vector arithmetic inside numba functions: what the inner loops of the CPU kernels are written in.
+
+numba leaves most of our loops scalar, because nothing tells LLVM that ten arrays do not overlap. An `intrinsic` may
+write LLVM instructions itself, so here vectors of 16 numbers are written out, which LLVM cuts into what the processor
+has (AVX-512, AVX2, SSE, NEON). A kernel is a Python function that is run once, at compile time:
+
+    @vector_kernel
+    def scale(emit, arrays, integers):
+        x, factor, out = arrays
+        count, = integers
+        with emit.span(count, LANES) as i:
+            out.put(i, x.row(i) * factor.spread(0))
+
+and inside a numba function `scale((x, factor, out), (count,))` runs it. All arrays are flat, of one dtype, and must
+not overlap where one is read and another is written, unless it is the same place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16  # numbers in one vector
+ORDERED = ("contract",)  # multiplication and addition may fuse
+FREE = ("contract", "reassoc", "nsz")  # and sums may be reordered; NaN and infinity stay what they are
+
+INTEGER = ir.IntType(64)
+
+
+class Index:
+    """An integer of the compiled program."""
+
+    def __init__(self, emit: Emitter, value: Any) -> None:
+        self.emit, self.value = emit, value
+
+    def __add__(self, other: Index | int) -> Index:
+        return Index(self.emit, self.emit.builder.add(self.value, self.emit.index(other).value))
+
+    def __sub__(self, other: Index | int) -> Index:
+        return Index(self.emit, self.emit.builder.sub(self.value, self.emit.index(other).value))
+
+    def __mul__(self, other: Index | int) -> Index:
+        return Index(self.emit, self.emit.builder.mul(self.value, self.emit.index(other).value))
+
+    def __floordiv__(self, other: int) -> Index:
+        """For a number that is not negative."""
+        return Index(self.emit, self.emit.builder.udiv(self.value, self.emit.index(other).value))
+
+    def number(self) -> Row:
+        """As a number in every place of one vector."""
+        return self.emit.spread(self.emit.builder.sitofp(self.value, self.emit.number))
+
+
+class Row:
+    """A row of numbers in registers: vectors of LANES, or one vector alone, which goes with a row of any length."""
+
+    def __init__(self, emit: Emitter, parts: Sequence[Any]) -> None:
+        self.emit, self.parts = emit, list(parts)
+
+    def __add__(self, other: Row | float) -> Row:
+        return self._with(other, self.emit.builder.fadd)
+
+    def __sub__(self, other: Row | float) -> Row:
+        return self._with(other, self.emit.builder.fsub)
+
+    def __mul__(self, other: Row | float) -> Row:
+        return self._with(other, self.emit.builder.fmul)
+
+    def __truediv__(self, other: Row | float) -> Row:
+        return self._with(other, self.emit.builder.fdiv)
+
+    def __neg__(self) -> Row:
+        return self * -1.0
+
+    def _with(self, other: Row | float, operation: Callable[..., Any]) -> Row:
+        theirs = other.parts if isinstance(other, Row) else [self.emit.constant(other)]
+        count = max(len(self.parts), len(theirs))
+        pairs = zip(self.parts * (count // len(self.parts)), theirs * (count // len(theirs)), strict=True)
+        return Row(self.emit, [operation(x, y, flags=FREE) for x, y in pairs])
+
+    def at_least(self, bound: float) -> Row:
+        return self._call("maxnum", self.emit.constant(bound))
+
+    def at_most(self, bound: float) -> Row:
+        return self._call("minnum", self.emit.constant(bound))
+
+    def sqrt(self) -> Row:
+        return self._call("sqrt")
+
+    def sum(self) -> Row:
+        """The sum of the row in every place of one vector."""
+        emit, total = self.emit, self.parts[0]
+        for part in self.parts[1:]:
+            total = emit.builder.fadd(total, part, flags=FREE)
+        kind = ir.FunctionType(emit.number, [emit.number, emit.vector])
+        reduce = emit.function(f"llvm.vector.reduce.fadd.v{LANES}{emit.suffix}", kind)
+        return emit.spread(emit.builder.call(reduce, [ir.Constant(emit.number, 0.0), total], fastmath=FREE))
+
+    def exp(self) -> Row:
+        """e to the power of each number, float32 only, relative error below 2e-7 for -87 to 88, clamped outside."""
+        return Row(self.emit, [self._exp(part) for part in self.at_least(-87.0).at_most(88.0).parts])
+
+    def _exp(self, x: Any) -> Any:
+        emit, builder = self.emit, self.emit.builder
+        doublings = emit.call("rint", builder.fmul(x, emit.constant(1 / math.log(2)), flags=ORDERED))
+        for piece in (
+            0.693359375,
+            math.log(2) - 0.693359375,
+        ):  # log 2 in two pieces: the first one's products are exact
+            x = builder.fsub(x, builder.fmul(doublings, emit.constant(piece), flags=ORDERED), flags=ORDERED)
+        total = emit.constant(1 / 5040)  # Taylor's series; |x| is now below 0.35
+        for order in range(6, -1, -1):
+            factor = emit.constant(1 / math.factorial(order))
+            total = builder.fadd(builder.fmul(total, x, flags=ORDERED), factor, flags=ORDERED)
+        whole = ir.VectorType(ir.IntType(32), LANES)
+        biased = builder.add(builder.fptosi(doublings, whole), ir.Constant(whole, [127] * LANES))
+        power = builder.bitcast(builder.shl(biased, ir.Constant(whole, [23] * LANES)), emit.vector)
+        return builder.fmul(total, power)
+
+    def sigmoid(self) -> Row:
+        return self.emit.one() / ((-self).exp() + 1.0)
+
+    def tanh(self) -> Row:
+        return (self * 2.0).sigmoid() * 2.0 - 1.0
+
+    def _call(self, name: str, *more: Any) -> Row:
+        return Row(self.emit, [self.emit.call(name, part, *more) for part in self.parts])
+
+
+class Array:
+    """The data of a flat array of the compiled program."""
+
+    def __init__(self, emit: Emitter, pointer: Any) -> None:
+        self.emit, self.pointer = emit, pointer
+
+    def _place(self, at: Index | int, vector: bool) -> Any:
+        place = self.emit.builder.gep(self.pointer, [self.emit.index(at).value])
+        return self.emit.builder.bitcast(place, self.emit.vector.as_pointer()) if vector else place
+
+    def row(self, at: Index | int, length: int = LANES) -> Row:
+        """The `length` numbers from place `at` on; a multiple of LANES."""
+        at = self.emit.index(at)
+        parts = [self.emit.builder.load(self._place(at + i, True)) for i in range(0, length, LANES)]
+        for part in parts:
+            part.align = self.emit.align
+        return Row(self.emit, parts)
+
+    def spread(self, at: Index | int) -> Row:
+        """The number at place `at` in every place of one vector."""
+        return self.emit.spread(self.emit.builder.load(self._place(at, False)))
+
+    def put(self, at: Index | int, row: Row) -> None:
+        at = self.emit.index(at)
+        for i, part in enumerate(row.parts):
+            self.emit.builder.store(part, self._place(at + i * LANES, True)).align = self.emit.align
+
+    def put_one(self, at: Index | int, row: Row) -> None:
+        """Store the first number of a row alone."""
+        first = self.emit.builder.extract_element(row.parts[0], ir.Constant(ir.IntType(32), 0))
+        self.emit.builder.store(first, self._place(at, False))
+
+
+class Sum:
+    """A row of sums, zero at first, which LLVM keeps in registers."""
+
+    def __init__(self, emit: Emitter, length: int) -> None:
+        self.emit = emit
+        self.places = [cgutils.alloca_once(emit.builder, emit.vector) for _ in range(0, length, LANES)]
+        for place in self.places:
+            emit.builder.store(emit.constant(0.0), place)
+
+    def add(self, row: Row) -> None:
+        self.set(self.row() + row)
+
+    def set(self, row: Row) -> None:
+        for place, part in zip(self.places, row.parts, strict=True):
+            self.emit.builder.store(part, place)
+
+    def row(self) -> Row:
+        return Row(self.emit, [self.emit.builder.load(place) for place in self.places])
+
+
+class Emitter:
+    """Writes instructions for float32 or float64 arrays at the builder's position."""
+
+    def __init__(self, builder: ir.IRBuilder, double: bool) -> None:
+        self.builder = builder
+        self.number = ir.DoubleType() if double else ir.FloatType()
+        self.suffix, self.align = ("f64", 8) if double else ("f32", 4)
+        self.vector = ir.VectorType(self.number, LANES)
+
+    def index(self, value: Index | int) -> Index:
+        return value if isinstance(value, Index) else Index(self, ir.Constant(INTEGER, value))
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * LANES)
+
+    def one(self) -> Row:
+        return Row(self, [self.constant(1.0)])
+
+    def spread(self, number: Any) -> Row:
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        single = self.builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+        places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return Row(self, [self.builder.shuffle_vector(single, nothing, places)])
+
+    def sum(self, length: int = LANES) -> Sum:
+        return Sum(self, length)
+
+    @contextmanager
+    def span(self, count: Index | int, step: int = 1) -> Iterator[Index]:
+        """What is written inside runs for 0, step, 2 step ... below count; yields that number."""
+        bounds = [self.index(x).value for x in (0, count, step)]
+        with cgutils.for_range_slice(self.builder, *bounds) as (i, _):
+            yield Index(self, i)
+
+    def call(self, name: str, *vectors: Any) -> Any:
+        kind = ir.FunctionType(self.vector, [self.vector] * len(vectors))
+        return self.builder.call(self.function(f"llvm.{name}.v{LANES}{self.suffix}", kind), vectors)
+
+    def function(self, name: str, kind: ir.FunctionType) -> Any:
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
+
+def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> Any:
+    """A numba function of a tuple of flat arrays and a tuple of integers, whose instructions `body` writes.
+
+    It stays a function of its own in the compiled program, so many calls cost no more compile time than one.
+    """
+    name = f"{body.__module__}.{body.__qualname__}.{next(_count)}"
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args[0].types
+        arrays, integers = (cgutils.unpack_tuple(builder, x) for x in args)
+        pointers = [context.make_array(t)(context, builder, value=x).data for t, x in zip(kinds, arrays, strict=True)]
+        double = kinds[0].dtype == types.float64
+        builder.call(_function(builder.module, name, body, len(pointers), len(integers), double), pointers + integers)
+        return context.get_dummy_value()
+
+    def typed(typingctx: Any, arrays: Any, integers: Any) -> Any:
+        return types.void(arrays, integers), generate
+
+    return intrinsic(typed)
+
+
+_count = itertools.count()
+
+
+def _function(module: Any, name: str, body: Callable[..., None], arrays: int, integers: int, double: bool) -> Any:
+    """The LLVM function of a kernel, written into the module when it is first asked for."""
+    number = ir.DoubleType() if double else ir.FloatType()
+    kind = ir.FunctionType(ir.VoidType(), [number.as_pointer()] * arrays + [INTEGER] * integers)
+    name = f"{name}.{number}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit = Emitter(builder, double)
+    pointers = [Array(emit, x) for x in function.args[:arrays]]
+    body(emit, pointers, [Index(emit, x) for x in function.args[arrays:]])
+    builder.ret_void()
+    return function

@@ -1,0 +1,214 @@
+"""The WKV recurrence of RWKV-7 on a CPU, compiled by numba: a sequential scan a head, forward and backward.
+
+Same signature and result as `wkv7_reference`, float32 or float64. A state of 64 x 64 floats fits the first-level
+cache, so a scan that touches it once a token beats the chunk-parallel matrix form, which does more arithmetic and
+moves more memory. The inner loops over one row of the state are written as LLVM vectors (numba_vectors.py).
+
+The forward pass keeps the state before every `SEGMENT`-th token and the looked-up rows `a^T S`; the backward pass
+runs a segment forward again from its first state, keeps that segment's states, and walks back through them.
+
+Inside this file the state of a head is stored transposed, (V, K), so that a row is one value channel.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
+from midi_rwkv.kernels.wkv7_reference import check_shapes
+from numba import config, njit, prange, set_num_threads, types
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SEGMENT = 16  # tokens between two kept states
+
+
+def wkv7_numba(
+    r: Tensor,
+    log_decay: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None = None,
+    threads: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """`wkv7_reference` on the CPU; differentiable in every input, the initial state included.
+
+    Inputs in bf16 or fp16 are computed in float32, and the outputs have r's dtype (the state: float32 or float64).
+    `threads` above 1 spreads the heads of the batch over numba's thread pool.
+
+    Raises:
+        ValueError: shapes that do not belong together, K not a multiple of 16, or a tensor that is not on the CPU.
+    """
+    check_shapes(r, log_decay, k, v, a, b, state)
+    batch, _, heads, key_size = r.shape
+    if key_size % LANES:
+        raise ValueError(f"K must be a multiple of {LANES} for wkv7_numba, given {key_size}; use wkv7_chunked")
+    if r.device.type != "cpu":
+        raise ValueError(f"wkv7_numba runs on the CPU, given tensors on {r.device}; use wkv7_triton or wkv7_chunked")
+    compute = torch.float64 if r.dtype == torch.float64 else torch.float32
+    if state is None:
+        state = r.new_zeros(batch, heads, key_size, v.shape[-1], dtype=compute)
+    if r.shape[1] == 0:
+        return torch.empty_like(v), state
+    inputs = (x.to(compute) for x in (r, log_decay.to(compute).exp(), k, v, a, b, state))
+    y, final = _Wkv7Numba.apply(*inputs, threads)
+    return y.to(r.dtype), final
+
+
+class _Wkv7Numba(torch.autograd.Function):
+    """(r, decay, k, v, a, b, state, threads) -> (y, final state); decay is not a logarithm here."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *tensors, threads = args
+        r, decay, k, v, a, b, state = (x.contiguous() for x in tensors)
+        batch, steps, heads, key_size = r.shape
+        value_size = v.shape[-1]
+        segments = -(-steps // SEGMENT) if any(ctx.needs_input_grad) else 0
+        y = torch.empty_like(v)
+        found = v.new_empty(batch * heads, steps + 1, value_size)  # a^T S; the last one is of no token
+        kept = r.new_empty(batch * heads, segments, value_size, key_size)
+        final = state.transpose(-1, -2).contiguous()  # (B, H, V, K)
+        scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
+        set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+        scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), batch, steps, heads, value_size, segments > 0)
+        if segments:
+            ctx.save_for_backward(r, decay, k, v, a, b, found, kept)
+            ctx.threads = threads
+        return y, final.transpose(-1, -2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        r, decay, k, v, a, b, found, kept = ctx.saved_tensors
+        grad_y, grad_state = grads[0].contiguous(), grads[1].transpose(-1, -2).contiguous()
+        if grad_state.data_ptr() == grads[1].data_ptr():
+            grad_state = grad_state.clone()  # it is overwritten below
+        batch, steps, heads, key_size = r.shape
+        outs = [torch.empty_like(x) for x in (r, decay, k, v, a, b)]
+        scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
+        set_num_threads(min(ctx.threads, config.NUMBA_NUM_THREADS))
+        tensors = (r, decay, k, v, a, b, found, kept, grad_y, grad_state, *outs)
+        scan(*_flat(*tensors), batch, steps, heads, v.shape[-1])
+        return *outs, grad_state.transpose(-1, -2), None
+
+
+def _flat(*tensors: Tensor) -> list[Any]:
+    return [x.detach().view(-1).numpy() for x in tensors]
+
+
+@functools.cache
+def _compiled(direction: str, key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+    """The compiled scan for one head size; its serial and parallel forms are different functions."""
+    make = _make_forward if direction == "forward" else _make_backward
+    return make(key_size, double, parallel)
+
+
+def _make_forward(key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+    number = types.float64 if double else types.float32
+
+    @vector_kernel
+    def step(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
+        """One token of one head: every row of the state, its output, and what the next token looks up in it."""
+        state, r, decay, k, v, a, b, y, found = arrays
+        state_at, key_at, next_key_at, value_at, found_at, next_found_at, value_size = at
+        row_r, row_decay, row_k, row_b = (x.row(key_at, key_size) for x in (r, decay, k, b))
+        row_a = a.row(next_key_at, key_size)
+        with emit.span(value_size) as j:
+            place = state_at + j * key_size
+            row = state.row(place, key_size) * row_decay
+            row = row + row_b * found.spread(found_at + j) + row_k * v.spread(value_at + j)
+            state.put(place, row)
+            y.put_one(value_at + j, (row * row_r).sum())
+            found.put_one(next_found_at + j, (row * row_a).sum())
+
+    def scan(r, decay, k, v, a, b, state, y, found, kept, batch, steps, heads, value_size, keep):  # type: ignore[no-untyped-def]
+        size = value_size * key_size
+        segments = (steps + SEGMENT - 1) // SEGMENT
+        for head in prange(batch * heads):
+            first = (head // heads) * steps * heads + head % heads
+            for j in range(value_size):
+                total = number(0)
+                for i in range(key_size):
+                    total += state[head * size + j * key_size + i] * a[first * key_size + i]
+                found[head * (steps + 1) * value_size + j] = total
+            for t in range(steps):
+                if keep and t % SEGMENT == 0:
+                    start = (head * segments + t // SEGMENT) * size
+                    for i in range(size):
+                        kept[start + i] = state[head * size + i]
+                at, after = first + t * heads, first + min(t + 1, steps - 1) * heads
+                key_at, next_key_at, value_at = at * key_size, after * key_size, at * value_size
+                found_at = (head * (steps + 1) + t) * value_size
+                next_found_at = found_at + value_size
+                places = (head * size, key_at, next_key_at, value_at, found_at, next_found_at, value_size)
+                step((state, r, decay, k, v, a, b, y, found), places)
+
+    signature = types.void(*[number[::1]] * 10, *[types.intp] * 4, types.boolean)
+    return njit(signature, parallel=parallel, nogil=True)(scan)
+
+
+def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+    number = types.float64 if double else types.float32
+
+    @vector_kernel
+    def replay(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
+        """The next state of one head from the one before it, the looked-up rows being known."""
+        states, decay, k, v, b, found = arrays
+        before_at, after_at, key_at, value_at, found_at, value_size = at
+        row_decay, row_k, row_b = (x.row(key_at, key_size) for x in (decay, k, b))
+        with emit.span(value_size) as j:
+            row = states.row(before_at + j * key_size, key_size) * row_decay
+            row = row + row_b * found.spread(found_at + j) + row_k * v.spread(value_at + j)
+            states.put(after_at + j * key_size, row)
+
+    @vector_kernel
+    def step(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
+        """One token of one head, backwards: the gradient of the state after it becomes that of the state before."""
+        grad, states, r, decay, k, v, a, b, found, dy, dr, ddecay, dk, dv, da, db = arrays
+        grad_at, before_at, after_at, key_at, value_at, found_at, value_size = at
+        row_r, row_decay, row_k, row_a, row_b = (x.row(key_at, key_size) for x in (r, decay, k, a, b))
+        sum_r, sum_decay, sum_k, sum_a, sum_b = (emit.sum(key_size) for _ in range(5))
+        with emit.span(value_size) as j:
+            before = states.row(before_at + j * key_size, key_size)
+            after = states.row(after_at + j * key_size, key_size)
+            output = dy.spread(value_at + j)
+            row = grad.row(grad_at + j * key_size, key_size) + row_r * output
+            looked_up = (row * row_b).sum()
+            dv.put_one(value_at + j, (row * row_k).sum())
+            sum_r.add(after * output)
+            sum_k.add(row * v.spread(value_at + j))
+            sum_b.add(row * found.spread(found_at + j))
+            sum_decay.add(row * before)
+            sum_a.add(before * looked_up)
+            grad.put(grad_at + j * key_size, row * row_decay + row_a * looked_up)
+        for total, out in ((sum_r, dr), (sum_decay, ddecay), (sum_k, dk), (sum_a, da), (sum_b, db)):
+            out.put(key_at, total.row())
+
+    def scan(r, decay, k, v, a, b, found, kept, dy, grad, dr, ddecay, dk, dv, da, db, batch, steps, heads, value_size):  # type: ignore[no-untyped-def]
+        size = value_size * key_size
+        segments = (steps + SEGMENT - 1) // SEGMENT
+        for head in prange(batch * heads):
+            first = (head // heads) * steps * heads + head % heads
+            states = np.empty((SEGMENT + 1) * size, kept.dtype)
+            for segment in range(segments - 1, -1, -1):
+                start, stop = segment * SEGMENT, min((segment + 1) * SEGMENT, steps)
+                for i in range(size):
+                    states[i] = kept[(head * segments + segment) * size + i]
+                for t in range(start, stop):
+                    at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
+                    before = (t - start) * size
+                    places = (before, before + size, at * key_size, at * value_size, found_at, value_size)
+                    replay((states, decay, k, v, b, found), places)
+                for t in range(stop - 1, start - 1, -1):
+                    at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
+                    before = (t - start) * size
+                    places = (head * size, before, before + size, at * key_size, at * value_size, found_at, value_size)
+                    step((grad, states, r, decay, k, v, a, b, found, dy, dr, ddecay, dk, dv, da, db), places)
+
+    signature = types.void(*[number[::1]] * 16, *[types.intp] * 4)
+    return njit(signature, parallel=parallel, nogil=True)(scan)

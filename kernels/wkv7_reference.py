@@ -1,0 +1,69 @@
+"""The WKV recurrence of RWKV-7 (x070), token by token in plain PyTorch: the definition of every other form.
+
+    S_t = diag(exp(log_decay_t)) S_{t-1}  +  b_t (a_t^T S_{t-1})  +  k_t v_t^T        (K, V)
+    y_t = S_t^T r_t                                                                    (V,)
+
+Any device, any floating dtype (float64 is the definition proper), differentiable by autograd in every input, the
+initial state included. It keeps every intermediate state for the backward pass: use it on short sequences.
+"""
+
+import torch
+from torch import Tensor
+
+
+def wkv7_reference(
+    r: Tensor,
+    log_decay: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence over a batch of sequences.
+
+    Args:
+        r: receptance, (B, T, H, K).
+        log_decay: natural logarithm of the per-channel decay, (B, T, H, K), not above 0; RWKV-7's is `-exp(w)`.
+        k: key, (B, T, H, K).
+        v: value, (B, T, H, V).
+        a: what is looked up for removal, (B, T, H, K); RWKV-7 gives `-kk`, the negated normalised removal key.
+        b: where the looked-up value is added back, (B, T, H, K); RWKV-7 gives `kk * in_context_learning_rate`.
+        state: the state before the first token, (B, H, K, V); zeros if None.
+
+    Returns:
+        y (B, T, H, V) and the state after the last token (B, H, K, V).
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    check_shapes(r, log_decay, k, v, a, b, state)
+    batch, steps, heads, key_size = r.shape
+    if state is None:
+        state = r.new_zeros(batch, heads, key_size, v.shape[-1])
+    decay = log_decay.exp()
+    outputs = []
+    for t in range(steps):
+        found = (state * a[:, t, :, :, None]).sum(-2, keepdim=True)  # (B, H, 1, V), a^T S
+        state = (
+            decay[:, t, :, :, None] * state + b[:, t, :, :, None] * found + k[:, t, :, :, None] * v[:, t, :, None, :]
+        )  # (B, H, K, V)
+        outputs.append((state * r[:, t, :, :, None]).sum(-2))  # (B, H, V), S^T r
+    y = torch.stack(outputs, 1) if outputs else torch.empty_like(v)
+    return y, state
+
+
+def check_shapes(
+    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+) -> None:
+    """Raise ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B, H, K, V)."""
+    if r.ndim != 4:
+        raise ValueError(f"r must have 4 dimensions (B, T, H, K), given {tuple(r.shape)}")
+    for name, tensor in (("log_decay", log_decay), ("k", k), ("a", a), ("b", b)):
+        if tensor.shape != r.shape:
+            raise ValueError(f"{name} must have r's shape {tuple(r.shape)}, given {tuple(tensor.shape)}")
+    if v.ndim != 4 or v.shape[:3] != r.shape[:3]:
+        raise ValueError(f"v must have shape {(*r.shape[:3], 'V')}, given {tuple(v.shape)}")
+    batch, _, heads, key_size = r.shape
+    if state is not None and state.shape != (batch, heads, key_size, v.shape[-1]):
+        raise ValueError(f"state must have shape {(batch, heads, key_size, v.shape[-1])}, given {tuple(state.shape)}")

@@ -1,0 +1,55 @@
+"""midi-rwkv: bars of a MIDI song written anew by an RWKV-7 model.
+
+A file travels: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) -> `write_midi`,
+which splices the new notes into the original file. Names load when first used, so importing the package is quick.
+"""
+
+import pkgutil
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import save_checkpoint as save_checkpoint
+    from .config import ModelConfig as ModelConfig
+    from .config import SamplingConfig as SamplingConfig
+    from .infill import infill as infill
+    from .midi import read_midi as read_midi
+    from .midi import write_midi as write_midi
+    from .model import RWKV7 as RWKV7
+    from .score import Note as Note
+    from .score import Region as Region
+    from .score import Score as Score
+    from .score import Track as Track
+    from .tokenizer import Tokenizer as Tokenizer
+
+_HOME = {
+    "read_midi": "midi",
+    "write_midi": "midi",
+    "Score": "score",
+    "Track": "score",
+    "Note": "score",
+    "Region": "score",
+    "Tokenizer": "tokenizer",
+    "ModelConfig": "config",
+    "SamplingConfig": "config",
+    "RWKV7": "model",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "infill": "infill",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value  # `infill` the function, not the module of that name
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""python -m midi_rwkv"""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,173 @@
+"""Checkpoint folders: config.json, tokenizer.json, model.safetensors; and RWKV-LM's files, in and out.
+
+Torch is imported only for `.pth` files: the weights of a folder are read as numpy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .config import ModelConfig
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from .model import RWKV7
+
+FORMAT_VERSION = 1
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_checkpoint` gives: `weights` by RWKV-LM's names, float32."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: dict[str, np.ndarray]
+    prompt: str  # "bars" (prompt.py) or "paper"
+    path: Path
+    context: int  # ids the model was trained to read
+
+    def model(self) -> RWKV7:
+        """The same as a PyTorch module."""
+        import torch
+
+        from .model import RWKV7
+
+        model = RWKV7(self.config)
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in self.weights.items()})
+        return model.eval()
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Says which ids mean what: the vocabulary and the merges, not the file's layout."""
+    text = json.dumps([tokenizer.base_names, tokenizer.expansions, tokenizer.grid])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    training: Mapping[str, Any] | None = None,
+    prompt: str = "bars",
+) -> None:
+    """Write a checkpoint folder, weights in bf16. Each file is written whole or not at all."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    training = dict(training or {})
+    record = {
+        "format": FORMAT_VERSION,
+        "model": config.to_dict(),
+        "prompt": prompt,
+        "context": training.get("seq_len", 2048),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "training": training,
+    }
+    save_file({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}, folder / "model.partial")
+    os.replace(folder / "model.partial", folder / "model.safetensors")
+    tokenizer.save(folder / "tokenizer.partial")
+    os.replace(folder / "tokenizer.partial", folder / "tokenizer.json")
+    (folder / "config.partial").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(folder / "config.partial", folder / "config.json")
+
+
+def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """A checkpoint folder, or the one that ships. CheckpointError (one line) when it cannot be used."""
+    folder = DEFAULT_CHECKPOINT if path is None else Path(path)
+    if folder.is_file():
+        folder = folder.parent
+    files = [folder / n for n in ("config.json", "tokenizer.json", "model.safetensors")]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(
+                f"{folder} is not a checkpoint: {file.name} is missing; name a folder with all three files"
+            )
+    try:
+        record = json.loads(files[0].read_text(encoding="utf-8"))
+        config = ModelConfig.from_dict(record["model"])
+        tokenizer = Tokenizer.load(files[1])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json or tokenizer.json is damaged ({error}); copy them again"
+        ) from error
+    if record.get("format") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: format {record.get('format')}, this version reads {FORMAT_VERSION}; update one"
+        )
+    if record["tokenizer"] != tokenizer_hash(tokenizer) or tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json does not belong to these weights; restore the one it came with"
+        )
+    return Checkpoint(config, tokenizer, read_weights(files[2], config), record["prompt"], folder, record["context"])
+
+
+def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """A safetensors file as float32 arrays, checked against the shapes the config implies."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = deserialize(path.read_bytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy the checkpoint again") from error
+    weights = {}
+    for name, info in tensors:
+        raw = info["data"]
+        if info["dtype"] == "BF16":
+            array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif info["dtype"] in ("F32", "F16"):
+            array = np.frombuffer(raw, np.float32 if info["dtype"] == "F32" else np.float16).astype(np.float32)
+        else:
+            raise CheckpointError(f"{path}: {name} is {info['dtype']}; weights must be BF16, F16 or F32")
+        weights[name] = array.reshape(info["shape"])
+    expected = parameter_shapes(config)
+    for name in sorted(set(expected) | set(weights)):
+        if name not in weights or name not in expected or weights[name].shape != expected[name]:
+            found = weights[name].shape if name in weights else "nothing"
+            raise CheckpointError(
+                f"{path}: {name} should be {expected.get(name, 'absent')}, found {found}; wrong config.json?"
+            )
+    return weights
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter of the model."""
+    C, V, H = config.n_embd, config.vocab_size, config.n_head
+    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)}
+    norms = ["ln_out", "blocks.0.ln0"]
+    for i in range(config.n_layer):
+        block = f"blocks.{i}"
+        norms += [f"{block}.ln1", f"{block}.ln2", f"{block}.att.ln_x"]
+        names = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"]
+        ranks = {"w": config.decay_rank, "a": config.iclr_rank, "g": config.gate_rank}
+        if i:
+            names.append("v0")
+            ranks["v"] = config.value_rank
+        shapes.update({f"{block}.att.{n}": (1, 1, C) for n in names})
+        for n, rank in ranks.items():
+            shapes[f"{block}.att.{n}1"], shapes[f"{block}.att.{n}2"] = (C, rank), (rank, C)
+        shapes[f"{block}.att.r_k"] = (H, config.head_size)
+        shapes.update({f"{block}.att.{n}.weight": (C, C) for n in ("receptance", "key", "value", "output")})
+        shapes[f"{block}.ffn.x_k"] = (1, 1, C)
+        shapes[f"{block}.ffn.key.weight"], shapes[f"{block}.ffn.value.weight"] = (4 * C, C), (C, 4 * C)
+    for norm in norms:
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (C,)
+    return shapes

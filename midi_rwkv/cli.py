@@ -1,0 +1,404 @@
+"""The `midi-rwkv` command. Heavy imports come inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .infill import Progress
+    from .score import Score, Track
+
+MAX_CONTINUATION_BARS = 256
+BARS_PER_LINE = 16
+PITCH_CLASSES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
+MODES = {
+    "major": (0, 2, 4, 5, 7, 9, 11),
+    "minor": (0, 2, 3, 5, 7, 8, 10),
+    "harmonic minor": (0, 2, 3, 5, 7, 8, 11),
+    "melodic minor": (0, 2, 3, 5, 7, 8, 9, 10, 11),
+    "dorian": (0, 2, 3, 5, 7, 9, 10),
+    "phrygian": (0, 1, 3, 5, 7, 8, 10),
+    "lydian": (0, 2, 4, 6, 7, 9, 11),
+    "mixolydian": (0, 2, 4, 5, 7, 9, 10),
+    "major pentatonic": (0, 2, 4, 7, 9),
+    "minor pentatonic": (0, 3, 5, 7, 10),
+    "blues": (0, 3, 5, 6, 7, 10),
+}
+
+
+def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
+    """`8-12`, `8` or `8-12,20` as bar numbers -> half-open ranges of bar indices, checked against the song."""
+    first, last = score.first_bar_number, score.last_bar_number
+    ranges = []
+    for text in (part.strip() for whole in texts for part in whole.split(",")):
+        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", text)
+        if not match:
+            raise ValueError(f"--bars must be like 8-12 or 8, got {text!r}")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low > high:
+            raise ValueError(f"--bars must rise, got {text}; did you mean {high}-{low}?")
+        if low < first:
+            raise ValueError(
+                f"--bars {text}: {score.name} begins at bar {first} and has no pickup bar 0; use {first} or more"
+            )
+        if low > last + 1:
+            raise ValueError(
+                f"bars {text} are out of range: {score.name} has bars {first}-{last}; "
+                f"use --bars {last + 1}-{last + 8} to continue it"
+            )
+        if high > last + MAX_CONTINUATION_BARS:
+            most = last + MAX_CONTINUATION_BARS
+            raise ValueError(
+                f"--bars {text}: {score.name} ends at bar {last} and can be continued to bar {most}; use less"
+            )
+        ranges.append((low - first, high - first + 1))
+    return ranges
+
+
+def parse_tracks(text: str | None, score: Score) -> list[int]:
+    """`2,4`, names, or `all` -> track indices. None means every track (only tracks with notes are read)."""
+    if text is None or text.strip().lower() == "all":
+        return list(range(len(score.tracks)))
+    found: list[int] = []
+    for part in (p.strip() for p in text.split(",")):
+        names = [t.name.strip().lower() for t in score.tracks]
+        exact = [i for i, n in enumerate(names) if n and n == part.lower()]
+        like = exact or [i for i, n in enumerate(names) if part and part.lower() in n]
+        if part.isdigit() and 1 <= int(part) <= len(score.tracks) and not exact:
+            like = [int(part) - 1]
+        if not like or (len(like) > 1 and not exact):
+            there = ", ".join(f"{i + 1} {t.name}".strip() for i, t in enumerate(score.tracks))
+            raise ValueError(f"{'several tracks match' if like else 'no track'} {part!r}; {score.name} has {there}")
+        found += [i for i in like if i not in found]
+    return found
+
+
+def parse_range(name: str, text: str | None, number: Callable[[str], int] = int) -> tuple[int, int] | None:
+    """`2-6` or `4` -> (2, 6) or (4, 4)."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"\s*([^-\s]+(?:-\d)?|\d+)\s*-\s*([^-\s].*?)\s*|\s*(\S+)\s*", text)
+    try:
+        if parts is None:
+            raise ValueError
+        low, high = (number(p) for p in ((parts[3], parts[3]) if parts[3] else (parts[1], parts[2])))
+    except ValueError:
+        example = "C3-C6 or 48-84" if number is parse_pitch else "2-6"
+        raise ValueError(f"{name} must be LOW-HIGH like {example}, got {text!r}") from None
+    return low, high
+
+
+def parse_pitch(text: str) -> int:
+    """`C4` (= 60), `F#3`, `Bb2` or a MIDI number."""
+    if text.isdigit():
+        return int(text)
+    match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?\d)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a pitch")
+    return PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)
+
+
+def parse_key(text: str | None) -> tuple[int, ...] | None:
+    """`A minor`, `Bb major`, `D dorian` -> pitch classes."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([A-Ga-g])([#b]?)\s*(.*?)\s*", text)
+    mode = MODES.get((match[3] or "major").lower()) if match else None
+    if not match or mode is None:
+        raise ValueError(f"--key must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
+    tonic = PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]]
+    return tuple(sorted((tonic + step) % 12 for step in mode))
+
+
+def outputs(target: Path, candidates: int) -> list[Path]:
+    """`out.mid`, or `out-1.mid`, `out-2.mid` ... for several candidates."""
+    if candidates == 1:
+        return [target]
+    return [target.with_name(f"{target.stem}-{i + 1}{target.suffix}") for i in range(candidates)]
+
+
+def show_progress() -> Callable[[Progress], None]:
+    """A line on the terminal that is drawn over; nothing when stderr is not one."""
+
+    def update(progress: Progress) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if progress.done == progress.total else ""
+            print(f"\r{progress.done}/{progress.total} cells written", end=end, file=sys.stderr, flush=True)
+
+    return update
+
+
+def run_infill(options: argparse.Namespace) -> None:
+    began = time.monotonic()
+    from .config import SamplingConfig
+    from .midi import check_output, read_midi, write_midi
+    from .score import Region, Track
+
+    source = Path(options.song)
+    score = read_midi(source, allow_empty=bool(options.new_track))
+    target = Path(options.output) if options.output else source.with_name(f"{source.stem}-infill.mid")
+    paths = outputs(target, options.candidates)
+    for path in paths:
+        check_output(path, options.overwrite)
+    tracks = parse_tracks(options.tracks, score) if options.tracks or not options.new_track else []
+    for text in options.new_track or ():
+        from .instruments import find_program, program_name
+        from .score import Score
+
+        program, is_drum = find_program(text)
+        new = Track(program_name(program, is_drum), program, is_drum, ())
+        tracks.append(len(score.tracks))
+        score = Score(
+            score.ticks_per_beat, (*score.tracks, new), score.time_signatures, score.tempos, score.end_ticks, score.name
+        )
+    region = Region.rectangle(tracks, parse_bars(options.bars, score))
+    sampling = SamplingConfig(
+        options.temperature,
+        options.top_p,
+        options.min_p,
+        parse_range("--density", options.density),
+        parse_range("--polyphony", options.polyphony),
+        parse_range("--pitch-range", options.pitch_range, parse_pitch),
+        parse_key(options.key),
+    )
+    if options.context_bars is not None and options.context_bars < 0:
+        raise ValueError(f"--context-bars must be 0 or more, got {options.context_bars}")
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {seed}")
+
+    from .checkpoint import load_checkpoint
+    from .infill import infill
+
+    candidates = infill(
+        score,
+        region,
+        load_checkpoint(options.checkpoint),
+        sampling,
+        options.candidates,
+        seed,
+        options.context_bars,
+        options.backend,
+        options.threads,
+        show_progress(),
+    )
+    for path, candidate in zip(paths, candidates, strict=True):
+        write_midi(path, source, score, region, candidate.fills, options.overwrite)
+    before = sum(len(score.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
+    after = [sum(len(notes) for notes in c.fills.values()) for c in candidates]
+    names = [label(score.tracks[t], t) for t in region.tracks]
+    runs = [(lo + score.first_bar_number, hi - 1 + score.first_bar_number) for lo, hi in region.bar_runs()]
+    seconds = time.monotonic() - began
+    if options.json:
+        report = {
+            "outputs": [str(p) for p in paths],
+            "bars": [list(r) for r in runs],
+            "tracks": [t + 1 for t in region.tracks],
+            "track_names": names,
+            "notes_before": before,
+            "notes_after": after,
+            "seed": seed,
+            "seconds": round(seconds, 2),
+        }
+        print(json.dumps(report))
+        return
+    spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
+    print(f"bars {spans} of {', '.join(names)}; {before} notes before; seed {seed}; {seconds:.1f} s")
+    for path, count in zip(paths, after, strict=True):
+        print(f"{path}: {count} new notes")
+
+
+def label(track: Track, index: int) -> str:
+    """What a person calls the track: its number and name, or its instrument where it has none."""
+    from .instruments import program_name
+
+    return f"{index + 1} {track.name or program_name(track.program, track.is_drum)}"
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    from .instruments import program_name
+    from .midi import read_midi
+
+    score = read_midi(options.song, allow_empty=True)
+    counts = [[0] * len(score.bars) for _ in score.tracks]
+    for row, track in zip(counts, score.tracks, strict=True):
+        for note in track.notes:
+            row[score.bar_index_at(note.onset_ticks)] += 1
+    metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
+    if options.json:
+        report: dict[str, Any] = {
+            "name": score.name,
+            "ticks_per_beat": score.ticks_per_beat,
+            "tempo_bpm": round(score.tempo_at(0), 2),
+            "first_bar": score.first_bar_number,
+            "last_bar": score.last_bar_number,
+            "time_signatures": metres,
+            "tracks": [
+                {
+                    "number": i + 1,
+                    "name": t.name,
+                    "program": None if t.is_drum else t.program,
+                    "instrument": program_name(t.program, t.is_drum),
+                    "channel": t.channel,
+                    "notes": len(t.notes),
+                    "notes_per_bar": row,
+                }
+                for i, (t, row) in enumerate(zip(score.tracks, counts, strict=True))
+            ],
+        }
+        print(json.dumps(report))
+        return
+    notes = sum(len(t.notes) for t in score.tracks)
+    print(
+        f"{score.name}: {len(score.tracks)} tracks, bars {score.first_bar_number}-{score.last_bar_number}, "
+        f"{notes} notes, {score.tempo_at(0):.0f} BPM"
+    )
+    heads = [f"{label(t, i)} ({program_name(t.program, t.is_drum)})" for i, t in enumerate(score.tracks)]
+    side = min(40, max([len(h) for h in heads] + [5]))
+    for at in range(0, len(score.bars), BARS_PER_LINE):
+        span = range(at, min(at + BARS_PER_LINE, len(score.bars)))
+        rows = [("bar", [str(b + score.first_bar_number) for b in span]), ("metre", [metres[b] for b in span])]
+        rows += [(h[:side], [str(row[b] or ".") for b in span]) for h, row in zip(heads, counts, strict=True)]
+        widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(span))]
+        print()
+        for head, cells in rows:
+            line = " ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
+            print(f"{head.ljust(side)}  {line}")
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    from .convert import convert
+
+    print(convert(Path(options.source), Path(options.target), options.tokenizer, options.overwrite))
+
+
+def run_module(name: str) -> Callable[[argparse.Namespace], None]:
+    def run(options: argparse.Namespace) -> None:
+        from importlib import import_module
+
+        import_module(f".{name}", __package__).main(options.arguments)
+
+    return run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="midi-rwkv",
+        description="Write bars of a MIDI song anew; everything else in the file stays as it is.",
+        epilog="example: midi-rwkv infill song.mid --bars 8-12 --tracks Bass --candidates 3 -o new.mid",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = commands.add_parser(
+        "infill", help="write some bars of some tracks anew", description="Write some bars of some tracks anew."
+    )
+    p.set_defaults(run=run_infill)
+    p.add_argument("song", help="a MIDI file")
+    p.add_argument(
+        "--bars",
+        action="append",
+        required=True,
+        metavar="8-12",
+        help="bar numbers, from 1 (a pickup is bar 0); may be repeated; bars after the last continue the song",
+    )
+    p.add_argument(
+        "--tracks", metavar='2,4|"Bass"|all', help="track numbers or names, as `midi-rwkv inspect` shows (default: all)"
+    )
+    p.add_argument(
+        "--new-track",
+        action="append",
+        metavar="PROGRAM|NAME",
+        help="add a track: 0-127, Violin, Drums ...; may be repeated",
+    )
+    p.add_argument(
+        "--candidates",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many answers, in OUT-1.mid, OUT-2.mid ... (default: 1)",
+    )
+    p.add_argument("--temperature", type=float, default=1.0, help="above 1 bolder, below 1 plainer (default: 1.0)")
+    p.add_argument(
+        "--top-p", type=float, default=0.95, help="draw from the likeliest that hold this share (default: 0.95)"
+    )
+    p.add_argument(
+        "--min-p", type=float, default=0.02, help="drop what is this much rarer than the likeliest (default: 0.02)"
+    )
+    p.add_argument("--seed", type=int, help="same seed, same file (default: a new one each time, which is printed)")
+    p.add_argument(
+        "--context-bars", type=int, metavar="N", help="read at most N bars on each side (default: as many as fit)"
+    )
+    p.add_argument("--density", metavar="LOW-HIGH", help="notes a bar in each track")
+    p.add_argument("--polyphony", metavar="LOW-HIGH", help="notes struck together")
+    p.add_argument(
+        "--pitch-range",
+        metavar="C3-C6",
+        help="lowest and highest pitch, C4 = 60 (default: what the instrument can play)",
+    )
+    p.add_argument("--key", metavar='"A minor"', help="only pitches of this key")
+    p.add_argument("--checkpoint", metavar="DIR|file", help="another model than the one that ships")
+    p.add_argument(
+        "--backend", choices=("auto", "numba", "torch"), default="auto", help="what runs the model (default: auto)"
+    )
+    p.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    p.add_argument(
+        "-o", "--output", metavar="out.mid", help="where to write (default: SONG-infill.mid beside the song)"
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    p.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    p = commands.add_parser(
+        "inspect", help="show tracks, bars and note counts", description="Show a song's tracks x bars."
+    )
+    p.set_defaults(run=run_inspect)
+    p.add_argument("song", help="a MIDI file")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = commands.add_parser(
+        "convert",
+        help="checkpoints and states from and to RWKV-LM's files",
+        description="A checkpoint folder <-> an RWKV-LM .pth; RWKV-PEFT's time_state .pth <-> .safetensors.",
+    )
+    p.set_defaults(run=run_convert)
+    p.add_argument("source")
+    p.add_argument("target")
+    p.add_argument("--tokenizer", metavar="tokenizer.json", help="for a .pth that becomes a checkpoint folder")
+    p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
+
+    for name, text in (("corpus", "MIDI files -> token shards"), ("train", "train a checkpoint on token shards")):
+        p = commands.add_parser(name, help=text, add_help=False)
+        p.set_defaults(run=run_module(name))
+        p.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 on bad input (one line on stderr), 130 on Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] in (["corpus"], ["train"]):  # argparse would keep options before the first positional for itself
+        options = argparse.Namespace(run=run_module(arguments[0]), arguments=arguments[1:])
+    else:
+        options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("midi-rwkv: stopped; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"midi-rwkv: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def entry() -> None:
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Options as frozen dataclasses that travel as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+
+class Config:
+    """Shared JSON behaviour of the option classes below."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """ValueError on a name that the class does not have."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """The shape of an RWKV-7 x070. The ranks are those of the low-rank adapters; 0 means RWKV-LM's default for the
+    width."""
+
+    n_layer: int = 8
+    n_embd: int = 256
+    vocab_size: int = 4096
+    head_size: int = 64
+    decay_rank: int = 0
+    iclr_rank: int = 0
+    value_rank: int = 0
+    gate_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.head_size:
+            raise ValueError(f"n_embd must be a multiple of head_size ({self.head_size}), got {self.n_embd}")
+        root = self.n_embd**0.5
+        for name, default in (
+            ("decay_rank", 1.8 * root),
+            ("iclr_rank", 1.8 * root),
+            ("value_rank", 1.3 * root),
+            ("gate_rank", 0.6 * self.n_embd**0.8),
+        ):
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, max(32, round(default / 32) * 32))
+
+    @property
+    def n_head(self) -> int:
+        return self.n_embd // self.head_size
+
+
+PRESETS = {
+    "small": ModelConfig(),
+    "base": ModelConfig(n_layer=12, n_embd=384, vocab_size=16_000),  # the paper's
+}
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Config):
+    """How the next token is drawn, and what the user asked of the notes.
+
+    The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
+    pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the instrument can
+    play.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    min_p: float = 0.02
+    density: tuple[int, int] | None = None
+    polyphony: tuple[int, int] | None = None
+    pitch_range: tuple[int, int] | None = None
+    key: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check = (
+            ("temperature", 0.01, 10.0, self.temperature),
+            ("top_p", 0.01, 1.0, self.top_p),
+            ("min_p", 0.0, 0.99, self.min_p),
+        )
+        for name, low, high, value in check:
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in {low}-{high}, got {value}")
+        for name, low, high in (("density", 0, 200), ("polyphony", 1, 20), ("pitch_range", 0, 127)):
+            span = getattr(self, name)
+            if span is not None and not low <= span[0] <= span[1] <= high:
+                raise ValueError(
+                    f"{name} must be LOW-HIGH with {low} <= LOW <= HIGH <= {high}, got {span[0]}-{span[1]}"
+                )
+        if self.key is not None and not (self.key and all(0 <= p < 12 for p in self.key)):
+            raise ValueError(f"key must name at least one pitch class in 0-11, got {self.key}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """One training run. Counts are tokens; the learning rate is warmed up, held, and decayed to zero at the end
+    (WSD)."""
+
+    seq_len: int = 1024
+    batch_size: int = 4  # rows of seq_len
+    total_tokens: int = 16_000_000
+    lr: float = 2e-3
+    warmup_tokens: int = 400_000
+    decay_fraction: float = 0.3
+    optimizer: str = "muon"  # "muon" (matrices) or "adamw" (all)
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    bf16: bool = True
+    seed: int = 0
+    save_seconds: float = 300.0
+    eval_tokens: int = 1_000_000  # between two evaluations
+    source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py

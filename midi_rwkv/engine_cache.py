@@ -1,0 +1,53 @@
+"""Compiled functions kept on disk, so that only the first process on a machine compiles.
+
+numba's own cache lies beside the source, which may be read-only, and does not see that an imported module has
+changed. Ours lies in the user's cache folder (or in NUMBA_CACHE_DIR), a folder for each state of the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import platformdirs
+
+config: Any = numba.config
+log = logging.getLogger(__name__)
+
+
+def cache_folder(sources: Sequence[str]) -> Path:
+    """Where functions compiled from these source files are kept."""
+    key = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for source in sources:
+        key.update(Path(source).read_bytes())
+    base = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_path("midi-rwkv") / "numba"
+    return Path(base) / f"midi-rwkv-{key.hexdigest()[:16]}"
+
+
+def compiled(signature: Any, sources: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Compile a function for one signature, or load it: a decorator. `sources` are all files that it is made from.
+
+    Where the folder cannot be written or read, the function is compiled for this process alone.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        before = config.CACHE_DIR
+        try:
+            folder = cache_folder(sources)
+            folder.mkdir(parents=True, exist_ok=True)
+            config.CACHE_DIR = str(folder)
+            return numba.njit(signature, nogil=True, cache=True)(function)
+        except (OSError, EOFError, pickle.PickleError, RuntimeError) as error:
+            log.info("compiled for this process alone, nothing kept: %s", error)
+        finally:
+            config.CACHE_DIR = before
+        return numba.njit(signature, nogil=True)(function)
+
+    return decorate

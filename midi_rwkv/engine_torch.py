@@ -1,0 +1,120 @@
+"""The decoding engine in PyTorch, for where numba cannot run: the same weights, states and results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from .engine import Engine, Floats, Ids, State
+from .kernels.wkv7_chunked import wkv7_chunked
+from .kernels.wkv7_reference import wkv7_reference
+
+BLOCK_TOKENS = 256  # rows x tokens that prefill works on at once
+
+
+class TorchEngine(Engine):
+    """See `Engine`. `threads` are torch's, for the whole process."""
+
+    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1) -> None:
+        super().__init__(weights, head_size)
+        self.name = "torch"
+        torch.set_num_threads(threads)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(x, np.float32)) for name, x in weights.items()}
+        ln0 = tensors["blocks.0.ln0.weight"], tensors["blocks.0.ln0.bias"]
+        self.embedding = F.layer_norm(tensors["emb.weight"], (self.n_embd,), *ln0)
+        self.outer = {name: x for name, x in tensors.items() if not name.startswith("blocks.")}
+        self.layers: list[dict[str, Tensor]] = []
+        for layer in range(self.n_layer):
+            prefix = f"blocks.{layer}."
+            own = {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
+            shapes = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")
+            own["mixes"] = torch.stack([own[f"att.{x}"].view(-1) for x in shapes])[:, None, None]  # (6, 1, 1, C)
+            for letter in "wagv" if layer else "wag":
+                for i in (1, 2):
+                    own[f"att.{letter}{i}"] = own[f"att.{letter}{i}"].T.contiguous()
+            self.layers.append(own)
+
+    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+        ids = self.check_tokens(tokens)
+        steps = max(1, BLOCK_TOKENS // state.batch)
+        for start in range(0, len(ids), steps):
+            logits = self._advance(np.tile(ids[start : start + steps], (state.batch, 1)), state)
+        return logits
+
+    def step(self, tokens: ArrayLike, state: State) -> Floats:
+        return self._advance(self.check_tokens(tokens, state.batch)[:, None], state)
+
+    @torch.inference_mode()
+    def _advance(self, ids: Ids, state: State) -> Floats:
+        """Move `state` on by ids (B, T) -> logits of each row's last token (B, V)."""
+        arrays = (state.att_shift, state.ffn_shift, state.wkv)
+        logits, *after = self.forward(torch.from_numpy(ids), *(torch.from_numpy(x) for x in arrays))
+        for array, tensor in zip(arrays, after, strict=True):
+            array[:] = tensor.numpy()
+        return logits.numpy()
+
+    def forward(
+        self, ids: Tensor, att_shift: Tensor, ffn_shift: Tensor, wkv: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ids (B, T) and the state before them -> logits of the last token (B, V), and the state after it."""
+        x = self.embedding[ids]  # (B, T, C)
+        values = None
+        att_shifts, ffn_shifts, wkvs = [], [], []
+        for layer, own in enumerate(self.layers):
+            h = self._norm(x, own, "ln1")
+            att_shifts.append(h[:, -1])
+            out, values, state = self._time_mix(h, own, values, att_shift[layer], wkv[layer])
+            wkvs.append(state)
+            x = x + out
+            h = self._norm(x, own, "ln2")
+            ffn_shifts.append(h[:, -1])
+            mixed = h + _shift(h, ffn_shift[layer]) * own["ffn.x_k"]
+            x = x + F.linear(F.relu(F.linear(mixed, own["ffn.key.weight"])).square(), own["ffn.value.weight"])
+        last = self._norm(x[:, -1], self.outer, "ln_out")
+        logits = F.linear(last, self.outer["head.weight"])
+        return logits, torch.stack(att_shifts), torch.stack(ffn_shifts), torch.stack(wkvs)
+
+    def _time_mix(
+        self, h: Tensor, own: dict[str, Tensor], first_values: Tensor | None, before: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h (B, T, C), what preceded it (B, C), state (B, H, K, V) -> output, the first layer's values, state."""
+        batch, steps, size = h.shape
+        heads = (batch, steps, self.n_head, self.head_size)
+        xr, xw, xk, xv, xa, xg = h + _shift(h, before) * own["mixes"]
+
+        def adapted(x: Tensor, letter: str) -> Tensor:
+            return F.linear(F.linear(x, own[f"att.{letter}1"]), own[f"att.{letter}2"])
+
+        r = F.linear(xr, own["att.receptance.weight"])
+        k = F.linear(xk, own["att.key.weight"])
+        v = F.linear(xv, own["att.value.weight"])
+        w = own["att.w0"] + F.linear(torch.tanh(F.linear(xw, own["att.w1"])), own["att.w2"])
+        log_decay = torch.sigmoid(w) * -math.exp(-0.5)
+        if first_values is None:
+            first_values = v
+        else:
+            v = v + (first_values - v) * torch.sigmoid(own["att.v0"] + adapted(xv, "v"))
+        rate = torch.sigmoid(own["att.a0"] + adapted(xa, "a"))
+        gate = F.linear(torch.sigmoid(F.linear(xg, own["att.g1"])), own["att.g2"])
+        kk = F.normalize((k * own["att.k_k"]).view(heads), dim=-1)
+        k = (k * (1 + (rate - 1) * own["att.k_a"])).view(heads)
+        r, v_heads = r.view(heads), v.view(heads)
+        form = wkv7_reference if steps == 1 else wkv7_chunked
+        y, state = form(r, log_decay.view(heads), k, v_heads, -kk, kk * rate.view(heads), state)
+        y = F.group_norm(y.reshape(-1, size), self.n_head, own["att.ln_x.weight"], own["att.ln_x.bias"], 64e-5)
+        y = y.view(heads) + (r * k * own["att.r_k"]).sum(-1, keepdim=True) * v_heads
+        return F.linear(y.view(h.shape) * gate, own["att.output.weight"]), first_values, state
+
+    def _norm(self, x: Tensor, own: dict[str, Tensor], name: str) -> Tensor:
+        return F.layer_norm(x, (self.n_embd,), own[f"{name}.weight"], own[f"{name}.bias"])
+
+
+def _shift(h: Tensor, before: Tensor) -> Tensor:
+    """The previous token's h less this one's; `before` (B, C) precedes the first."""
+    return torch.cat([before[:, None], h[:, :-1]], 1) - h

@@ -1,0 +1,261 @@
+"""infill(): a score and a region in, candidates out. The whole flow, in a page.
+
+Run by run of the region's bars: build the prompt, let the engine read it once, then write bar by bar, each masked track
+in turn, all candidates as one batch. What one run wrote is context for the next.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .config import SamplingConfig
+from .engine import Engine, State, make_engine
+from .instruments import playable
+from .prompt import Prompt, PromptTokens, build_prompt
+from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
+from .score import Note, Region, Score
+from .splice import _settle as settle
+from .tokenizer import restore_velocities
+
+MAX_REGION_BARS = 512
+MAX_CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer: the whole song with the fill in place, and the new notes alone (per track index, in ticks)."""
+
+    score: Score
+    fills: dict[int, list[Note]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has just been written: cell `done` of `total` (all candidates' cells of one track and bar count as one)."""
+
+    done: int
+    total: int
+    track: int
+    bar: int  # 0-based index
+    notes: list[list[Note]]  # per candidate
+
+
+class Infiller:
+    """A checkpoint made ready to fill: grammar tables and engine, built once and used for many regions."""
+
+    def __init__(self, checkpoint: Checkpoint, backend: str = "auto", threads: int = 1):
+        if checkpoint.prompt != "bars":
+            raise ValueError(
+                f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a 'bars' checkpoint"
+            )
+        self.checkpoint = checkpoint
+        self.tokenizer = checkpoint.tokenizer
+        self.tokens = PromptTokens(self.tokenizer)
+        self.engine: Engine = make_engine(
+            checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads
+        )
+        self._tables: dict[bool, GrammarTables] = {}
+
+    def __call__(
+        self,
+        score: Score,
+        region: Region,
+        sampling: SamplingConfig | None = None,
+        candidates: int = 1,
+        seed: int = 0,
+        context_bars: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> list[Candidate]:
+        """See `infill`."""
+        sampling = sampling or SamplingConfig()
+        _check(score, region, candidates)
+        blank = score
+        for t in region.tracks:
+            cells = {b for track, b in region.cells if track == t}
+            kept = [n for n in score.tracks[t].notes if score.bar_index_at(n.onset_ticks) not in cells]
+            blank = blank.with_notes(t, kept)
+        songs = [blank] * candidates
+        fills: list[dict[int, list[Note]]] = [{t: [] for t in region.tracks} for _ in range(candidates)]
+        rngs = [np.random.default_rng((seed, i)) for i in range(candidates)]
+        runs = region.bar_runs()
+        done = 0
+        for number, (first, last) in enumerate(runs):
+            unfilled = {(b, t) for t, b in region.cells if any(lo <= b < hi for lo, hi in runs[number + 1 :])}
+            targets = {b: region.tracks_in(b) for b in range(first, last)}
+            session = _Session(
+                self, self._prompts(songs, targets, unfilled, context_bars, len(score.bars), max(region.bars) + 1)
+            )
+            for b in range(first, last):
+                session.enter_bar(b - first)
+                for t in targets[b]:
+                    track, span = score.tracks[t], score.bar(b)
+                    written = session.write(t, self._rules(score, t, b, sampling), sampling, rngs)
+                    notes = [
+                        self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, track.is_drum) for ids in written
+                    ]
+                    notes = [restore_velocities(n, track) for n in notes]
+                    for fill, new in zip(fills, notes, strict=True):
+                        fill[t] += new
+                    done += 1
+                    if on_progress:
+                        on_progress(Progress(done, len(region.cells), t, b, notes))
+            settled = [{t: _settled(blank, region, t, notes) for t, notes in fill.items()} for fill in fills]
+            songs = [_with_fills(blank, fill) for fill in settled]
+        return [Candidate(song, fill) for song, fill in zip(songs, settled, strict=True)]
+
+    def _prompts(
+        self,
+        songs: Sequence[Score],
+        targets: dict[int, tuple[int, ...]],
+        unfilled: set[tuple[int, int]],
+        context_bars: int | None,
+        n_bars: int,
+        end: int,
+    ) -> list[Prompt]:
+        """One prompt a candidate; a single one where all candidates read the same."""
+        distinct = songs if any(s is not songs[0] for s in songs) else songs[:1]
+        prompts = []
+        for song in distinct:
+            bars = [song.bar(i) for i in range(max(n_bars, end))]
+            prompts.append(
+                build_prompt(
+                    self.tokens,
+                    self.tokenizer.encode(song, bars),
+                    targets,
+                    unfilled,
+                    budget=self.checkpoint.context,
+                    context_bars=context_bars,
+                    open_end=max(targets) >= n_bars,
+                )
+            )
+        return prompts * (len(songs) if len(prompts) == 1 else 1)
+
+    def _rules(self, score: Score, track: int, bar: int, sampling: SamplingConfig) -> CellRules:
+        target = score.tracks[track]
+        if target.is_drum not in self._tables:
+            self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
+        allowed = playable(target.program, target.is_drum, {n.pitch for n in target.notes})
+        if not target.is_drum:
+            if sampling.pitch_range:
+                low, high = sampling.pitch_range
+                allowed[:] = False
+                allowed[low : high + 1] = True
+            if sampling.key:
+                allowed &= np.isin(np.arange(128) % 12, sampling.key)
+        return CellRules(
+            self._tables[target.is_drum],
+            self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat),
+            allowed,
+            density=sampling.density or (0, NO_LIMIT),
+            polyphony=sampling.polyphony or (1, NO_LIMIT),
+        )
+
+
+class _Session:
+    """The candidates' states while one run of bars is written."""
+
+    def __init__(self, infiller: Infiller, prompts: list[Prompt]):
+        self.engine, self.tokens, self.prompts = infiller.engine, infiller.tokens, prompts
+        self.program_ids = prompts[0].program_ids
+        self.pending = [p.asked + p.context for p in prompts]  # ids to read before the next cell, per candidate
+        self.state: State | None = None
+
+    def enter_bar(self, number: int) -> None:
+        """Queue what is given in the run's `number`-th bar."""
+        self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
+
+    def write(
+        self, track: int, rules: CellRules, sampling: SamplingConfig, rngs: Sequence[np.random.Generator]
+    ) -> list[list[int]]:
+        """Write one cell for every candidate; ids of the notes of each."""
+        logits, state = self._read([*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending)
+        self.pending = [[self.tokens.fill_end] for _ in self.prompts]
+        writers = [CellWriter(rules, self.tokens, sampling, rng) for rng in rngs]
+        active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
+        finished: list[tuple[int, State]] = []
+        running = state
+        while True:
+            chosen = [writers[i].choose(row) for i, row in zip(active, logits, strict=True)]
+            going = [k for k, i in enumerate(active) if not writers[i].done]
+            if len(going) < len(active):
+                finished += [(i, running.select([k])) for k, i in enumerate(active) if writers[i].done]
+                if not going:
+                    break
+                running, active, chosen = running.select(going), [active[k] for k in going], [chosen[k] for k in going]
+            logits = self.engine.step(np.array(chosen), running)
+        self.state = _joined([s for _, s in sorted(finished, key=lambda pair: pair[0])])
+        return [w.ids for w in writers]
+
+    def _read(self, lists: Iterable[list[int]]) -> tuple[np.ndarray, State]:
+        """Advance every candidate by its own ids; once for all where these and the states are the same."""
+        lists = list(lists)
+        same = all(ids == lists[0] for ids in lists)
+        if self.state is None and same:
+            state = self.engine.new_state(1)
+            logits = self.engine.prefill(lists[0], state)
+            return np.repeat(logits, len(lists), 0), state.repeat(len(lists))
+        state = self.state or self.engine.new_state(len(lists))
+        if same:
+            return self.engine.prefill(lists[0], state), state
+        rows = [state.select([i]) for i in range(len(lists))]
+        logits = np.concatenate([self.engine.prefill(ids, row) for ids, row in zip(lists, rows, strict=True)])
+        return logits, _joined(rows)
+
+
+def infill(
+    score: Score,
+    region: Region,
+    checkpoint: Checkpoint | None = None,
+    sampling: SamplingConfig | None = None,
+    candidates: int = 1,
+    seed: int = 0,
+    context_bars: int | None = None,
+    backend: str = "auto",
+    threads: int = 1,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Candidate]:
+    """Write the cells of a region anew, `candidates` times.
+
+    checkpoint: the one that ships where None. context_bars: read at most so many bars on each side (None: as many as
+    the model was trained to read). backend: see `make_engine`. on_progress is called after each cell. The same
+    arguments and seed give the same notes. Raises ValueError on a region outside the score. To fill more than once,
+    keep an `Infiller`.
+    """
+    infiller = Infiller(checkpoint or load_checkpoint(), backend, threads)
+    return infiller(score, region, sampling, candidates, seed, context_bars, on_progress)
+
+
+def _joined(states: Sequence[State]) -> State:
+    """The rows of several states as one."""
+    parts = zip(*((s.att_shift, s.ffn_shift, s.wkv) for s in states), strict=True)
+    return State(*(np.concatenate(arrays, axis=1) for arrays in parts))
+
+
+def _check(score: Score, region: Region, candidates: int) -> None:
+    if not 1 <= candidates <= MAX_CANDIDATES:
+        raise ValueError(f"candidates must be 1-{MAX_CANDIDATES}, got {candidates}")
+    if not 0 <= region.tracks[0] <= region.tracks[-1] < len(score.tracks):
+        raise ValueError(f"tracks must be 0-{len(score.tracks) - 1}, got {region.tracks[0]}-{region.tracks[-1]}")
+    end = len(score.bars) + MAX_REGION_BARS
+    if not 0 <= region.bars[0] <= region.bars[-1] < end:
+        raise ValueError(f"bars must be 0-{end - 1}, got {region.bars[0]}-{region.bars[-1]}")
+
+
+def _settled(blank: Score, region: Region, track: int, notes: Sequence[Note]) -> list[Note]:
+    """The notes as the splice will have them: ended by their run, and by kept or later notes of their pitch."""
+    spans = [(blank.bar(lo).start_ticks, blank.bar(hi - 1).end_ticks) for lo, hi in region.bar_runs(track)]
+    busy: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for n in blank.tracks[track].notes:
+        busy[n.pitch].append((n.onset_ticks, n.onset_ticks + n.duration_ticks))
+    return settle(notes, spans, busy)
+
+
+def _with_fills(blank: Score, fills: dict[int, list[Note]]) -> Score:
+    for track, notes in fills.items():
+        blank = blank.with_notes(track, [*blank.tracks[track].notes, *notes])
+    return blank

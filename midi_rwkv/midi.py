@@ -1,0 +1,302 @@
+"""MIDI files in and out: `read_midi` makes a Score, `write_midi` puts new notes into the same file.
+
+The bytes are taken apart in `smf.py`; the new notes are spliced in by `splice.py`; mido says what the messages mean.
+Every file that cannot be read or written ends in a MidiError of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import BinaryIO
+
+from mido.midifiles.meta import build_meta_message
+
+from midi_rwkv.score import MAX_BARS, Note, Region, Score, Tempo, TimeSignature, Track
+from midi_rwkv.smf import (
+    DRUM_CHANNEL,
+    INSTRUMENT_NAME,
+    MAX_FILE_BYTES,
+    META,
+    NOTE_OFF,
+    NOTE_ON,
+    PROGRAM_CHANGE,
+    SET_TEMPO,
+    TIME_SIGNATURE,
+    TRACK_NAME,
+    Layout,
+    MidiError,
+    meta_payload,
+    pair_notes,
+    read_events,
+    read_layout,
+)
+from midi_rwkv.splice import splice
+
+__all__ = ["MidiError", "check_output", "read_midi", "splice", "write_midi"]
+
+MAX_NOTES = 1_000_000
+MAX_TICKS = 2**31 - 1
+MAX_DENOMINATOR = 128  # of a time signature
+
+
+def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, allow_empty: bool = False) -> Score:
+    """Reads a type 0 or type 1 file: one Track for each channel with notes of each track chunk, in that order.
+
+    `name` stands in messages and in `Score.name` (the file's own name by default). The song ends with its last note,
+    channel message, tempo or time signature, wherever the end-of-track events stand. A note without a note-off ends at
+    the next note of its pitch, else with its track, at the latest four beats after the song's last event.
+    Raises MidiError on a file that cannot be read, and on one without notes unless `allow_empty`.
+    """
+    data, name = _load(source, name)
+    layout = read_layout(data, name)
+    reading = _Reading(layout)
+    for chunk in range(len(layout.tracks)):
+        reading.add_chunk(chunk)
+    tracks = reading.tracks()
+    if not tracks and not allow_empty:
+        raise MidiError(f"{name} has no notes; at least 1 is needed; choose a file with music in it")
+    if reading.last_tick > MAX_TICKS:
+        raise MidiError(f"{name} ends at tick {reading.last_tick:,}; at most {MAX_TICKS:,} are read; shorten it")
+    signatures = tuple(reading.signatures[tick] for tick in sorted(reading.signatures))
+    try:
+        return Score(
+            layout.ticks_per_beat,
+            tracks,
+            signatures,
+            tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
+            max(reading.last_tick, signatures[-1].tick + 1 if signatures else 0),
+            name,
+        )
+    except ValueError:
+        raise MidiError(f"{name} has more than {MAX_BARS:,} bars; at most these are read; shorten it") from None
+
+
+def write_midi(
+    path: str | Path,
+    source: str | Path | bytes,
+    score: Score,
+    region: Region,
+    fills: Mapping[int, Sequence[Note]],
+    overwrite: bool = False,
+    new_tracks: Sequence[Track] = (),
+) -> None:
+    """Writes the file `source` with the notes of `region` replaced by `fills`; see `splice` for these.
+
+    The file appears complete or not at all: it is written beside `path` under another name and then renamed.
+    Raises MidiError when the output exists and not `overwrite`, or its folder cannot be written to.
+    """
+    check_output(path, overwrite)
+    data, name = _load(source, score.name)
+    _write(os.path.realpath(path), splice(data, score, region, fills, new_tracks, name=name))
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> None:
+    """Raises MidiError unless a file can be written to `path`: to be asked before any long work."""
+    shown = _shown(path)
+    try:
+        target = os.path.realpath(path)
+        folder = os.path.dirname(target)
+        if os.path.isdir(target):
+            raise MidiError(f"cannot write {shown}: it is a folder; name a file in it")
+        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise MidiError(f"cannot write {shown}: it is not a plain file; choose another output")
+        if os.path.exists(target) and not overwrite:
+            raise MidiError(f"{shown} exists already; choose another output or allow overwriting (--overwrite)")
+        if not os.path.isdir(folder):
+            raise MidiError(f"cannot write {shown}: there is no folder {_shown(folder)}; create it or choose another")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise MidiError(f"cannot write {shown}: the folder {_shown(folder)} is read-only; choose another")
+    except MidiError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MidiError(f"cannot write {shown}: {_reason(error)}; choose another output") from None
+
+
+def _write(target: str, data: bytes) -> None:
+    partial = os.path.join(os.path.dirname(target), f".midi-rwkv-{secrets.token_hex(6)}.tmp")
+    try:
+        with open(partial, "xb") as file:
+            if os.path.exists(target):
+                os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except BaseException as error:  # Ctrl-C too: no partial file stays behind
+        with suppress(OSError):
+            os.unlink(partial)
+        if isinstance(error, OSError):
+            raise MidiError(
+                f"cannot write {_shown(target)}: {_reason(error)}; nothing was written; choose another folder"
+            ) from None
+        raise
+
+
+def _load(source: str | Path | bytes | BinaryIO, name: str | None) -> tuple[bytes, str]:
+    """The file's bytes, at most one more than are allowed, and its name for messages."""
+    if isinstance(source, bytes):
+        return source, name or "song"
+    if not isinstance(source, (str, os.PathLike)):
+        return source.read(MAX_FILE_BYTES + 1), name or "song"
+    shown = _shown(source)
+    try:
+        if os.path.isdir(source):
+            raise MidiError(f"{shown} is a folder; name a MIDI file in it")
+        size = os.stat(source).st_size
+        if size > MAX_FILE_BYTES:
+            raise MidiError(
+                f"{shown} is too big: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into shorter files"
+            )
+        with open(source, "rb") as file:
+            return file.read(MAX_FILE_BYTES + 1), name or _shown(os.path.basename(source))
+    except FileNotFoundError:
+        raise MidiError(f"there is no file {shown}; check its name and folder") from None
+    except MidiError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise MidiError(f"cannot read {shown}: {_reason(error)}; check its name and permissions") from None
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path that does not break a message into lines."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+@dataclass
+class _Part:
+    """What one channel of one chunk plays."""
+
+    pitches: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)  # ticks, velocities (0: note-off)
+    first_tick: int | None = None  # of the first note
+    program: int | None = None  # of the chunk's own program changes, in force at the first note
+
+
+class _Reading:
+    """A file's events, gathered chunk by chunk."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.parts: dict[tuple[int, int], _Part] = {}  # by chunk and channel
+        self.names: dict[tuple[int, int], str] = {}  # by chunk and kind of name
+        self.ends: list[int] = []  # tick of each chunk's last event
+        self.programs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program) by channel, all chunks
+        self.signatures: dict[int, TimeSignature] = {}
+        self.tempos: dict[int, Tempo] = {}
+        self.last_tick = 0
+        self.note_count = 0
+
+    def add_chunk(self, chunk: int) -> None:
+        events, _ = read_events(self.layout, chunk)
+        self.ends.append(events[-1][0] if events else 0)
+        parts = [_Part() for _ in range(16)]
+        programs: list[int | None] = [None] * 16
+        last = notes = 0
+        for tick, status, payload, _ in events:
+            if status == META:
+                self._add_meta(chunk, tick, payload)
+                continue
+            if status >= 0xF0:
+                continue
+            last = tick
+            kind, channel = status & 0xF0, status & 0x0F
+            if kind in (NOTE_ON, NOTE_OFF):
+                part = parts[channel]
+                pitch, velocity = payload
+                if kind == NOTE_OFF:
+                    velocity = 0
+                ticks, velocities = part.pitches.get(pitch) or part.pitches.setdefault(pitch, ([], []))
+                ticks.append(tick)
+                velocities.append(velocity)
+                if velocity:
+                    notes += 1
+                    if part.first_tick is None:
+                        part.first_tick, part.program = tick, programs[channel]
+            elif kind == PROGRAM_CHANGE:
+                programs[channel] = payload[0]
+                self.programs[channel].append((tick, payload[0]))
+        self.last_tick = max(self.last_tick, last)
+        self.note_count += notes
+        if self.note_count > MAX_NOTES:
+            raise MidiError(f"{self.layout.name} has more than {MAX_NOTES:,} notes; split it into shorter files")
+        self.parts.update(((chunk, c), part) for c, part in enumerate(parts) if part.first_tick is not None)
+
+    def _add_meta(self, chunk: int, tick: int, payload: bytes) -> None:
+        kind = payload[0]
+        if kind not in (TRACK_NAME, INSTRUMENT_NAME, SET_TEMPO, TIME_SIGNATURE):
+            return
+        data, name = meta_payload(payload), self.layout.name
+        if kind == SET_TEMPO:
+            tempo = build_meta_message(kind, data).tempo if len(data) == 3 else 0
+            if tempo == 0:
+                raise MidiError(
+                    f"{name} has a tempo of {int.from_bytes(data[:3], 'big')} microseconds a beat ({len(data)} bytes) "
+                    f"at tick {tick}; 1 to 16777215 (3 bytes) are allowed; correct it in another program"
+                )
+            self.tempos[tick] = Tempo(tick, tempo)
+            self.last_tick = max(self.last_tick, tick)
+        elif kind == TIME_SIGNATURE:
+            numerator, power = (data + b"\xff\xff")[:2]
+            if numerator == 0 or 1 << power > MAX_DENOMINATOR:
+                raise MidiError(
+                    f"{name} has a time signature of {numerator}/2^{power} at tick {tick}; 1 to 255 over 2^0 to "
+                    f"{MAX_DENOMINATOR} is allowed; correct it in another program"
+                )
+            self.signatures[tick] = TimeSignature(tick, numerator, 1 << power)
+        else:
+            self.names.setdefault((chunk, kind), _text(data))
+
+    def tracks(self) -> tuple[Track, ...]:
+        """Every channel with notes of every chunk. To be asked when all chunks have been added."""
+        sharing = Counter(chunk for chunk, _ in self.parts)
+        for changes in self.programs.values():
+            changes.sort(key=itemgetter(0))  # stable: of one tick, the last one in the file is in force
+        tracks = []
+        for (chunk, channel), part in self.parts.items():
+            name = self.names.get((chunk, TRACK_NAME)) or self.names.get((chunk, INSTRUMENT_NAME)) or ""
+            if name and sharing[chunk] > 1:
+                name += f" ch {channel + 1}"
+            program, drums = self._program(part, channel), channel == DRUM_CHANNEL
+            tracks.append(Track(name, program, drums, self._notes(chunk, part), chunk, channel))
+        return tuple(tracks)
+
+    def _program(self, part: _Part, channel: int) -> int:
+        """The program at the first note: the chunk's own, else the channel's in any chunk, else 0."""
+        if part.program is not None:
+            return part.program
+        changes = self.programs[channel]
+        before = bisect_right(changes, part.first_tick or 0, key=itemgetter(0))
+        return changes[before - 1][1] if before else 0
+
+    def _notes(self, chunk: int, part: _Part) -> tuple[Note, ...]:
+        silence = min(self.ends[chunk], self.last_tick + 4 * self.layout.ticks_per_beat)
+        notes = []
+        for pitch, (ticks, velocities) in part.pitches.items():
+            for on, off in pair_notes(velocities)[0]:
+                onset = ticks[on]
+                end = silence if off is None else ticks[off]
+                notes.append(Note(onset, pitch, max(1, end - onset), velocities[on]))
+        notes.sort()
+        return tuple(notes)
+
+
+def _text(data: bytes) -> str:
+    """A name on one line. Files do not say how they encode text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]

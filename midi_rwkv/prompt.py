@@ -1,0 +1,182 @@
+"""What the model reads and writes: a song and a masked run of bars as one sequence of ids.
+
+    BOS Tempo  (Infill_Track Program)+ Infill_Bar*n     what is asked, before anything is read
+    Context_After   bar bar ... [Song_End]              the bars after the run
+    Context_Before  [Song_Start] bar bar ...            the bars before it, so that its neighbours come last
+    Context_Middle  bar bar ...                         the run itself, given cells first, then the cells to fill
+
+A bar is `Bar_None TimeSig` and then, for every track in a fixed order with the asked tracks last, `Program` and the
+notes of that cell; a cell that is masked and not yet filled holds `Infill_Bar`. In the middle a cell to fill is
+`Program FillBar_Start [controls] notes FillBar_End`. So a fill continues the bars before it, right after what the other
+tracks play in the same bar, and every cell stands in the sequence exactly once.
+
+A region of several runs is filled run by run, each in the context of those already filled. Where the song is longer
+than the budget, the bars nearest to the run are kept, of all tracks; tracks silent in what is kept are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .tokenizer import Kind, TokenizedSong, Tokenizer
+
+MAX_ASKED_BARS = 16
+POLYPHONY_LEVELS = 6
+DENSITY_LEVELS = 18
+
+
+class PromptTokens:
+    """Ids of the structural tokens, looked up once."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.pad = tokenizer.id("PAD_None")
+        self.bos = tokenizer.id("BOS_None")
+        self.infill_bar = tokenizer.id("Infill_Bar")
+        self.infill_track = tokenizer.id("Infill_Track")
+        self.fill_start = tokenizer.id("FillBar_Start")
+        self.fill_end = tokenizer.id("FillBar_End")
+        self.after = tokenizer.id("Context_After")
+        self.before = tokenizer.id("Context_Before")
+        self.middle = tokenizer.id("Context_Middle")
+        self.song_start = tokenizer.id("Song_Start")
+        self.song_end = tokenizer.id("Song_End")
+        levels = range(1, POLYPHONY_LEVELS + 1)
+        self.polyphony_min = [tokenizer.id(f"ACBarOnsetPolyphonyMin_{i}") for i in levels]
+        self.polyphony_max = [tokenizer.id(f"ACBarOnsetPolyphonyMax_{i}") for i in levels]
+        self.density = [tokenizer.id(f"ACBarNoteDensity_{i}") for i in range(DENSITY_LEVELS)]
+        self.density.append(tokenizer.id(f"ACBarNoteDensity_{DENSITY_LEVELS}+"))
+
+
+@dataclass(frozen=True)
+class BarPlan:
+    """One bar of the middle: what is given, and which tracks are to be written, in this order."""
+
+    bar: int
+    given: list[int]  # header and given cells
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`asked` + `context` is read once; then, bar by bar, `given` is read and each target cell written."""
+
+    asked: list[int]
+    context: list[int]  # up to and including Context_Middle
+    bars: list[BarPlan]
+    program_ids: list[int]  # of every track
+    first_bar: int  # of the context window, half-open
+    last_bar: int
+
+
+def build_prompt(
+    tokens: PromptTokens,
+    song: TokenizedSong,
+    targets: Mapping[int, Sequence[int]],
+    masked: Collection[tuple[int, int]] = (),
+    budget: int = 2048,
+    context_bars: int | None = None,
+    open_end: bool = False,
+    absent: Collection[int] = (),
+) -> Prompt:
+    """The prompt for one run of bars.
+
+    targets: per bar of the run (consecutive bar indices), the tracks to write. masked: further (bar, track) cells
+    that are hidden because they are not filled yet. budget: ids of `asked`, context and given cells together; the
+    run's own bars are always kept. context_bars: at most so many bars on each side. open_end: the song goes on after
+    the run and nothing of that is known (a continuation). absent: tracks of which nothing is shown.
+    """
+    first, last = min(targets), max(targets) + 1
+    if sorted(targets) != list(range(first, last)):
+        raise ValueError(f"the bars of a run must be consecutive, got {sorted(targets)}")
+    asked_tracks = sorted({t for ts in targets.values() for t in ts})
+    hidden = {(b, t) for b, ts in targets.items() for t in ts} | set(masked)
+    visible = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
+    for b, t in hidden:
+        visible[b, t] = 0
+    visible[:, list(absent)] = 0
+    asked = _asked(tokens, song, asked_tracks, first, last)
+    lo, hi = _window(visible, first, last, budget - len(asked) - 6, context_bars, last if open_end else song.n_bars)
+
+    shown = visible[lo:hi].sum(0) > 0
+    order = [t for t in range(song.n_tracks) if shown[t] and t not in asked_tracks]
+    order += [t for t in asked_tracks if shown[t]]
+
+    def bar_ids(bar: int, tracks: Sequence[int]) -> list[int]:
+        ids = list(song.headers[bar])
+        for t in tracks:
+            ids.append(int(song.programs[t]))
+            ids += [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
+        return ids
+
+    context = [tokens.after]
+    for bar in range(last, hi):
+        context += bar_ids(bar, order)
+    if hi == song.n_bars and not open_end:
+        context.append(tokens.song_end)
+    context.append(tokens.before)
+    if lo == 0:
+        context.append(tokens.song_start)
+    for bar in range(lo, first):
+        context += bar_ids(bar, order)
+    context.append(tokens.middle)
+    plans = [
+        BarPlan(bar, bar_ids(bar, [t for t in order if t not in targets[bar]]), tuple(targets[bar]))
+        for bar in range(first, last)
+    ]
+    return Prompt(asked, context, plans, [int(p) for p in song.programs], lo, hi)
+
+
+def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], first: int, last: int) -> list[int]:
+    ids = [tokens.bos, int(song.tempos[first])]
+    for t in tracks:
+        ids += [tokens.infill_track, int(song.programs[t])]
+    return ids + [tokens.infill_bar] * min(last - first, MAX_ASKED_BARS)
+
+
+def _window(
+    visible: np.ndarray, first: int, last: int, budget: int, context_bars: int | None, end: int
+) -> tuple[int, int]:
+    """Bars to show, half-open: the run and, a bar at a time on either side in turn, as many neighbours as fit.
+
+    visible: (bars, tracks) ids in each cell that may be shown.
+    """
+    cost = visible.sum(1) + int((visible.sum(0) > 0).sum()) + 2
+    reach = len(visible) if context_bars is None else context_bars
+    floor, ceiling = max(0, first - reach), min(end, last + reach)
+    left = budget - int(cost[first:last].sum())
+    lo, hi = first, last
+    growing = True
+    while growing:
+        growing = False
+        if lo > floor and cost[lo - 1] <= left:
+            lo -= 1
+            left -= int(cost[lo])
+            growing = True
+        if hi < ceiling and cost[hi] <= left:
+            left -= int(cost[hi])
+            hi += 1
+            growing = True
+    return lo, hi
+
+
+def control_ids(
+    tokenizer: Tokenizer, tokens: PromptTokens, cell: Sequence[int], density: bool, polyphony: bool
+) -> list[int]:
+    """The bar-level control tokens that describe a cell, in the paper's order: onset polyphony min, max; note
+    density."""
+    struck: list[int] = []
+    for base in (b for i in cell for b in tokenizer.expansions[i]):
+        if tokenizer.base_kind[base] == Kind.POSITION:
+            struck.append(0)
+        elif tokenizer.base_kind[base] == Kind.PITCH:
+            struck[-1] += 1
+    ids = []
+    if polyphony and struck:
+        ids.append(tokens.polyphony_min[min(min(struck), POLYPHONY_LEVELS) - 1])
+        ids.append(tokens.polyphony_max[min(max(struck), POLYPHONY_LEVELS) - 1])
+    if density:
+        ids.append(tokens.density[min(sum(struck), DENSITY_LEVELS)])
+    return ids

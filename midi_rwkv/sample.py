@@ -1,0 +1,274 @@
+"""Logits -> next id, under a grammar that makes an answer which does not parse impossible.
+
+The grammar of a cell is `(Position (Pitch Velocity Duration)+)* FillBar_End`, positions rising and inside the bar,
+pitches rising within a position; drums have no Duration. An id is a BPE token of several base tokens, so it is
+allowed when its whole expansion fits where the cell stands. What an id's expansion asks of its surroundings and
+leaves behind is tabulated once a vocabulary (`GrammarTables`), what a cell allows once a cell (`CellRules`); a step
+then compares a few arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from .config import SamplingConfig
+from .prompt import DENSITY_LEVELS, POLYPHONY_LEVELS, PromptTokens
+from .tokenizer import Kind, Tokenizer
+
+NO_LIMIT = 10_000
+
+
+class Phase(IntEnum):
+    """What the cell has just read."""
+
+    START = 0
+    POSITION = 1
+    PITCH = 2
+    VELOCITY = 3
+    NOTE = 4
+
+
+NEXT_KINDS = {
+    Phase.START: (Kind.POSITION,),
+    Phase.POSITION: (Kind.PITCH,),
+    Phase.PITCH: (Kind.VELOCITY,),
+    Phase.VELOCITY: (Kind.DURATION,),
+    Phase.NOTE: (Kind.POSITION, Kind.PITCH),
+}
+
+
+class GrammarTables:
+    """Per id, for drums or for pitched tracks. `ids` lists those that can stand in a cell at all; the other arrays
+    run along it.
+
+    lead: what comes before the id's first Position (the rest of the group of notes that is open); tail: what comes
+    after its last.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, is_drum: bool):
+        self.is_drum = is_drum
+        with_duration = not is_drum or tokenizer.drum_has_duration
+        wrong_pitch = "Pitch_" if is_drum and "PitchDrum_36" in tokenizer else "PitchDrum_"
+        rows: list[tuple[int, ...]] = []
+        pitch_sets: list[list[int]] = []
+        inner: list[tuple[int, int]] = []
+        for i, expansion in enumerate(tokenizer.expansions):
+            names = [tokenizer.base_names[b] for b in expansion]
+            kinds = [int(tokenizer.base_kind[b]) for b in expansion]
+            values = [int(tokenizer.base_value[b]) for b in expansion]
+            if not expansion or Kind.OTHER in kinds or any(n.startswith(wrong_pitch) for n in names):
+                continue
+            row = _scan(kinds, values, with_duration)
+            if row is None or tokenizer.opens_word[i]:
+                continue
+            entry, exit_phase, positions, pitches, groups = row
+            has_position = bool(positions)
+            rows.append(
+                (
+                    i,
+                    entry,
+                    exit_phase,
+                    positions[0] if has_position else -1,
+                    positions[-1] if has_position else -1,
+                    next((p for g, p in pitches if g == 0), -1),  # first pitch of the lead
+                    pitches[-1][1]
+                    if pitches and pitches[-1][0] == len(positions)
+                    else -1,  # last pitch of the open group
+                    groups[0],
+                    groups[-1],
+                    sum(groups),
+                )
+            )
+            pitch_sets.append([p for _, p in pitches])
+            between = groups[1:-1] if has_position else []
+            inner.append((min(between, default=NO_LIMIT), max(between, default=0)))
+        columns = np.array(rows, np.int32).T
+        (self.ids, self.entry, self.exit, self.first_position, self.last_position, self.lead_pitch, self.last_pitch) = (
+            columns[:7]
+        )
+        self.lead_notes, self.tail_notes, self.notes = columns[7:]
+        self.has_position = self.last_position >= 0
+        self.inner_min, self.inner_max = np.array(inner, np.int32).T
+        self.uses = np.zeros((len(rows), 128), bool)
+        for k, used in enumerate(pitch_sets):
+            self.uses[k, used] = True
+
+
+def _scan(
+    kinds: list[int], values: list[int], with_duration: bool
+) -> tuple[int, int, list[int], list[tuple[int, int]], list[int]] | None:
+    """Walk one expansion: (first kind, phase after it, positions, (group, pitch) of each note, notes per group); None
+    if it can never be part of a cell."""
+    before = {
+        Kind.POSITION: Phase.NOTE,
+        Kind.PITCH: Phase.NOTE,
+        Kind.VELOCITY: Phase.PITCH,
+        Kind.DURATION: Phase.VELOCITY,
+    }
+    phase = before[Kind(kinds[0])]
+    positions: list[int] = []
+    pitches: list[tuple[int, int]] = []
+    groups = [0]
+    for kind, value in zip(kinds, values, strict=True):
+        if kind not in NEXT_KINDS[phase] or (kind == Kind.DURATION and not with_duration):
+            return None
+        if kind == Kind.POSITION:
+            if (positions and value <= positions[-1]) or (positions and groups[-1] == 0):
+                return None
+            positions.append(value)
+            groups.append(0)
+            phase = Phase.POSITION
+        elif kind == Kind.PITCH:
+            if pitches and pitches[-1][0] == len(positions) and value <= pitches[-1][1]:
+                return None
+            pitches.append((len(positions), value))
+            groups[-1] += 1
+            phase = Phase.PITCH
+        elif kind == Kind.VELOCITY:
+            phase = Phase.VELOCITY if with_duration else Phase.NOTE
+        else:
+            phase = Phase.NOTE
+    return kinds[0], phase, positions, pitches, groups
+
+
+@dataclass(frozen=True)
+class CellRules:
+    """What one cell allows: the bar's length in positions, the pitches, and inclusive ranges for the notes in the
+    cell and the notes struck together."""
+
+    tables: GrammarTables
+    n_positions: int
+    allowed_pitches: np.ndarray  # (128,) bool
+    density: tuple[int, int] = (0, NO_LIMIT)
+    polyphony: tuple[int, int] = (1, NO_LIMIT)
+    by_phase: dict[Phase, np.ndarray] = field(init=False, repr=False)
+    above: np.ndarray = field(init=False, repr=False)  # allowed pitches above p, at index p + 1
+
+    def __post_init__(self) -> None:
+        t = self.tables
+        static = ~(t.uses & ~self.allowed_pitches).any(1) & (t.last_position < self.n_positions)
+        static &= (t.inner_min >= self.polyphony[0]) & (t.inner_max <= self.polyphony[1])
+        by_phase = {p: np.flatnonzero(static & np.isin(t.entry, NEXT_KINDS[p])) for p in Phase}
+        object.__setattr__(self, "by_phase", by_phase)
+        counts = np.concatenate([[0], np.cumsum(self.allowed_pitches)])
+        object.__setattr__(self, "above", counts[-1] - counts)
+
+
+class CellState:
+    """Where the writing of one cell stands."""
+
+    def __init__(self, rules: CellRules):
+        self.rules = rules
+        self.phase = Phase.START
+        self.position = self.last_pitch = -1
+        self.struck = self.notes = 0  # notes at this position, in this cell
+
+    def allowed(self) -> tuple[np.ndarray, bool]:
+        """(rows of `tables` that may come next, whether the cell may end)."""
+        rules, t = self.rules, self.rules.tables
+        rows = rules.by_phase[self.phase]
+        low, high = rules.polyphony
+        fewest, most = rules.density
+        moves = t.has_position[rows]
+        ok = (t.first_position[rows] > self.position) | ~moves
+        ok &= (t.lead_pitch[rows] > self.last_pitch) | (t.lead_pitch[rows] < 0)
+        if low > 1 or high < NO_LIMIT or fewest or most < NO_LIMIT:
+            lead = self.struck + t.lead_notes[rows]
+            struck = np.where(moves, t.tail_notes[rows], lead)
+            total = self.notes + t.notes[rows]
+            pitch = np.where((t.last_pitch[rows] >= 0) | moves, t.last_pitch[rows], self.last_pitch)
+            here = np.minimum(rules.above[pitch + 1], high - struck)  # room left at this position
+            left = rules.n_positions - 1 - np.maximum(t.last_position[rows], self.position)
+            room = here + left * min(int(rules.above[0]), high)
+            ok &= (lead <= high) & (struck <= high) & (struck + here >= low)
+            if self.position >= 0:
+                ok &= ~moves | (lead >= low)
+            ok &= (total + np.maximum(0, low - struck) <= most) & (total + room >= fewest)
+        complete = self.phase == Phase.START or (self.phase == Phase.NOTE and self.struck >= low)
+        rows = rows[ok]
+        can_end = complete and self.notes >= fewest
+        # Ranges that cannot be met together (say 3 notes in pairs) must not leave the cell without a way on.
+        return rows, can_end or (len(rows) == 0 and self.phase in (Phase.START, Phase.NOTE))
+
+    def take(self, row: int) -> None:
+        """Read one id, given as a row of `tables`."""
+        t = self.rules.tables
+        self.phase = Phase(int(t.exit[row]))
+        if t.has_position[row]:
+            self.position, self.struck = int(t.last_position[row]), int(t.tail_notes[row])
+            self.last_pitch = int(t.last_pitch[row])
+        else:
+            self.struck += int(t.lead_notes[row])
+            if t.last_pitch[row] >= 0:
+                self.last_pitch = int(t.last_pitch[row])
+        self.notes += int(t.notes[row])
+
+
+def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
+    """Index drawn from logits (n,): temperature, then min-p (drop what is less likely than that share of the best),
+    then top-p (the smallest set that holds that much)."""
+    scaled = (logits.astype(np.float64) - logits.max()) / config.temperature
+    p = np.exp(scaled)
+    if config.min_p > 0:
+        p[p < config.min_p] = 0  # the best is exp(0) = 1
+    p /= p.sum()
+    if config.top_p < 1:
+        order = np.argsort(-p)
+        total = np.cumsum(p[order])
+        cut = int(np.searchsorted(total, config.top_p)) + 1
+        keep = order[:cut]
+        return int(keep[np.searchsorted(total[:cut], rng.random() * total[cut - 1], side="right").clip(max=cut - 1)])
+    return int(np.searchsorted(np.cumsum(p), rng.random(), side="right").clip(max=len(p) - 1))
+
+
+class CellWriter:
+    """Chooses the ids of one cell for one candidate: control tokens first, where asked, then notes, then the end.
+
+    Feed it the logits for the next id (`choose`) until `done`; `ids` are the notes' ids.
+    """
+
+    def __init__(
+        self,
+        rules: CellRules,
+        tokens: PromptTokens,
+        config: SamplingConfig,
+        rng: np.random.Generator,
+        controls: bool = True,
+    ):
+        self.state, self.tokens, self.config, self.rng = CellState(rules), tokens, config, rng
+        self.ids: list[int] = []
+        self.done = False
+        self._controls: list[tuple[str, list[int]]] = []
+        if controls and config.polyphony is not None and not rules.tables.is_drum:
+            low, high = (min(p, POLYPHONY_LEVELS) for p in config.polyphony)
+            self._controls += [
+                ("min", tokens.polyphony_min[low - 1 : high]),
+                ("max", tokens.polyphony_max[low - 1 : high]),
+            ]
+        if controls and config.density is not None:
+            low, high = (min(d, DENSITY_LEVELS) for d in config.density)
+            self._controls.append(("density", tokens.density[low : high + 1]))
+
+    def choose(self, logits: np.ndarray) -> int:
+        """The next id to feed to the model. logits: (vocabulary,)."""
+        if self._controls:
+            name, ids = self._controls.pop(0)
+            choice = draw(logits[ids], self.config, self.rng)
+            if name == "min":  # the most struck together is no less than the fewest
+                self._controls[0] = ("max", self._controls[0][1][choice:])
+            return ids[choice]
+        rows, can_end = self.state.allowed()
+        tables = self.state.rules.tables
+        options = logits[tables.ids[rows]]
+        if can_end:
+            options = np.append(options, logits[self.tokens.fill_end])
+        choice = draw(options, self.config, self.rng)
+        if choice == len(rows):
+            self.done = True
+            return self.tokens.fill_end
+        self.state.take(int(rows[choice]))
+        self.ids.append(int(tables.ids[rows[choice]]))
+        return self.ids[-1]

@@ -1,0 +1,215 @@
+"""Music as the rest of the package sees it: notes on tracks, bars on a tick axis, and the region to write anew.
+
+Ticks are the file's own (`Score.ticks_per_beat` of them to a quarter note). A bar *index* is 0-based and counts
+from the file's first bar; a bar *number* is what people read and type: 1-based, with a pickup bar as number 0.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+MAX_BARS = 20_000
+
+
+class Note(NamedTuple):
+    """One note. Sorts by onset, then pitch."""
+
+    onset_ticks: int
+    pitch: int  # 0-127
+    duration_ticks: int  # at least 1
+    velocity: int  # 1-127
+
+
+class TimeSignature(NamedTuple):
+    """A time signature from `tick` on."""
+
+    tick: int
+    numerator: int
+    denominator: int
+
+
+class Tempo(NamedTuple):
+    """A tempo from `tick` on."""
+
+    tick: int
+    microseconds_per_beat: int  # beat = quarter note
+
+    @property
+    def beats_per_minute(self) -> float:
+        return 60e6 / self.microseconds_per_beat
+
+
+class Bar(NamedTuple):
+    """One bar, `[start_ticks, end_ticks)`. Shorter than its time signature where the next one cuts it."""
+
+    start_ticks: int
+    end_ticks: int
+    numerator: int
+    denominator: int
+
+
+@dataclass(frozen=True)
+class Track:
+    """The notes of one channel of one MIDI track chunk.
+
+    `chunk` and `channel` say where in the file the track lives; both are None for a track that the file does not
+    have yet. `program` is the General MIDI program (0-127) in force at the first note; drums have channel 9.
+    """
+
+    name: str
+    program: int
+    is_drum: bool
+    notes: tuple[Note, ...]
+    chunk: int | None = None
+    channel: int | None = None
+
+
+def bar_grid(
+    time_signatures: Sequence[TimeSignature], ticks_per_beat: int, end_ticks: int, limit: int = MAX_BARS
+) -> tuple[Bar, ...]:
+    """Bars from tick 0 up to and including the one that holds `end_ticks - 1`; at least one.
+
+    A time signature that arrives inside a bar ends that bar. Before the first signature the metre is 4/4.
+    Raises ValueError when more than `limit` bars would be needed.
+    """
+    changes = {0: (4, 4)}
+    changes.update({ts.tick: (ts.numerator, ts.denominator) for ts in sorted(time_signatures)})
+    ticks = sorted(changes)
+    bars: list[Bar] = []
+    for i, tick in enumerate(ticks):
+        if bars and tick >= end_ticks:
+            break
+        numerator, denominator = changes[tick]
+        length = max(1, round(ticks_per_beat * 4 * numerator / denominator))
+        stop = ticks[i + 1] if i + 1 < len(ticks) and ticks[i + 1] < max(end_ticks, 1) else None
+        last = max(end_ticks, 1) if stop is None else stop
+        count = -(-(last - tick) // length)
+        if len(bars) + count > limit:
+            raise ValueError(
+                f"the file has more than {limit} bars ({len(bars) + count} claimed); split it into shorter files"
+            )
+        for k in range(count):
+            start = tick + k * length
+            end = start + length if stop is None else min(start + length, stop)
+            bars.append(Bar(start, end, numerator, denominator))
+    return tuple(bars)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A song: tracks over one time axis.
+
+    `bars` covers every note and event of the file; `bar(index)` goes on beyond its end in the last metre.
+    """
+
+    ticks_per_beat: int
+    tracks: tuple[Track, ...]
+    time_signatures: tuple[TimeSignature, ...] = ()
+    tempos: tuple[Tempo, ...] = ()
+    end_ticks: int = 0
+    name: str = "song"
+    bars: tuple[Bar, ...] = field(init=False)
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        last = max((n.onset_ticks + 1 for t in self.tracks for n in t.notes), default=0)
+        bars = bar_grid(self.time_signatures, self.ticks_per_beat, max(self.end_ticks, last))
+        object.__setattr__(self, "bars", bars)
+        object.__setattr__(self, "_starts", tuple(b.start_ticks for b in bars))
+
+    @property
+    def has_pickup(self) -> bool:
+        """True when the first bar is shorter than the second and belongs to another time signature or is cut."""
+        if len(self.bars) < 2:
+            return False
+        first, second = self.bars[:2]
+        return first.end_ticks - first.start_ticks < second.end_ticks - second.start_ticks
+
+    @property
+    def first_bar_number(self) -> int:
+        return 0 if self.has_pickup else 1
+
+    @property
+    def last_bar_number(self) -> int:
+        return self.first_bar_number + len(self.bars) - 1
+
+    def bar(self, index: int) -> Bar:
+        """The bar at a 0-based index, beyond the end too (same metre as the last)."""
+        if index < len(self.bars):
+            return self.bars[index]
+        last = self.bars[-1]
+        length = max(1, round(self.ticks_per_beat * 4 * last.numerator / last.denominator))
+        start = last.end_ticks + (index - len(self.bars)) * length
+        return Bar(start, start + length, last.numerator, last.denominator)
+
+    def bar_index_at(self, tick: int) -> int:
+        """Index of the bar that holds `tick`."""
+        if tick < self.bars[-1].end_ticks:
+            return max(0, bisect_right(self._starts, tick) - 1)
+        last, nxt = self.bars[-1], self.bar(len(self.bars))
+        return len(self.bars) + (tick - last.end_ticks) // (nxt.end_ticks - nxt.start_ticks)
+
+    def tempo_at(self, tick: int) -> float:
+        """Beats (quarters) per minute in force at `tick`; 120 before the first tempo event."""
+        i = bisect_right([t.tick for t in self.tempos], tick)
+        return self.tempos[i - 1].beats_per_minute if i else 120.0
+
+    def notes_in(self, track: int, bar: int) -> list[Note]:
+        """Notes of one cell: those whose onset lies in the bar."""
+        span = self.bar(bar)
+        notes = self.tracks[track].notes
+        lo = bisect_right(notes, (span.start_ticks - 1, 128, 0, 0))
+        hi = bisect_right(notes, (span.end_ticks - 1, 128, 0, 0))
+        return list(notes[lo:hi])
+
+    def with_notes(self, track: int, notes: Iterable[Note]) -> Score:
+        """A copy in which one track holds `notes`."""
+        tracks = list(self.tracks)
+        tracks[track] = replace(tracks[track], notes=tuple(sorted(notes)))
+        return replace(self, tracks=tuple(tracks))
+
+
+@dataclass(frozen=True)
+class Region:
+    """The cells to write anew: pairs (track index, bar index), both 0-based.
+
+    `runs()` gives maximal runs of consecutive bars in which any cell is masked, each with the tracks masked in every
+    bar; the model writes run by run, bar by bar, track by track.
+    """
+
+    cells: frozenset[tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise ValueError("the region is empty: name at least one track and one bar")
+
+    @classmethod
+    def rectangle(cls, tracks: Iterable[int], bar_ranges: Iterable[tuple[int, int]]) -> Region:
+        """Every given track in every half-open range of bar indices."""
+        tracks = list(tracks)
+        return cls(frozenset((t, b) for lo, hi in bar_ranges for b in range(lo, hi) for t in tracks))
+
+    @property
+    def tracks(self) -> tuple[int, ...]:
+        return tuple(sorted({t for t, _ in self.cells}))
+
+    @property
+    def bars(self) -> tuple[int, ...]:
+        return tuple(sorted({b for _, b in self.cells}))
+
+    def tracks_in(self, bar: int) -> tuple[int, ...]:
+        return tuple(sorted(t for t, b in self.cells if b == bar))
+
+    def bar_runs(self, track: int | None = None) -> list[tuple[int, int]]:
+        """Half-open runs of consecutive bar indices, of one track or of all."""
+        bars = self.bars if track is None else sorted(b for t, b in self.cells if t == track)
+        runs: list[tuple[int, int]] = []
+        for b in bars:
+            if runs and runs[-1][1] == b:
+                runs[-1] = (runs[-1][0], b + 1)
+            else:
+                runs.append((b, b + 1))
+        return runs

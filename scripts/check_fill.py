@@ -1,0 +1,368 @@
+"""Checks a filled MIDI file against its original, with mido alone: it shares no code with the splice.
+
+    python scripts/check_fill.py song.mid out.mid --mask 2:1:7680-11520 [--mask ...] [--new-tracks 1]
+
+A mask is CHUNK:CHANNEL:START-END: track chunk and channel from 0, ticks half-open. Prints one line for each violation
+and exits with 1, or prints "ok".
+
+What must hold:
+- track chunks without a mask, other chunks, the header and whatever follows the tracks are byte-identical (but for the
+  number of tracks, and new chunks after the last);
+- in a masked chunk every event keeps tick, order and data, except, on the masked channels: notes that begin inside a
+  mask (their note-offs too, wherever they stand), note-offs without a note inside, pitch bends and sustain pedal
+  inside, of which some may stay; end-of-track may move to the last event;
+- notes that begin inside a mask end by its end, and no two of one pitch overlap;
+- bend and pedal have, at the end of a mask, the value that they had there in the original;
+- the output parses in mido and symusic if the original does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import struct
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import mido
+from mido.midifiles import midifiles
+from mido.midifiles.meta import build_meta_message
+
+Mask = tuple[int, int, int, int]  # chunk, channel, start tick, end tick
+BEND, PEDAL = "pitchwheel", "sustain"
+REST = {BEND: 0, PEDAL: 0}
+
+
+class Event(NamedTuple):
+    tick: int
+    data: tuple[int, ...]
+    message: mido.Message | mido.MetaMessage
+
+
+class File(NamedTuple):
+    header: bytes
+    tracks: list[bytes]  # bodies of the counted track chunks
+    between: list[bytes]  # bytes before each counted track chunk, and after the last
+
+
+def check_fill(
+    original: bytes | str | Path, output: bytes | str | Path, mask: Iterable[Mask], new_tracks: int = 0
+) -> list[str]:
+    """Violations, one line each; empty when the output is the original with only the masked cells changed.
+
+    `mask` names the cells by track chunk and channel of the output, so those of new tracks too.
+    Raises ValueError when mido cannot read the original.
+    """
+    before, after = (
+        source if isinstance(source, bytes) else Path(source).read_bytes() for source in (original, output)
+    )
+    old, new = _split(before), _split(after)
+    mask = list(mask)
+    masks: dict[int, dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for chunk, channel, start, end in mask:
+        masks[chunk][channel].append((start, end))
+    kind, _, division = struct.unpack(">HHH", old.header[:6])
+    appended = new_tracks if kind else 0
+    problems = []
+    expected = struct.pack(">HHH", kind, len(old.tracks) + appended, division) + old.header[6:]
+    if new.header != expected:
+        problems.append(f"header: {new.header.hex()} instead of {expected.hex()}")
+    if len(new.tracks) != len(old.tracks) + appended:
+        return [*problems, f"{len(new.tracks)} tracks instead of {len(old.tracks)} + {appended}"]
+    if new.between != old.between[:-1] + [b""] * appended + old.between[-1:]:
+        problems.append("bytes between or after the track chunks differ")
+    for chunk, body in enumerate(new.tracks):
+        if chunk >= len(old.tracks):
+            problems += [f"new chunk {chunk}: {line}" for line in _check_new(division, body, masks[chunk])]
+        elif chunk not in masks:
+            if body != old.tracks[chunk]:
+                problems.append(f"chunk {chunk}: not masked, yet its bytes differ")
+        else:
+            lines = _check_chunk(division, old.tracks[chunk], body, masks[chunk], kind == 0 and new_tracks > 0)
+            problems += [f"chunk {chunk}: {line}" for line in lines]
+    return problems + _check_parsers(before, after)
+
+
+def _split(data: bytes) -> File:
+    """The chunks of a file."""
+    size = struct.unpack(">I", data[4:8])[0]
+    count = struct.unpack(">H", data[10:12])[0]
+    pos = 8 + size
+    tracks: list[bytes] = []
+    between: list[bytes] = []
+    skipped = b""
+    while len(tracks) < count:
+        name, length = struct.unpack(">4sI", data[pos : pos + 8])
+        whole = data[pos : pos + 8 + length]
+        pos += len(whole)
+        if name == b"MTrk":
+            tracks.append(whole[8:])
+            between.append(skipped)
+            skipped = b""
+        else:
+            skipped += whole
+    return File(data[8 : 8 + size], tracks, [*between, skipped + data[pos:]])
+
+
+def _events(division: int, body: bytes) -> list[Event]:
+    """One chunk's events, read by mido as a file of its own."""
+    head = b"MThd" + struct.pack(">IHHH", 6, 0, 1, division)
+    chunk = io.BytesIO(head + b"MTrk" + struct.pack(">I", len(body)) + body)
+    try:
+        with mock.patch.object(midifiles, "build_meta_message", _timed_meta):
+            track = mido.MidiFile(file=chunk).tracks[0]
+    except Exception as error:  # mido raises whatever its parsers stumble over
+        raise ValueError(f"mido cannot read a track chunk: {error!r}") from error
+    events, tick = [], 0
+    for message in track:
+        tick += message.time
+        events.append(Event(tick, tuple(message.bytes()), message))
+    return events
+
+
+def _timed_meta(kind: int, data: bytes, delta: int = 0) -> mido.MetaMessage:
+    """mido 1.3 forgets the time of meta events that it does not know, and so shifts all that follows."""
+    message = build_meta_message(kind, data, delta)
+    message.time = delta
+    return message
+
+
+def _inside(spans: Sequence[tuple[int, int]], tick: int) -> bool:
+    return any(start <= tick < end for start, end in spans)
+
+
+def _is_note(event: Event) -> bool:
+    return event.message.type in ("note_on", "note_off")
+
+
+def _is_onset(event: Event) -> bool:
+    return event.message.type == "note_on" and event.message.velocity > 0
+
+
+def _control(event: Event) -> str | None:
+    if event.message.type == "pitchwheel":
+        return BEND
+    return PEDAL if event.message.type == "control_change" and event.message.control == 64 else None
+
+
+def _value(event: Event) -> int:
+    return event.message.pitch if event.message.type == "pitchwheel" else event.message.value
+
+
+class Notes(NamedTuple):
+    """Which note-off belongs to which note-on, first in first out, on one channel. Values are indices of events."""
+
+    pairs: dict[int, int | None]
+    stray: set[int]  # note-offs without a note
+    unclear: set[int]  # pitches that lack a note-off somewhere: the file does not say which
+
+
+def _pair(events: Sequence[Event], channel: int) -> Notes:
+    sounding: dict[int, deque[int]] = defaultdict(deque)
+    pairs: dict[int, int | None] = {}
+    stray = set()
+    for i, event in enumerate(events):
+        if not _is_note(event) or event.message.channel != channel:
+            continue
+        waiting = sounding[event.message.note]
+        if _is_onset(event):
+            pairs[i] = None
+            waiting.append(i)
+        elif waiting:
+            pairs[waiting.popleft()] = i
+        else:
+            stray.add(i)
+    return Notes(pairs, stray, {pitch for pitch, waiting in sounding.items() if waiting})
+
+
+def _check_chunk(
+    division: int, before: bytes, after: bytes, masks: dict[int, list[tuple[int, int]]], may_open: bool
+) -> list[str]:
+    old, new = _events(division, before), _events(division, after)
+    problems = []
+    ended = [bool(side) and side[-1].message.type == "end_of_track" for side in (old, new)]
+    if ended[0] != ended[1]:
+        return ["end-of-track came or went"]
+    if ended[0]:
+        wanted = max(old[-1].tick, max((e.tick for e in new[:-1]), default=0))
+        if new[-1].tick != wanted:
+            problems.append(f"end-of-track stands at tick {new[-1].tick} instead of {wanted}")
+        old, new = old[:-1], new[:-1]
+    kept_old, kept_new = set(range(len(old))), set(range(len(new)))
+    for channel, spans in masks.items():
+        ours, theirs = _pair(new, channel), _pair(old, channel)
+        kept_old -= _free(old, theirs, channel, spans, theirs.unclear)
+        kept_new -= _free(new, ours, channel, spans, theirs.unclear)
+        if extra := ours.unclear - theirs.unclear:
+            problems.append(f"channel {channel}: notes without a note-off on pitches {sorted(extra)}")
+        problems += _check_new_notes(new, ours, channel, spans, theirs.unclear)
+        problems += _check_controls(old, new, channel, spans)
+        problems += _check_unclear(old, new, channel, spans, theirs.unclear)
+        for control in (BEND, PEDAL):  # one event at the end of each mask may restore a value
+            for _, end in spans:
+                then = [i for i in kept_new if _stands(new[i], control, channel, end)]
+                if len(then) > sum(_stands(old[i], control, channel, end) for i in kept_old):
+                    kept_new.discard(min(then))
+        if may_open and not any(getattr(e.message, "channel", None) == channel for e in old):
+            programs = [i for i in kept_new if new[i].data[0] == 0xC0 | channel]
+            kept_new -= set(programs[:1])
+    left, right = [old[i][:2] for i in sorted(kept_old)], [new[i][:2] for i in sorted(kept_new)]
+    if left != right:
+        at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+        shown = [str(side[at]) if at < len(side) else "nothing" for side in (left, right)]
+        problems.append(f"outside the mask, at kept event {at}: {shown[1]} instead of {shown[0]}")
+    return problems
+
+
+def _stands(event: Event, control: str, channel: int, tick: int) -> bool:
+    return event.tick == tick and _control(event) == control and event.message.channel == channel
+
+
+def _free(
+    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+) -> set[int]:
+    """Indices of the events that may differ. Of an unclear pitch, any note-off."""
+    free = {i for i in notes.stray if _inside(spans, events[i].tick)}
+    for on, off in notes.pairs.items():
+        if _inside(spans, events[on].tick):
+            free |= {on} if off is None else {on, off}
+    for i, event in enumerate(events):
+        if getattr(event.message, "channel", None) != channel:
+            continue
+        if _control(event) and _inside(spans, event.tick):
+            free.add(i)
+        if _is_note(event) and event.message.note in unclear:
+            free.discard(i)
+            if not _is_onset(event) or _inside(spans, event.tick):
+                free.add(i)
+    return free
+
+
+def _check_new_notes(
+    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+) -> list[str]:
+    problems = []
+    until: dict[int, int] = defaultdict(int)
+    for on, off in notes.pairs.items():
+        onset, pitch = events[on].tick, events[on].message.note
+        if pitch in unclear:
+            continue
+        end = events[off].tick if off is not None else onset
+        for start, stop in spans:
+            if start <= onset < stop:
+                if end > stop:
+                    problems.append(f"channel {channel}: the note {pitch} at tick {onset} ends at {end}, after {stop}")
+                if onset < until[pitch]:
+                    problems.append(f"channel {channel}: the note {pitch} at tick {onset} begins inside another")
+        until[pitch] = max(until[pitch], end)
+    return problems
+
+
+def _check_unclear(
+    old: Sequence[Event], new: Sequence[Event], channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+) -> list[str]:
+    """Which note-off belongs to which note is open here, but no new one may stand outside the mask."""
+
+    def offs(events: Sequence[Event]) -> Counter[tuple[int, tuple[int, ...]]]:
+        mine = (e for e in events if _is_note(e) and e.message.channel == channel and e.message.note in unclear)
+        ends = [end for _, end in spans]
+        return Counter(e[:2] for e in mine if not _is_onset(e) and not _inside(spans, e.tick) and e.tick not in ends)
+
+    added = offs(new) - offs(old)
+    return [f"channel {channel}: note-offs outside the mask that were not there: {list(added)[:5]}"] if added else []
+
+
+def _check_controls(
+    old: Sequence[Event], new: Sequence[Event], channel: int, spans: Sequence[tuple[int, int]]
+) -> list[str]:
+    problems = []
+    for control in (BEND, PEDAL):
+        for _, end in spans:
+            values = []
+            for events in (old, new):
+                mine = [e for e in events if _control(e) == control and e.message.channel == channel and e.tick <= end]
+                values.append(_value(mine[-1]) if mine else REST[control])
+            if values[0] != values[1]:
+                problems.append(f"channel {channel}: {control} is {values[1]} instead of {values[0]} at tick {end}")
+        inside = [
+            Counter(
+                event[:2]
+                for event in events
+                if _control(event) == control and event.message.channel == channel and _inside(spans, event.tick)
+            )
+            for events in (old, new)
+        ]
+        if added := inside[1] - inside[0]:
+            problems.append(f"channel {channel}: new {control} events in the mask: {list(added)[:5]}")
+    return problems
+
+
+def _check_new(division: int, body: bytes, masks: dict[int, list[tuple[int, int]]]) -> list[str]:
+    """A new chunk: a name, a program, and notes inside the masks."""
+    try:
+        events = _events(division, body)
+    except ValueError as error:
+        return [str(error)]
+    problems = []
+    if not events or events[-1].message.type != "end_of_track":
+        problems.append("it has no end-of-track")
+    for event in events[:-1]:
+        channel = getattr(event.message, "channel", None)
+        if _is_note(event) and channel not in masks:
+            problems.append(f"a note on channel {channel} at tick {event.tick}, which is not masked")
+        elif not _is_note(event) and (event.tick or event.message.type not in ("track_name", "program_change")):
+            problems.append(f"{event.message} at tick {event.tick}")
+    for channel, spans in masks.items():
+        notes = _pair(events, channel)
+        problems += _check_new_notes(events, notes, channel, spans, set())
+        if notes.unclear or notes.stray:
+            problems.append("notes and note-offs do not match")
+        if outside := [events[on].tick for on in notes.pairs if not _inside(spans, events[on].tick)]:
+            problems.append(f"notes outside the mask at ticks {outside[:5]}")
+    return problems
+
+
+def _check_parsers(before: bytes, after: bytes) -> list[str]:
+    import symusic
+
+    problems = []
+    parsers = {
+        "mido": lambda data: mido.MidiFile(file=io.BytesIO(data)),
+        "symusic": lambda data: symusic.Score.from_midi(data),
+    }
+    for name, parse in parsers.items():
+        try:
+            parse(before)
+        except Exception:  # any: what it cannot read before it need not read after
+            continue
+        try:
+            parse(after)
+        except Exception as error:
+            problems.append(f"{name} cannot read the output: {error!r}")
+    return problems
+
+
+def _mask(text: str) -> Mask:
+    chunk, channel, span = text.split(":")
+    start, end = span.split("-")
+    return int(chunk), int(channel), int(start), int(end)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("original")
+    parser.add_argument("output")
+    parser.add_argument("--mask", type=_mask, action="append", required=True, metavar="CHUNK:CHANNEL:START-END")
+    parser.add_argument("--new-tracks", type=int, default=0, metavar="N")
+    args = parser.parse_args()
+    problems = check_fill(args.original, args.output, args.mask, args.new_tracks)
+    print("\n".join(problems) or "ok")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""How well a checkpoint predicts held-out fills, against n-gram models on the same tokens.
+
+    python scripts/music_report.py SHARDS [--checkpoint DIR] [--per-source 24] [--out report.json]
+
+Prints nats per note on the valid fills of `dataset.validation_samples` (the fill's ids and its closing tokens, nothing
+else), per source and as the mean over sources. Every model is a probability over the whole vocabulary:
+
+- unigram: relative frequency, add one.
+- 5-gram: interpolated modified Kneser-Ney (Chen and Goodman 1999, section 3) on the last four ids of the prompt.
+- 5-gram, all cells: the same over every cell of the training songs, laid out as fills; each seen once, unweighted.
+- checkpoint: the whole prompt as context, fp32.
+
+Unigram and 5-gram count the ids the checkpoint was trained on: rows 0, 1, ... of `dataset.TrainingRows` with its seed,
+length and source weights, up to the tokens it has seen; as in its loss, only ids that carry music are predicted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midi_rwkv.checkpoint import load_checkpoint
+from midi_rwkv.config import TrainConfig
+from midi_rwkv.corpus import Shard
+from midi_rwkv.dataset import FILL, NOT_MUSIC, Sample, TrainingRows, to_batches, validation_samples
+from midi_rwkv.prompt import PromptTokens
+from midi_rwkv.tokenizer import Tokenizer
+
+ORDER = 5
+BLOCK_BARS = 4  # of "all cells": a track that rests for a whole block is not asked for
+
+
+class NGram:
+    """P(id | the last `order` - 1 ids), interpolated modified Kneser-Ney; `order` 1 is add-one unigram.
+
+    An n-gram is numbered by its place among the sorted keys `number of its first n - 1 ids * vocabulary + last id`, so
+    nothing is hashed and every context of order n is an n-gram of order n - 1.
+    """
+
+    def __init__(self, ids: np.ndarray, counted: np.ndarray, vocab_size: int, order: int = ORDER):
+        """ids: the stream (n,). counted: (n,) bool, which of them are predicted; the others are context only."""
+        self.vocab_size, self.order = vocab_size, order
+        number = ids.astype(np.int32)
+        counts = [np.bincount(ids, counted, vocab_size)]
+        self.keys = [np.arange(vocab_size)]
+        for n in range(2, order + 1):  # number[i]: which n-gram ends at stream position i + n - 1
+            key = number[:-1] * np.int64(vocab_size) + ids[n - 1 :]
+            shorter = number[1:]
+            unique, first, longer = np.unique(key, return_index=True, return_inverse=True)
+            del key
+            count = np.bincount(longer, counted[n - 1 :], len(unique))
+            # All but the longest count in how many different contexts they occur.
+            counts[-1] = np.bincount(shorter[first[count > 0]], minlength=len(counts[-1])).astype(np.float64)
+            counts.append(count)
+            self.keys.append(unique)
+            number = longer.astype(np.int32)
+        if order == 1:
+            self.unigram = (counts[0] + 1) / (counts[0].sum() + vocab_size)
+            return
+        self.kept: list[np.ndarray] = []  # per n-gram: its count, discounted
+        self.total: list[np.ndarray] = []  # per context: the sum of the counts
+        self.spread: list[np.ndarray] = []  # per context: what the discounts freed, for the shorter context
+        for n in range(1, order + 1):
+            count = counts[n - 1]
+            discount = discounts(count)[np.minimum(count, 3).astype(np.int64)]
+            context = self.keys[n - 1] // vocab_size
+            size = len(self.keys[n - 2]) if n > 1 else 1
+            self.kept.append((count - discount).astype(np.float32))
+            self.total.append(np.bincount(context, count, size))
+            # From what was kept as it is stored: sums to 1 whatever the rounding.
+            self.spread.append(self.total[-1] - np.bincount(context, self.kept[-1], size))
+
+    def _find(self, n: int, prefix: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Numbers of the n-grams `prefix` (a number of order n - 1) + `last`; -1 where never seen."""
+        keys = self.keys[n - 1]
+        key = prefix.astype(np.int64) * self.vocab_size + last
+        at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        return np.where((prefix >= 0) & (keys[at] == key), at, -1)
+
+    def probability(self, grams: np.ndarray) -> np.ndarray:
+        """grams (Q, order): the context and, in the last column, the id -> its probability (Q,)."""
+        if self.order == 1:
+            return self.unigram[grams[:, -1]]
+        p = np.full(len(grams), 1 / self.vocab_size)
+        for n in range(1, self.order + 1):
+            columns = grams[:, self.order - n :]
+            context = np.zeros(len(grams), np.int64) if n == 1 else columns[:, 0]
+            for m in range(1, n - 1):
+                context = self._find(m + 1, context, columns[:, m])
+            gram = columns[:, 0] if n == 1 else self._find(n, context, columns[:, -1])
+            total = np.where(context >= 0, self.total[n - 1][context], 0)
+            kept = np.where(gram >= 0, self.kept[n - 1][gram], 0)
+            seen = total > 0
+            p[seen] = ((kept + self.spread[n - 1][context] * p) / np.where(seen, total, 1))[seen]
+        return p
+
+
+def discounts(count: np.ndarray) -> np.ndarray:
+    """What to take off n-grams seen never, once, twice and more often (4,); 0.75 where the data are too few to tell."""
+    n1, n2, n3, n4 = (float((count == c).sum()) for c in (1, 2, 3, 4))
+    if not n1 * n2 * n3 * n4:
+        return np.array([0, 0.75, 0.75, 0.75])
+    y = n1 / (n1 + 2 * n2)
+    return np.array([0, *np.clip([1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0.05, [1, 2, 3])])
+
+
+def sampled_stream(rows: TrainingRows, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `tokens` ids the trainer would see, and which of them its loss counts."""
+    count = -(-tokens // rows.seq_len)
+    ids = np.full((count, rows.seq_len + 1), rows.pad, np.uint16)
+    counted = np.zeros(ids.shape, bool)
+    for i in range(count):
+        ids[i], roles = rows[i]
+        counted[i] = roles != NOT_MUSIC
+        if i % 1000 == 999:
+            print(f"{i + 1} of {count} rows", file=sys.stderr)
+    return ids.ravel(), counted.ravel()
+
+
+def all_cells_stream(shards: Sequence[Shard], tokens: PromptTokens) -> tuple[np.ndarray, np.ndarray]:
+    """Every song once, as if all of its cells were to be filled: bar by bar, in each bar the tracks of its block."""
+    parts, counted = [], []
+    for shard in shards:
+        for song in (shard[i] for i in range(len(shard))):
+            ids: list[int] = [tokens.pad] * (ORDER - 1)
+            music = [False] * (ORDER - 1)
+            lengths = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
+            for bar in range(song.n_bars):
+                start = bar - bar % BLOCK_BARS
+                ids += song.headers[bar]
+                music += [False] * len(song.headers[bar])
+                for t in np.flatnonzero(lengths[start : start + BLOCK_BARS].sum(0)).tolist():
+                    cell = song.cell(bar, t).tolist()
+                    ids += [int(song.programs[t]), tokens.fill_start, *cell, tokens.fill_end]
+                    music += [False, False] + [True] * (len(cell) + 1)
+            parts.append(np.array(ids, np.uint16))
+            counted.append(np.array(music))
+    return np.concatenate(parts), np.concatenate(counted)
+
+
+def fill_grams(samples: Sequence[Sample], order: int = ORDER) -> tuple[np.ndarray, np.ndarray]:
+    """Every fill id behind its context (Q, order), and the sample it belongs to (Q,)."""
+    grams, owner = [], []
+    for number, sample in enumerate(samples):
+        windows = np.lib.stride_tricks.sliding_window_view(np.array(sample.ids), order)
+        chosen = windows[np.array(sample.roles)[order - 1 :] == FILL]
+        grams.append(chosen)
+        owner.append(np.full(len(chosen), number))
+    return np.concatenate(grams), np.concatenate(owner)
+
+
+def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
+    """The largest |sum of P(. | context) - 1| over contexts (N, at least order - 1)."""
+    worst = 0.0
+    for context in contexts[:, -(model.order - 1) :] if model.order > 1 else contexts[:1, :0]:
+        grams = np.concatenate([np.tile(context, (model.vocab_size, 1)), np.arange(model.vocab_size)[:, None]], 1)
+        worst = max(worst, abs(float(model.probability(grams).sum()) - 1))
+    return worst
+
+
+def checkpoint_nats(path: Path, samples: Sequence[Sample], pad: int) -> np.ndarray:
+    """Nats of each sample's fill under the checkpoint, fp32 (samples,)."""
+    import torch
+
+    from midi_rwkv.train import fill_nats
+
+    return fill_nats(load_checkpoint(path).model(), to_batches(samples, pad, rows=4), torch.device("cpu"))
+
+
+def markdown(rows: Sequence[Sequence[Any]]) -> str:
+    """A table; the first row is its head, the first column text, floats have three digits."""
+    cells = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    cells.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path, help="a folder made by `python -m midi_rwkv.corpus`")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; without it only the n-grams")
+    parser.add_argument("--per-source", type=int, default=24, help="fills of each source (default 24)")
+    parser.add_argument("--ngram-tokens", type=int, help="ids to count (default: as many as the checkpoint has seen)")
+    parser.add_argument("--all-cells", action="store_true", help="also the 5-gram over all cells of the training songs")
+    parser.add_argument("--out", type=Path, help="write the figures here too, as JSON")
+    args = parser.parse_args()
+
+    training: dict[str, Any] = {"tokens_seen": TrainConfig().total_tokens, **TrainConfig().to_dict()}
+    if args.checkpoint:
+        load_checkpoint(args.checkpoint)
+        training.update(json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))["training"])
+    tokens = args.ngram_tokens or training["tokens_seen"]
+    tokenizer = Tokenizer.load(args.shards / "tokenizer.json")
+    drawn = validation_samples(Shard(args.shards / "valid.npz"), tokenizer, training["seq_len"], args.per_source)
+    samples, sources = [s for _, s, _ in drawn], np.array([s for s, _, _ in drawn])
+    notes = np.array([n for _, _, n in drawn])
+    rows = TrainingRows(
+        args.shards, tokenizer, training["seq_len"], training["seed"], training["source_weights"] or None
+    )
+    grams, owner = fill_grams(samples)
+    nats: dict[str, np.ndarray] = {}
+    deviation: dict[str, float] = {}
+
+    def measure(name: str, model: NGram) -> None:
+        nats[name] = np.bincount(owner, -np.log(model.probability(grams)), len(samples))
+        deviation[name] = deviation_from_one(model, grams[:: max(1, len(grams) // 20), :-1])
+
+    ids, counted = sampled_stream(rows, tokens)
+    measure("unigram", NGram(ids, counted, tokenizer.vocab_size, 1))
+    measure(f"{ORDER}-gram", NGram(ids, counted, tokenizer.vocab_size))
+    stream = {"ids": len(ids), "predicted": int(counted.sum())}
+    if args.all_cells:
+        ids, counted = all_cells_stream(rows.shards, rows.sampler.tokens)
+        measure(f"{ORDER}-gram, all cells", NGram(ids, counted, tokenizer.vocab_size))
+        stream |= {"all cells: ids": len(ids), "all cells: predicted": int(counted.sum())}
+    if args.checkpoint:
+        nats["checkpoint"] = checkpoint_nats(args.checkpoint, samples, rows.pad)
+
+    table: list[list[Any]] = [["source", "fills", "notes", *nats]]
+    for source in np.unique(sources).tolist():
+        of = sources == source
+        per_note = [float(n[of].sum() / notes[of].sum()) for n in nats.values()]
+        table.append([source, int(of.sum()), int(notes[of].sum()), *per_note])
+    means = [float(np.mean([row[3 + i] for row in table[1:]])) for i in range(len(nats))]
+    table.append(["mean over sources", len(samples), int(notes.sum()), *means])
+    print(markdown(table))
+    worst = max(deviation.values())
+    print(f"\nNats per note. Counted: {stream}. The n-grams' probabilities sum to 1 within {worst:.1e}.")
+    if args.out:
+        report = {"table": table, "stream": stream, "training": training, "deviation_from_one": deviation}
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Fills beside their originals, as piano rolls: one PNG each, over different sources.
+
+    python scripts/plot_fills.py valid.zip OUT_DIR [--checkpoint DIR] [--count 10] [--seed 0]
+
+Above the original, below the fill. The region is shaded; the masked tracks are coloured, brightly inside the region;
+the other tracks are grey. Drums are drawn by their key numbers like all else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from midi_rwkv.checkpoint import load_checkpoint
+from midi_rwkv.infill import Infiller
+from midi_rwkv.instruments import program_name
+from midi_rwkv.midi import read_midi
+from midi_rwkv.score import Region, Score
+
+MARGIN_BARS = 4  # shown on either side of the region
+COLOURS = ("#d1495b", "#00798c", "#edae49", "#5f4b8b", "#66a182", "#2e4057")
+TRIES = 50
+
+
+def choose_region(score: Score, rng: np.random.Generator) -> Region | None:
+    """2-8 bars of one track, or of two or three, all with notes there; None where the song has none such."""
+    for _ in range(TRIES):
+        count = min(int(rng.choice((2, 4, 4, 8))), len(score.bars))
+        first = int(rng.integers(0, len(score.bars) - count + 1))
+        bars = range(first, first + count)
+        busy = [t for t in range(len(score.tracks)) if sum(bool(score.notes_in(t, b)) for b in bars) > count / 2]
+        if busy:
+            wanted = min(int(rng.choice((1, 1, 2, 3))), len(busy))
+            chosen = sorted(int(t) for t in rng.choice(busy, wanted, replace=False))
+            return Region.rectangle(chosen, [(first, first + count)])
+    return None
+
+
+def draw(axes: Axes, score: Score, region: Region, title: str) -> None:
+    """One piano roll: x in bars of the song as people count them, y in MIDI pitches."""
+    first, last = region.bars[0], region.bars[-1] + 1
+    lo, hi = max(0, first - MARGIN_BARS), min(len(score.bars), last + MARGIN_BARS)
+    edges = [score.bar(b).start_ticks for b in range(lo, hi + 1)]
+    numbers = np.arange(lo, hi + 1) + score.first_bar_number
+    boxes: dict[tuple[str, float], list[Rectangle]] = defaultdict(list)
+    for t, track in sorted(enumerate(score.tracks), key=lambda item: item[0] in region.tracks):
+        masked = t in region.tracks
+        for note in track.notes:
+            if not (note.onset_ticks < edges[-1] and note.onset_ticks + note.duration_ticks > edges[0]):
+                continue
+            inside = masked and score.bar(first).start_ticks <= note.onset_ticks < score.bar(last - 1).end_ticks
+            colour = COLOURS[region.tracks.index(t) % len(COLOURS)] if masked else "#b8b8b8"
+            start, end = np.interp([note.onset_ticks, note.onset_ticks + note.duration_ticks], edges, numbers)
+            width = max(end - start, 0.02)
+            boxes[colour, 1.0 if inside else 0.45].append(Rectangle((start, note.pitch - 0.45), width, 0.9))
+    for (colour, alpha), rectangles in boxes.items():
+        edge = "black" if colour != "#b8b8b8" and alpha == 1 else "none"
+        axes.add_collection(PatchCollection(rectangles, facecolor=colour, alpha=alpha, edgecolor=edge, linewidth=0.4))
+    axes.axvspan(first + score.first_bar_number, last + score.first_bar_number, color="#fff3c4", zorder=0)
+    axes.set_xlim(numbers[0], numbers[-1])
+    axes.set_xticks(numbers[:-1])
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.set_ylabel(title)
+
+
+def pitch_span(scores: list[Score], region: Region) -> tuple[int, int]:
+    """Lowest and highest pitch near the region, of all scores."""
+    lo = scores[0].bar(max(0, region.bars[0] - MARGIN_BARS)).start_ticks
+    hi = scores[0].bar(region.bars[-1] + MARGIN_BARS).end_ticks
+    pitches = [n.pitch for s in scores for t in s.tracks for n in t.notes if lo <= n.onset_ticks < hi]
+    return min(pitches) - 2, max(pitches) + 2
+
+
+def plot(path: Path, original: Score, filled: Score, region: Region, title: str) -> None:
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True, sharey=True)
+    for ax, score, name in zip(axes, (original, filled), ("original", "fill"), strict=True):
+        count = sum(len(score.notes_in(t, b)) for t, b in region.cells)
+        draw(ax, score, region, f"{name}: {count} notes in the region")
+    axes[0].set_ylim(*pitch_span([original, filled], region))
+    axes[1].set_xlabel("bar")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="a zip of MIDI files, in a folder for each source")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the one that ships")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng = np.random.default_rng(args.seed)
+    infiller = Infiller(load_checkpoint(args.checkpoint))
+    args.out.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(args.archive) as archive:
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(n for n in archive.namelist() if n.lower().endswith((".mid", ".midi"))):
+            groups[name.split("/")[0]].append(name)
+        order = rng.permutation(sorted(groups)).tolist()
+        for number in range(args.count):
+            name = str(rng.choice(groups[order[number % len(order)]]))
+            score = read_midi(archive.read(name), name)
+            region = choose_region(score, rng)
+            if region is None:
+                continue
+            filled = infiller(score, region, seed=args.seed)[0].score
+            names = []
+            for t in region.tracks:
+                track = score.tracks[t]
+                instrument = program_name(track.program, track.is_drum)
+                names.append(f"{t + 1} {track.name} ({instrument})" if track.name else f"{t + 1} {instrument}")
+            bars = [b + score.first_bar_number for b in region.bars]
+            title = f"{name} · track {', '.join(names)} · bars {bars[0]}-{bars[-1]}"
+            path = args.out / f"{number + 1:02d}-{name.replace('/', '-').removesuffix('.mid')}.png"
+            plot(path, score, filled, region, title)
+            print(f"{path.name}: {title}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

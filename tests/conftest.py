@@ -1,0 +1,141 @@
+"""Fixtures that several test files share: MIDI files made by code, and the scripts as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RawEvent = tuple[int, bytes]  # absolute tick, the message with its status byte
+END_OF_TRACK = b"\xff\x2f\x00"
+
+
+def _length(value: int) -> bytes:
+    groups = [value & 0x7F]
+    while value := value >> 7:
+        groups.append(value & 0x7F | 0x80)
+    return bytes(reversed(groups))
+
+
+def midi_chunk(events: Iterable[RawEvent], running: bool = False, end: int | None = 0) -> bytes:
+    """A track chunk of events in the order given. `end` is the tick of the end-of-track at least, None for none."""
+    body, now, last = bytearray(), 0, -1
+    events = list(events)
+    if end is not None:
+        events.append((max([end, *(tick for tick, _ in events)]), END_OF_TRACK))
+    for tick, message in events:
+        body += _length(tick - now)
+        body += message[1:] if running and message[0] == last else message
+        now, last = tick, message[0] if message[0] < 0xF0 else -1
+    return b"MTrk" + struct.pack(">I", len(body)) + bytes(body)
+
+
+def midi_file(
+    tracks: Sequence[Iterable[RawEvent] | bytes],
+    ticks_per_beat: int = 480,
+    kind: int = 1,
+    running: bool = False,
+    end: int | None = 0,
+) -> bytes:
+    """A file of tracks, each a list of raw events or a chunk ready made; chunks that are not tracks are not counted."""
+    chunks = [t if isinstance(t, bytes) else midi_chunk(t, running, end) for t in tracks]
+    count = sum(chunk[:4] == b"MTrk" for chunk in chunks)
+    return b"MThd" + struct.pack(">IHHH", 6, kind, count, ticks_per_beat) + b"".join(chunks)
+
+
+def raw_note(tick: int, pitch: int, duration: int, velocity: int = 80, channel: int = 0) -> list[RawEvent]:
+    """A note-on and its note-off."""
+    return [
+        (tick, bytes([0x90 | channel, pitch, velocity])),
+        (tick + duration, bytes([0x80 | channel, pitch, 64])),
+    ]
+
+
+@cache
+def load_script(name: str) -> ModuleType:
+    """scripts/NAME.py as a module; the scripts are no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def build_midi() -> Callable[..., bytes]:
+    """`build_midi(tracks, ticks_per_beat=480, kind=1, running=False, end=0) -> bytes`: see midi_file."""
+    return midi_file
+
+
+@pytest.fixture(scope="session")
+def build_chunk() -> Callable[..., bytes]:
+    """`build_chunk(events, running=False, end=0) -> bytes`: see midi_chunk."""
+    return midi_chunk
+
+
+@pytest.fixture(scope="session")
+def note() -> Callable[..., list[RawEvent]]:
+    """`note(tick, pitch, duration, velocity=80, channel=0) -> [(tick, bytes), (tick, bytes)]`."""
+    return raw_note
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """`script("check_fill")`: scripts/check_fill.py as a module."""
+    return load_script
+
+
+@pytest.fixture(scope="session")
+def check_fill(script: Callable[[str], ModuleType]) -> Callable[..., list[str]]:
+    """The independent checker of a filled file."""
+    return script("check_fill").check_fill
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Our vocabulary with a few merges learned on made-up bars, so that ids stand for several base tokens."""
+    import numpy as np
+
+    from midi_rwkv.score import Bar
+    from midi_rwkv.tokenizer import base_tokenizer, train_tokenizer
+
+    base = base_tokenizer()
+    rng = np.random.default_rng(0)
+    texts: list[str] = []
+    for drum in (False, True):
+        for _ in range(150):
+            n = int(rng.integers(1, 12))
+            columns = [rng.integers(0, 16, n) * 120, rng.choice([36, 38, 42, 60, 64, 67], n)]
+            notes = np.stack([*columns, rng.choice([120, 240, 480], n), rng.choice([64, 80, 96], n)], 1)
+            texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, drum)
+    texts += [base.header_text(Bar(0, 1920, 4, 4), 480)] * 50
+    return train_tokenizer(texts, 1024)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tokenizer, tmp_path_factory):
+    """A tiny checkpoint whose weights are random: it writes noise, but through every part of the real thing."""
+    import torch
+
+    from midi_rwkv.checkpoint import save_checkpoint
+    from midi_rwkv.config import ModelConfig
+    from midi_rwkv.model import RWKV7
+
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, n_embd=64, vocab_size=tokenizer.vocab_size)
+    model = RWKV7(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, config, model.state_dict(), tokenizer, {"seq_len": 512})
+    return folder
