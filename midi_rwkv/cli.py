@@ -172,6 +172,8 @@ def run_infill(options: argparse.Namespace) -> None:
     if options.context_bars is not None and options.context_bars < 0:
         raise ValueError(f"--context-bars must be 0 or more, got {options.context_bars}")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    if options.threads < 1:
+        raise ValueError(f"--threads must be 1 or more, got {options.threads}")
     if seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {seed}")
 
