@@ -157,6 +157,14 @@ class Array:
         """The number at place `at` in every place of one vector."""
         return self.emit.spread(self.emit.builder.load(self._place(at, False)))
 
+    def prefetch(self, at: Index | int) -> None:
+        """Begin to fetch what lies at place `at`, which may be past the end, into the second-level cache."""
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        place = self.emit.builder.bitcast(self._place(at, False), byte)
+        hints = [ir.Constant(word, value) for value in (0, 2, 1)]  # to read; locality 2 of 3; data
+        self.emit.builder.call(self.emit.function("llvm.prefetch.p0", kind), [place, *hints])
+
     def put(self, at: Index | int, row: Row) -> None:
         at = self.emit.index(at)
         for i, part in enumerate(row.parts):
@@ -199,6 +207,10 @@ class Emitter:
 
     def index(self, value: Index | int) -> Index:
         return value if isinstance(value, Index) else Index(self, ir.Constant(INTEGER, value))
+
+    def maximum(self, x: Index, y: int) -> Index:
+        bound = self.index(y).value
+        return Index(self, self.builder.select(self.builder.icmp_signed(">", x.value, bound), x.value, bound))
 
     def constant(self, value: float) -> Any:
         return ir.Constant(self.vector, [value] * LANES)

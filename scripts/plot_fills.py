@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.infill import Infiller
@@ -27,6 +27,7 @@ from midi_rwkv.score import Region, Score
 
 MARGIN_BARS = 4  # shown on either side of the region
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#5f4b8b", "#66a182", "#2e4057")
+GREY = "#b8b8b8"
 TRIES = 50
 
 
@@ -44,6 +45,10 @@ def choose_region(score: Score, rng: np.random.Generator) -> Region | None:
     return None
 
 
+def colour_of(region: Region, track: int) -> str:
+    return COLOURS[region.tracks.index(track) % len(COLOURS)]
+
+
 def draw(axes: Axes, score: Score, region: Region, title: str) -> None:
     """One piano roll: x in bars of the song as people count them, y in MIDI pitches."""
     first, last = region.bars[0], region.bars[-1] + 1
@@ -57,12 +62,12 @@ def draw(axes: Axes, score: Score, region: Region, title: str) -> None:
             if not (note.onset_ticks < edges[-1] and note.onset_ticks + note.duration_ticks > edges[0]):
                 continue
             inside = masked and score.bar(first).start_ticks <= note.onset_ticks < score.bar(last - 1).end_ticks
-            colour = COLOURS[region.tracks.index(t) % len(COLOURS)] if masked else "#b8b8b8"
+            colour = colour_of(region, t) if masked else GREY
             start, end = np.interp([note.onset_ticks, note.onset_ticks + note.duration_ticks], edges, numbers)
             width = max(end - start, 0.02)
             boxes[colour, 1.0 if inside else 0.45].append(Rectangle((start, note.pitch - 0.45), width, 0.9))
     for (colour, alpha), rectangles in boxes.items():
-        edge = "black" if colour != "#b8b8b8" and alpha == 1 else "none"
+        edge = "black" if colour != GREY and alpha == 1 else "none"
         axes.add_collection(PatchCollection(rectangles, facecolor=colour, alpha=alpha, edgecolor=edge, linewidth=0.4))
     axes.axvspan(first + score.first_bar_number, last + score.first_bar_number, color="#fff3c4", zorder=0)
     axes.set_xlim(numbers[0], numbers[-1])
@@ -88,6 +93,8 @@ def plot(path: Path, original: Score, filled: Score, region: Region, title: str)
         draw(ax, score, region, f"{name}: {count} notes in the region")
     axes[0].set_ylim(*pitch_span([original, filled], region))
     axes[1].set_xlabel("bar")
+    handles = [Patch(color=colour_of(region, t), label=f"track {t + 1}") for t in region.tracks]
+    axes[0].legend(handles=handles, loc="upper right", fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=80)
 
