@@ -1,7 +1,8 @@
 """midi-rwkv: bars of a MIDI song written anew by an RWKV-7 model.
 
-A file travels: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) -> `write_midi`,
-which splices the new notes into the original file. Names load when first used, so importing the package is quick.
+A file travels: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) ->
+`write_midi`, which splices the new notes into the original file. Names load when first used, so importing the package
+is quick.
 """
 
 import pkgutil

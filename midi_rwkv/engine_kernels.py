@@ -17,11 +17,14 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
     weights, x, out = arrays
     start, rows, cols, count, x_at, out_at = at
 
-    def dots(row: Index, first: Index, inputs: int, unroll: int) -> None:
+    def dots(row: Index, first: Index, inputs: int, unroll: int = 1, ahead: bool = False) -> None:
         sums = [[emit.sum() for _ in range(unroll)] for _ in range(inputs)]
         with emit.span(cols, unroll) as c:
             for u in range(unroll):
-                column = weights.row(start + row * cols + (c + u) * LANES)
+                place = start + row * cols + (c + u) * LANES
+                if ahead:
+                    weights.prefetch(place + cols * LANES)
+                column = weights.row(place)
                 for n in range(inputs):
                     sums[n][u].add(column * x.spread(x_at + (first + n) * cols + c + u))
         for n in range(inputs):
@@ -30,12 +33,15 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
                 total = total + more.row()
             out.put(out_at + (first + n) * rows + row, total)
 
-    fours = count // 4 * 4
+    fours = count // 4
+    later = emit.maximum(fours, 1) - 1
     with emit.span(rows, LANES) as row:
-        with emit.span(fours, 4) as n:
-            dots(row, n, inputs=4, unroll=1)
-        with emit.span(count - fours) as n:
-            dots(row, fours + n, inputs=1, unroll=4)
+        with emit.span(fours - later) as n:
+            dots(row, n, inputs=4)
+        with emit.span(later) as n:  # this block is in the cache now: meanwhile, fetch the next one
+            dots(row, (n + 1) * 4, inputs=4, ahead=True)
+        with emit.span(count - fours * 4) as n:
+            dots(row, fours * 4 + n, inputs=1, unroll=4)
 
 
 def normalise(emit: Emitter, weights: Array, w_at: Index, x: Array, x_at: Index, out_at: Index, size: Index) -> None:

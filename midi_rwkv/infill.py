@@ -60,6 +60,7 @@ class Infiller:
             checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads
         )
         self._tables: dict[bool, GrammarTables] = {}
+        self._cell_rules: dict[tuple[object, ...], CellRules] = {}
 
     def __call__(
         self,
@@ -94,7 +95,11 @@ class Infiller:
                 session.enter_bar(b - first)
                 for t in targets[b]:
                     track, span = score.tracks[t], score.bar(b)
-                    written = session.write(t, self._rules(score, t, b, sampling), sampling, rngs)
+                    lo, hi = next((lo, hi) for lo, hi in region.bar_runs(t) if lo <= b < hi)
+                    # Asked for music, the model may not answer a whole section (a track's run of bars) with silence.
+                    silent = [not any(n.onset_ticks >= score.bar(lo).start_ticks for n in f[t]) for f in fills]
+                    rules = [self._rules(score, t, b, sampling, b == hi - 1 and s) for s in silent]
+                    written = session.write(t, rules, sampling, rngs)
                     notes = [
                         self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, track.is_drum) for ids in written
                     ]
@@ -135,7 +140,8 @@ class Infiller:
             )
         return prompts * (len(songs) if len(prompts) == 1 else 1)
 
-    def _rules(self, score: Score, track: int, bar: int, sampling: SamplingConfig) -> CellRules:
+    def _rules(self, score: Score, track: int, bar: int, sampling: SamplingConfig, must_sound: bool) -> CellRules:
+        """must_sound: at least one note, unless the user set a density."""
         target = score.tracks[track]
         if target.is_drum not in self._tables:
             self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
@@ -147,13 +153,13 @@ class Infiller:
                 allowed[low : high + 1] = True
             if sampling.key:
                 allowed &= np.isin(np.arange(128) % 12, sampling.key)
-        return CellRules(
-            self._tables[target.is_drum],
-            self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat),
-            allowed,
-            density=sampling.density or (0, NO_LIMIT),
-            polyphony=sampling.polyphony or (1, NO_LIMIT),
-        )
+        density = sampling.density or (int(must_sound and bool(allowed.any())), NO_LIMIT)
+        polyphony = sampling.polyphony or (1, NO_LIMIT)
+        n_positions = self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat)
+        key = (target.is_drum, n_positions, allowed.tobytes(), density, polyphony)
+        if key not in self._cell_rules:
+            self._cell_rules[key] = CellRules(self._tables[target.is_drum], n_positions, allowed, density, polyphony)
+        return self._cell_rules[key]
 
 
 class _Session:
@@ -170,12 +176,12 @@ class _Session:
         self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
 
     def write(
-        self, track: int, rules: CellRules, sampling: SamplingConfig, rngs: Sequence[np.random.Generator]
+        self, track: int, rules: Sequence[CellRules], sampling: SamplingConfig, rngs: Sequence[np.random.Generator]
     ) -> list[list[int]]:
-        """Write one cell for every candidate; ids of the notes of each."""
+        """Write one cell for every candidate, each under its own rules; ids of the notes of each."""
         logits, state = self._read([*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending)
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
-        writers = [CellWriter(rules, self.tokens, sampling, rng) for rng in rngs]
+        writers = [CellWriter(own, self.tokens, sampling, rng) for own, rng in zip(rules, rngs, strict=True)]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
         finished: list[tuple[int, State]] = []
         running = state

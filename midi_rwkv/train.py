@@ -80,7 +80,8 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
 def loss_of(model: RWKV7, ids: Tensor, roles: Tensor) -> Tensor:
     """Mean nats over the target ids that carry music. ids, roles: (B, T + 1)."""
     logits, _ = model(ids[:, :-1])
-    # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every step.
+    # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every
+    # step.
     targets = ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
 

@@ -18,6 +18,7 @@ END_OF_TRACK = b"\xff\x2f\x00"
 
 
 def _length(value: int) -> bytes:
+    assert value >= 0, "events come in the order of their ticks"
     groups = [value & 0x7F]
     while value := value >> 7:
         groups.append(value & 0x7F | 0x80)

@@ -164,7 +164,10 @@ def bad_files(build_midi, note):
         "0/0": (build_midi([[(0, meta(0x58, b"\0\0\x18\x08")), *notes]]), "time signature"),
         "absurd metre": (build_midi([[(0, meta(0x58, b"\x01\xff\x18\x08")), *notes]]), "time signature"),
         "tempo 0": (build_midi([[(0, meta(0x51, b"\0\0\0")), *notes]]), "tempo"),
-        "470 million bars": (build_midi([[(0, meta(0x58, b"\x01\x07\x18\x08")), *notes, *note(2**28 - 9, 60, 1)]], 1), ""),
+        "470 million bars": (
+            build_midi([[(0, meta(0x58, b"\x01\x07\x18\x08")), *notes, *note(2**28 - 9, 60, 1)]], 1),
+            "",
+        ),
         "60,000 tracks": (b"MThd" + struct.pack(">IHHH", 6, 1, 60_000, 480) + good[14:] * 60_000, ""),
         "50 MB": (good + b"\0" * 50_000_000, ""),
     }
@@ -227,10 +230,19 @@ def test_a_full_disk_leaves_no_file(song, checkpoint_folder, tmp_path):
         "from midi_rwkv import cli, midi; import midi_rwkv.infill;"
         "write = midi.write_midi;\n"
         "def limited(*a, **k):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1])); write(*a, **k)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY)); write(*a, **k)\n"
         "midi.write_midi = limited; sys.exit(cli.main(sys.argv[1:]))"
     )
-    command = ["infill", str(song), "--bars", "2", "--checkpoint", str(checkpoint_folder), "-o", str(tmp_path / "o.mid")]
+    command = [
+        "infill",
+        str(song),
+        "--bars",
+        "2",
+        "--checkpoint",
+        str(checkpoint_folder),
+        "-o",
+        str(tmp_path / "o.mid"),
+    ]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1

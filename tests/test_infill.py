@@ -34,11 +34,12 @@ def test_only_the_region_changes_and_notes_end_by_its_end(infiller, score):
             assert len(new) >= 4
             for n in new:
                 assert inside(score, region, t, n)
-                lo, hi = next(r for r in region.bar_runs(t) if r[0] <= score.bar_index_at(n.onset_ticks) < r[1])
+                _, hi = next(r for r in region.bar_runs(t) if r[0] <= score.bar_index_at(n.onset_ticks) < r[1])
                 assert n.onset_ticks + n.duration_ticks <= score.bar(hi - 1).end_ticks
             for n in new:
                 assert not any(
-                    k.pitch == n.pitch and k.onset_ticks <= n.onset_ticks < k.onset_ticks + k.duration_ticks for k in kept
+                    k.pitch == n.pitch and k.onset_ticks <= n.onset_ticks < k.onset_ticks + k.duration_ticks
+                    for k in kept
                 ), "a new note would cut a kept one that still sounds"
 
 
@@ -93,5 +94,25 @@ def test_a_region_outside_the_score_is_refused(infiller, score, cells):
 
 def test_torch_and_numba_write_the_same(checkpoint_folder, score):
     region = Region.rectangle([0], [(4, 6)])
-    fills = [Infiller(load_checkpoint(checkpoint_folder), backend)(score, region, seed=1)[0].fills for backend in ("numba", "torch")]
+    fills = [
+        Infiller(load_checkpoint(checkpoint_folder), backend)(score, region, seed=1)[0].fills
+        for backend in ("numba", "torch")
+    ]
     assert fills[0] == fills[1]
+
+
+def test_a_section_is_not_left_silent(infiller, score):
+    """A model that wants to end every bar at once still writes something, once a section."""
+    quiet = Infiller(infiller.checkpoint)
+    step, prefill = quiet.engine.step, quiet.engine.prefill
+
+    def hush(logits):
+        logits[:, quiet.tokens.fill_end] = 50
+        return logits
+
+    quiet.engine.step = lambda tokens, state: hush(step(tokens, state))
+    quiet.engine.prefill = lambda tokens, state: hush(prefill(tokens, state))
+    region = Region.rectangle([0, 1], [(2, 5), (7, 8)])
+    [candidate] = quiet(score, region, seed=0)
+    for notes in candidate.fills.values():
+        assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]

@@ -1,4 +1,5 @@
-"""The PyTorch model: sequence form = step form = float64 reference, states included; gradients reach the initial state."""
+"""The PyTorch model: sequence form = step form = float64 reference, states included; gradients reach the initial
+state."""
 
 from functools import cache
 

@@ -47,7 +47,9 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards, tmp_path):
     Trainer(shards, tmp_path / "whole", MODEL, CONFIG, "cpu").run()
     with (tmp_path / "whole" / "curve.csv").open() as f:
         [valid] = [r for r in csv.DictReader(f) if r["kind"] == "valid"]
-    assert float(valid["loss"]) < 0.8 * np.log(1024) * 2.2  # a note is two ids or so; an untrained model is at log(vocabulary)
+    assert (
+        float(valid["loss"]) < 0.8 * np.log(1024) * 2.2
+    )  # a note is two ids or so; an untrained model is at log(vocabulary)
 
     class StoppedError(Exception):
         pass
@@ -100,7 +102,18 @@ def test_missing_shards_are_named(tokenizer, tmp_path):
 @pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_a_checkpoint_that_resumes(shards, tmp_path):
     command = [sys.executable, "-m", "midi_rwkv.train", str(shards), str(tmp_path), "--threads", "1", "--n-layer", "2"]
-    command += ["--n-embd", "64", "--seq-len", "256", "--batch-size", "1", "--save-seconds", "0", "--total-tokens", "100000"]
+    command += [
+        "--n-embd",
+        "64",
+        "--seq-len",
+        "256",
+        "--batch-size",
+        "1",
+        "--save-seconds",
+        "0",
+        "--total-tokens",
+        "100000",
+    ]
     rng = np.random.default_rng(0)
     for _ in range(5):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
