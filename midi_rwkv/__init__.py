@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 __path__ = pkgutil.extend_path(__path__, __name__)
 
+# At once, not when first used: a later `import midi_rwkv.infill` would put the module where the function belongs.
+from .infill import infill as infill
+
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint as load_checkpoint
     from .checkpoint import save_checkpoint as save_checkpoint
     from .config import ModelConfig as ModelConfig
     from .config import SamplingConfig as SamplingConfig
-    from .infill import infill as infill
     from .midi import read_midi as read_midi
     from .midi import write_midi as write_midi
     from .model import RWKV7 as RWKV7
@@ -39,17 +41,14 @@ _HOME = {
     "RWKV7": "model",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
-    "infill": "infill",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "infill"])
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value  # `infill` the function, not the module of that name
-    return value
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

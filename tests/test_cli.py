@@ -266,7 +266,7 @@ def test_help_is_quick_and_names_the_commands():
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("infill", "inspect", "convert", "corpus", "train"))
-    code = "import sys, midi_rwkv.cli; sys.exit(bool({'torch', 'numba', 'miditok', 'mido'} & set(sys.modules)))"
+    code = "import sys, midi_rwkv.cli; sys.exit(bool({'torch', 'numba', 'miditok', 'symusic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
