@@ -14,11 +14,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
 from midi_rwkv.kernels.wkv7_reference import check_shapes
-from numba import config, njit, prange, set_num_threads, types
+from numba import njit, prange, types
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -72,9 +73,9 @@ class _Wkv7Numba(torch.autograd.Function):
         y = torch.empty_like(v)
         found = v.new_empty(batch * heads, steps + 1, value_size)  # a^T S; the last one is of no token
         kept = r.new_empty(batch * heads, segments, value_size, key_size)
-        final = state.transpose(-1, -2).contiguous()  # (B, H, V, K)
+        final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format)  # (B, H, V, K)
         scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
-        set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+        _use_threads(threads)
         scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), batch, steps, heads, value_size, segments > 0)
         if segments:
             ctx.save_for_backward(r, decay, k, v, a, b, found, kept)
@@ -85,16 +86,20 @@ class _Wkv7Numba(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         r, decay, k, v, a, b, found, kept = ctx.saved_tensors
-        grad_y, grad_state = grads[0].contiguous(), grads[1].transpose(-1, -2).contiguous()
-        if grad_state.data_ptr() == grads[1].data_ptr():
-            grad_state = grad_state.clone()  # it is overwritten below
+        grad_y = grads[0].contiguous()
+        grad_state = grads[1].transpose(-1, -2).clone(memory_format=torch.contiguous_format)
         batch, steps, heads, key_size = r.shape
         outs = [torch.empty_like(x) for x in (r, decay, k, v, a, b)]
         scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
-        set_num_threads(min(ctx.threads, config.NUMBA_NUM_THREADS))
+        _use_threads(ctx.threads)
         tensors = (r, decay, k, v, a, b, found, kept, grad_y, grad_state, *outs)
         scan(*_flat(*tensors), batch, steps, heads, v.shape[-1])
         return *outs, grad_state.transpose(-1, -2), None
+
+
+def _use_threads(threads: int) -> None:
+    config: Any = numba.config
+    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
 
 
 def _flat(*tensors: Tensor) -> list[Any]:
@@ -202,8 +207,10 @@ def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[...,
                 for t in range(start, stop):
                     at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
                     before = (t - start) * size
-                    places = (before, before + size, at * key_size, at * value_size, found_at, value_size)
-                    replay((states, decay, k, v, b, found), places)
+                    replay(
+                        (states, decay, k, v, b, found),
+                        (before, before + size, at * key_size, at * value_size, found_at, value_size),
+                    )
                 for t in range(stop - 1, start - 1, -1):
                     at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
                     before = (t - start) * size

@@ -20,7 +20,7 @@ from .prompt import Prompt, PromptTokens, build_prompt
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
 from .splice import _settle as settle
-from .tokenizer import restore_velocities
+from .tokenizer import in_the_manner_of
 
 MAX_REGION_BARS = 512
 MAX_CANDIDATES = 64
@@ -103,7 +103,7 @@ class Infiller:
                     notes = [
                         self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, track.is_drum) for ids in written
                     ]
-                    notes = [restore_velocities(n, track) for n in notes]
+                    notes = [in_the_manner_of(track, n) for n in notes]
                     for fill, new in zip(fills, notes, strict=True):
                         fill[t] += new
                     done += 1

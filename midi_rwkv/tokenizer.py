@@ -15,7 +15,7 @@ and pitch. BPE never crosses a cell.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -328,14 +328,27 @@ def nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.searchsorted((table[1:] + table[:-1]) / 2, values, side="left")
 
 
-def restore_velocities(notes: Sequence[Note], track: Track) -> list[Note]:
-    """Undo the velocity quantisation where the track itself tells how: each level becomes the loudness nearest to it
-    that the track uses most, if one lies within half a level (4)."""
+def in_the_manner_of(track: Track, notes: Sequence[Note]) -> list[Note]:
+    """Give back what the tokens leave out, where the track itself tells how.
+
+    A velocity level becomes the velocity that the track uses most within half a level (4) of it. A drum hit is as
+    long as that drum's hits mostly are in the track, else as the track's are.
+    """
     used = Counter(n.velocity for n in track.notes)
+    lengths: dict[int, Counter[int]] = defaultdict(Counter)
+    for n in track.notes if track.is_drum else ():
+        lengths[n.pitch][n.duration_ticks] += 1
+        lengths[-1][n.duration_ticks] += 1
     out = []
     for n in notes:
         near = [(count, -abs(v - n.velocity), v) for v, count in used.items() if abs(v - n.velocity) <= 4]
-        out.append(n._replace(velocity=max(near)[2]) if near else n)
+        of_its_kind = lengths.get(n.pitch) or lengths.get(-1)
+        out.append(
+            n._replace(
+                velocity=max(near)[2] if near else n.velocity,
+                duration_ticks=of_its_kind.most_common(1)[0][0] if of_its_kind else n.duration_ticks,
+            )
+        )
     return out
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv.score import Bar, Note, Score, TimeSignature, Track
-from midi_rwkv.tokenizer import Tokenizer, restore_velocities
+from midi_rwkv.tokenizer import Tokenizer, in_the_manner_of
 
 TPQ = 480
 STEP = TPQ // 12
@@ -148,7 +148,15 @@ def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
 
 def test_velocities_are_given_back_where_the_track_tells_them():
     track = Track("x", 0, False, (Note(0, 60, 1, 80), Note(1, 60, 1, 80), Note(2, 60, 1, 78)))
-    assert [n.velocity for n in restore_velocities([Note(5, 60, 1, 79), Note(6, 60, 1, 127)], track)] == [80, 127]
+    out = in_the_manner_of(track, [Note(5, 60, 9, 79), Note(6, 60, 9, 127)])
+    assert [n.velocity for n in out] == [80, 127]
+    assert [n.duration_ticks for n in out] == [9, 9]
+
+
+def test_drum_hits_are_as_long_as_the_tracks_own():
+    kit = Track("x", 0, True, (Note(0, 36, 10, 80), Note(1, 36, 10, 80), Note(2, 38, 30, 80), Note(3, 36, 12, 80)))
+    out = in_the_manner_of(kit, [Note(5, 36, 120, 80), Note(6, 38, 120, 80), Note(7, 42, 120, 80)])
+    assert [n.duration_ticks for n in out] == [10, 30, 10]
 
 
 def test_an_answer_that_does_not_parse_is_refused(tokenizer):
