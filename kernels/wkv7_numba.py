@@ -74,8 +74,8 @@ class _Wkv7Numba(torch.autograd.Function):
         found = v.new_empty(batch * heads, steps + 1, value_size)  # a^T S; the last one is of no token
         kept = r.new_empty(batch * heads, segments, value_size, key_size)
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format)  # (B, H, V, K)
-        scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
         _use_threads(threads)
+        scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
         scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), batch, steps, heads, value_size, segments > 0)
         if segments:
             ctx.save_for_backward(r, decay, k, v, a, b, found, kept)
@@ -90,16 +90,20 @@ class _Wkv7Numba(torch.autograd.Function):
         grad_state = grads[1].transpose(-1, -2).clone(memory_format=torch.contiguous_format)
         batch, steps, heads, key_size = r.shape
         outs = [torch.empty_like(x) for x in (r, decay, k, v, a, b)]
-        scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
         _use_threads(ctx.threads)
+        scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
         tensors = (r, decay, k, v, a, b, found, kept, grad_y, grad_state, *outs)
         scan(*_flat(*tensors), batch, steps, heads, v.shape[-1])
         return *outs, grad_state.transpose(-1, -2), None
 
 
 def _use_threads(threads: int) -> None:
-    config: Any = numba.config
-    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+    """Set numba's number of threads. Its pool changes OpenMP's, which is torch's as well: that is put back."""
+    if threads > 1:
+        config: Any = numba.config
+        before = torch.get_num_threads()
+        numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+        torch.set_num_threads(before)
 
 
 def _flat(*tensors: Tensor) -> list[Any]:

@@ -19,7 +19,7 @@ from .instruments import playable
 from .prompt import Prompt, PromptTokens, build_prompt
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
-from .splice import _settle as settle
+from .splice import settle
 from .tokenizer import in_the_manner_of
 
 MAX_REGION_BARS = 512

@@ -64,16 +64,17 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
     tracks = reading.tracks()
     if not tracks and not allow_empty:
         raise MidiError(f"{name} has no notes; at least 1 is needed; choose a file with music in it")
-    if reading.last_tick > MAX_TICKS:
-        raise MidiError(f"{name} ends at tick {reading.last_tick:,}; at most {MAX_TICKS:,} are read; shorten it")
     signatures = tuple(reading.signatures[tick] for tick in sorted(reading.signatures))
+    end = max(reading.last_tick, signatures[-1].tick + 1 if signatures else 0)
+    if end > MAX_TICKS:
+        raise MidiError(f"{name} ends at tick {end:,}; at most {MAX_TICKS:,} are read; shorten it")
     try:
         return Score(
             layout.ticks_per_beat,
             tracks,
             signatures,
             tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
-            max(reading.last_tick, signatures[-1].tick + 1 if signatures else 0),
+            end,
             name,
         )
     except ValueError:

@@ -199,7 +199,7 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
         gone |= stale
         for part in group:
             added += [(event[0], BEGINS, event) for event in part.opening]
-            for note in _settle(part.notes, part.spans, busy):
+            for note in settle(part.notes, part.spans, busy):
                 on = Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
                 off = Message("note_off", channel=channel, note=note.pitch, velocity=0)
                 end = note.onset_ticks + note.duration_ticks
@@ -260,7 +260,7 @@ def _velocity(event: Event) -> int:
     return event[2][1] if event[1] & 0xF0 == NOTE_ON else 0
 
 
-def _settle(notes: Sequence[Note], spans: Sequence[Span], busy: dict[int, list[Span]]) -> list[Note]:
+def settle(notes: Sequence[Note], spans: Sequence[Span], busy: dict[int, list[Span]]) -> list[Note]:
     """New notes, sorted, that touch neither the end of their run nor each other nor the notes in `busy`.
 
     Of several notes with one onset and pitch the longest stays. Adds the notes to `busy`.

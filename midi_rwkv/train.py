@@ -36,6 +36,7 @@ from .model import RWKV7
 from .tokenizer import Tokenizer
 
 EVAL_FILLS_PER_SOURCE = 8
+EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
 
 
 def learning_rate(config: TrainConfig, tokens: int) -> float:
@@ -115,7 +116,7 @@ class Trainer:
         self.model = RWKV7(self.model_config).to(self.device)
         self.optimizers = make_optimizers(self.model, config)
         self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
-        samples = validation_samples(Shard(shards / "valid.npz"), self.tokenizer, config.seq_len, EVAL_FILLS_PER_SOURCE)
+        samples = validation_samples(Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE)
         self.valid_sources = np.array([s for s, _, _ in samples])
         self.valid_notes = np.array([n for _, _, n in samples])
         self.valid_batches = to_batches([s for _, s, _ in samples], self.rows.pad, rows=4)

@@ -62,6 +62,8 @@ def raw_note(tick: int, pitch: int, duration: int, velocity: int = 80, channel: 
 @cache
 def load_script(name: str) -> ModuleType:
     """scripts/NAME.py as a module; the scripts are no package."""
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.append(str(ROOT / "scripts"))  # a script may import another
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec
     assert spec.loader

@@ -107,12 +107,14 @@ def test_long_sequence_of_full_heads():
         assert max(errors.values()) < 1e-4, (form.__name__, errors)
 
 
-def test_numba_on_two_threads():
+def test_numba_on_two_threads_leaves_torch_its_threads():
+    torch.set_num_threads(1)
     inputs = make_inputs(2, 33, 3, 16)
     grads = (torch.randn(2, 33, 3, 16).double(), torch.randn(2, 3, 16, 16).double())
     serial = run(wkv7_numba, inputs, torch.float32, grads)
     for one, two in zip(serial, run(wkv7_numba, inputs, torch.float32, grads, threads=2), strict=True):
         torch.testing.assert_close(one, two)
+    assert torch.get_num_threads() == 1
 
 
 def test_numba_without_gradients_keeps_the_initial_state():
