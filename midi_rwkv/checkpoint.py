@@ -69,7 +69,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder, weights in bf16. Each file is written whole or not at all."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,8 @@ def save_checkpoint(
         "tokenizer": tokenizer_hash(tokenizer),
         "training": training,
     }
-    save_file({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}, folder / "model.partial")
+    data = save({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()})
+    (folder / "model.partial").write_bytes(data)  # safetensors' own save_file makes it readable by its owner alone
     os.replace(folder / "model.partial", folder / "model.safetensors")
     tokenizer.save(folder / "tokenizer.partial")
     os.replace(folder / "tokenizer.partial", folder / "tokenizer.json")

@@ -29,11 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """All that the model remembers of the tokens so far, one row a candidate. Float32, contiguous."""
+    """All that the model remembers of the tokens so far, one row a candidate. Float32, contiguous; engines write it."""
 
     att_shift: Floats  # (L, B, C) last input of each time mix
     ffn_shift: Floats  # (L, B, C) last input of each channel mix
     wkv: Floats  # (L, B, H, K, V)
+
+    def __post_init__(self) -> None:
+        self.att_shift, self.ffn_shift, self.wkv = (
+            np.ascontiguousarray(x, np.float32) for x in (self.att_shift, self.ffn_shift, self.wkv)
+        )
 
     @property
     def batch(self) -> int:

@@ -53,9 +53,10 @@ def advance(  # type: ignore[no-untyped-def]
     """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens a row.
 
     The state's arrays have `rows` rows and are moved on in place. Layer 0 begins with the tokens `ids` (batch x steps);
-    the last layer ends with the logits of each row's last token. Between layers, x stands at the beginning of `work`
-    and the first layer's values after it. `starts` says where the weights of each layer begin, and where those after
-    the last. `vocabulary` and the ranks of the adapters are padded. The order of the weights is engine_pack.py's.
+    the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x stands at
+    the beginning of `work` and the first layer's values after it. `starts` says where the weights of each layer begin,
+    and where those after the last. `vocabulary` and the ranks of the adapters are padded. The order of the weights is
+    engine_pack.py's.
     """
     count, layers = batch * steps, len(starts) - 1
     full = count * size
@@ -165,33 +166,35 @@ class NumbaEngine(Engine):
         self.name = "numba"
         self.other = ThreadPoolExecutor(1) if threads > 1 else None
         self.packed = pack(weights, self.n_layer)
+        self.nothing = np.empty(0, np.float32)
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
         ids = self.check_tokens(tokens)
-        logits = np.empty((state.batch, self.packed.vocabulary), np.float32)
+        logits = self._logits(state.batch)
         steps = max(1, BLOCK_TOKENS // state.batch)
         pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
+        wanted = [None] * (len(pieces) - 1) + [logits]
         middle = self.n_layer // 2
         if self.other is None or len(pieces) == 1 or middle == 0:
             work = self._workspace(state.batch * steps, state.batch)
-            for piece in pieces:
-                self._advance(piece, state, work, logits, (0, self.n_layer))
+            for piece, out in zip(pieces, wanted, strict=True):
+                self._advance(piece, state, work, out, (0, self.n_layer))
             return logits[:, : self.vocab_size]
         spaces = [self._workspace(state.batch * steps, state.batch) for _ in range(2)]
         upper: list[Future[None]] = []
-        for i, piece in enumerate(pieces):
+        for i, (piece, out) in enumerate(zip(pieces, wanted, strict=True)):
             if i >= len(spaces):
                 upper[i - len(spaces)].result()  # its workspace is free again
             work = spaces[i % len(spaces)]
-            self._advance(piece, state, work, logits, (0, middle))
-            upper.append(self.other.submit(self._advance, piece, state, work, logits, (middle, self.n_layer)))
+            self._advance(piece, state, work, None, (0, middle))
+            upper.append(self.other.submit(self._advance, piece, state, work, out, (middle, self.n_layer)))
         for future in upper:
             future.result()
         return logits[:, : self.vocab_size]
 
     def step(self, tokens: ArrayLike, state: State) -> Floats:
         ids = self.check_tokens(tokens, state.batch)
-        logits = np.empty((state.batch, self.packed.vocabulary), np.float32)
+        logits = self._logits(state.batch)
         layers, half = (0, self.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
         if self.other is None or not 0 < half < state.batch:
             self._advance(ids, state, self._workspace(state.batch, state.batch), logits, layers)
@@ -202,6 +205,9 @@ class NumbaEngine(Engine):
             first.result()
         return logits[:, : self.vocab_size]
 
+    def _logits(self, batch: int) -> Floats:
+        return np.empty((batch, self.packed.vocabulary), np.float32)
+
     def _workspace(self, tokens: int, batch: int) -> Floats:
         return np.empty((16 * tokens + batch) * self.n_embd + tokens * max(self.packed.ranks), np.float32)
 
@@ -210,15 +216,19 @@ class NumbaEngine(Engine):
         ids: Ids,
         state: State,
         work: Floats,
-        logits: Floats,
+        logits: Floats | None,
         layers: tuple[int, int],
         rows: tuple[int, int] | None = None,
     ) -> None:
-        """Move the state's rows first to last - 1 (None: all) on by `ids`, rows x tokens, through some layers."""
+        """Move the state's rows first to last - 1 (None: all) on by `ids`, rows x tokens, through some layers.
+
+        Logits, where they are wanted, are written into those rows of `logits`.
+        """
         packed, (first, last) = self.packed, rows or (0, state.batch)
+        out, vocabulary = (self.nothing, 0) if logits is None else (logits.reshape(-1), packed.vocabulary)
         advance(
             ids, packed.embedding, packed.weights, packed.starts, work,
-            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), logits.reshape(-1),
+            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), out,
             *layers, state.batch, first, last - first, len(ids) // (last - first), self.n_embd, self.head_size,
-            *packed.ranks, packed.vocabulary,
+            *packed.ranks, vocabulary,
         )  # fmt: skip
