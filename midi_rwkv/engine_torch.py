@@ -1,4 +1,8 @@
-"""The decoding engine in PyTorch, for where numba cannot run: the same weights, states and results."""
+"""The decoding engine in PyTorch, for where numba cannot run: the same weights, states and results.
+
+Matrices are kept transposed: on a CPU a vector times a matrix (in, out) reads memory forwards, which took little more
+than half the time of `F.linear` on (out, in).
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,10 @@ class TorchEngine(Engine):
             own = {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
             shapes = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")
             own["mixes"] = torch.stack([own[f"att.{x}"].view(-1) for x in shapes])[:, None, None]  # (6, 1, 1, C)
-            for letter in "wagv" if layer else "wag":
-                for i in (1, 2):
-                    own[f"att.{letter}{i}"] = own[f"att.{letter}{i}"].T.contiguous()
+            for name in ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value"):
+                own[f"{name}.weight"] = own[f"{name}.weight"].T.contiguous()
             self.layers.append(own)
+        self.head = self.outer["head.weight"].T.contiguous()
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
         ids = self.check_tokens(tokens)
@@ -75,10 +79,9 @@ class TorchEngine(Engine):
             h = self._norm(x, own, "ln2")
             ffn_shifts.append(h[:, -1])
             mixed = h + _shift(h, ffn_shift[layer]) * own["ffn.x_k"]
-            x = x + F.linear(F.relu(F.linear(mixed, own["ffn.key.weight"])).square(), own["ffn.value.weight"])
+            x = x + F.relu(mixed @ own["ffn.key.weight"]).square() @ own["ffn.value.weight"]
         last = self._norm(x[:, -1], self.outer, "ln_out")
-        logits = F.linear(last, self.outer["head.weight"])
-        return logits, torch.stack(att_shifts), torch.stack(ffn_shifts), torch.stack(wkvs)
+        return last @ self.head, torch.stack(att_shifts), torch.stack(ffn_shifts), torch.stack(wkvs)
 
     def _time_mix(
         self, h: Tensor, own: dict[str, Tensor], first_values: Tensor | None, before: Tensor, state: Tensor
@@ -88,20 +91,15 @@ class TorchEngine(Engine):
         heads = (batch, steps, self.n_head, self.head_size)
         xr, xw, xk, xv, xa, xg = h + _shift(h, before) * own["mixes"]
 
-        def adapted(x: Tensor, letter: str) -> Tensor:
-            return F.linear(F.linear(x, own[f"att.{letter}1"]), own[f"att.{letter}2"])
-
-        r = F.linear(xr, own["att.receptance.weight"])
-        k = F.linear(xk, own["att.key.weight"])
-        v = F.linear(xv, own["att.value.weight"])
-        w = own["att.w0"] + F.linear(torch.tanh(F.linear(xw, own["att.w1"])), own["att.w2"])
+        r, k, v = xr @ own["att.receptance.weight"], xk @ own["att.key.weight"], xv @ own["att.value.weight"]
+        w = own["att.w0"] + torch.tanh(xw @ own["att.w1"]) @ own["att.w2"]
         log_decay = torch.sigmoid(w) * -math.exp(-0.5)
         if first_values is None:
             first_values = v
         else:
-            v = v + (first_values - v) * torch.sigmoid(own["att.v0"] + adapted(xv, "v"))
-        rate = torch.sigmoid(own["att.a0"] + adapted(xa, "a"))
-        gate = F.linear(torch.sigmoid(F.linear(xg, own["att.g1"])), own["att.g2"])
+            v = v + (first_values - v) * torch.sigmoid(own["att.v0"] + xv @ own["att.v1"] @ own["att.v2"])
+        rate = torch.sigmoid(own["att.a0"] + xa @ own["att.a1"] @ own["att.a2"])
+        gate = torch.sigmoid(xg @ own["att.g1"]) @ own["att.g2"]
         kk = F.normalize((k * own["att.k_k"]).view(heads), dim=-1)
         k = (k * (1 + (rate - 1) * own["att.k_a"])).view(heads)
         r, v_heads = r.view(heads), v.view(heads)
@@ -109,7 +107,7 @@ class TorchEngine(Engine):
         y, state = form(r, log_decay.view(heads), k, v_heads, -kk, kk * rate.view(heads), state)
         y = F.group_norm(y.reshape(-1, size), self.n_head, own["att.ln_x.weight"], own["att.ln_x.bias"], 64e-5)
         y = y.view(heads) + (r * k * own["att.r_k"]).sum(-1, keepdim=True) * v_heads
-        return F.linear(y.view(h.shape) * gate, own["att.output.weight"]), first_values, state
+        return (y.view(h.shape) * gate) @ own["att.output.weight"], first_values, state
 
     def _norm(self, x: Tensor, own: dict[str, Tensor], name: str) -> Tensor:
         return F.layer_norm(x, (self.n_embd,), own[f"{name}.weight"], own[f"{name}.bias"])
