@@ -29,84 +29,102 @@ class PackedModel:
 
 
 def pack(weights: Mapping[str, Floats], n_layer: int) -> PackedModel:
-    """The weights of RWKV-LM's names, packed."""
-    parts: list[Floats] = []
+    """The weights of RWKV-LM's names, packed; no second copy of them is made on the way."""
     starts: list[int] = []
+    pieces: list[Piece] = []
     for layer in range(n_layer):
-        starts.append(sum(map(len, parts)))
-        parts += _layer(weights, f"blocks.{layer}.", layer > 0)
-    starts.append(sum(map(len, parts)))
-    parts += [_flat(weights[f"ln_out.{x}"]) for x in ("weight", "bias")]
-    parts.append(blocks(weights["head.weight"]))
+        starts.append(sum(piece.size for piece in pieces))
+        pieces += _layer(weights, f"blocks.{layer}.", layer > 0)
+    starts.append(sum(piece.size for piece in pieces))
+    pieces += [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], True)]
+    packed = aligned(sum(piece.size for piece in pieces))
+    at = 0
+    for piece in pieces:
+        piece.write(packed[at : at + piece.size])
+        at += piece.size
     last = f"blocks.{n_layer - 1}.att."
     rank_w, rank_a, rank_g = (_padded(weights[f"{last}{x}1"].shape[1]) for x in "wag")
     rank_v = _padded(weights[f"{last}v1"].shape[1]) if n_layer > 1 else 0
-    return PackedModel(
-        _flat(_embedding(weights)),
-        aligned(np.concatenate(parts)),
-        np.array(starts, np.int64),
-        (rank_w, rank_v, rank_a, rank_g),
-        _padded(len(weights["head.weight"])),
-    )
+    vocabulary = _padded(len(weights["head.weight"]))
+    return PackedModel(_embedding(weights), packed, np.array(starts), (rank_w, rank_v, rank_a, rank_g), vocabulary)
 
 
-def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> list[Floats]:
+@dataclass(frozen=True)
+class Piece:
+    """A vector, or a matrix (rows, cols) that is to be cut into blocks."""
+
+    values: Floats
+    is_matrix: bool = False
+
+    @property
+    def size(self) -> int:
+        if self.is_matrix:
+            return _padded(self.values.shape[0]) * _padded(self.values.shape[1])
+        return self.values.size
+
+    def write(self, out: Floats) -> None:
+        """Write the piece, packed, into `size` numbers."""
+        if not self.is_matrix:
+            out[:] = self.values.reshape(-1)
+            return
+        rows, cols = self.values.shape
+        matrix = self.values
+        if rows % BLOCK or cols % BLOCK:
+            matrix = np.zeros((_padded(rows), _padded(cols)), np.float32)
+            matrix[:rows, :cols] = self.values
+        out.reshape(-1, matrix.shape[1], BLOCK)[:] = matrix.reshape(-1, BLOCK, matrix.shape[1]).transpose(0, 2, 1)
+
+
+def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> list[Piece]:
     att, ffn = block + "att.", block + "ffn."
 
-    def vectors(*names: str) -> list[Floats]:
-        return [_flat(weights[name]) for name in names]
+    def vectors(*names: str) -> list[Piece]:
+        return [Piece(weights[name]) for name in names]
 
-    def adapter(letter: str) -> list[Floats]:
-        return [blocks(weights[f"{att}{letter}{i}"].T) for i in (1, 2)]
+    def matrix(name: str) -> Piece:
+        return Piece(weights[name + ".weight"], True)
+
+    def adapter(letter: str) -> list[Piece]:
+        return [Piece(weights[f"{att}{letter}{i}"].T, True) for i in (1, 2)]
 
     return [
-        *vectors(block + "ln1.weight", block + "ln1.bias"),
-        *vectors(att + "x_r"),
-        blocks(weights[att + "receptance.weight"]),
+        *vectors(block + "ln1.weight", block + "ln1.bias", att + "x_r"),
+        matrix(att + "receptance"),
         *vectors(att + "x_w"),
         *adapter("w"),
         *vectors(att + "x_k"),
-        blocks(weights[att + "key.weight"]),
+        matrix(att + "key"),
         *vectors(att + "x_v"),
-        blocks(weights[att + "value.weight"]),
+        matrix(att + "value"),
         *(adapter("v") + vectors(att + "v0") if mixes_values else []),
         *vectors(att + "x_a"),
         *adapter("a"),
         *vectors(att + "x_g"),
         *adapter("g"),
         *vectors(att + "w0", att + "a0", att + "k_k", att + "k_a", att + "r_k", att + "ln_x.weight", att + "ln_x.bias"),
-        blocks(weights[att + "output.weight"]),
+        matrix(att + "output"),
         *vectors(block + "ln2.weight", block + "ln2.bias", ffn + "x_k"),
-        blocks(weights[ffn + "key.weight"]),
-        blocks(weights[ffn + "value.weight"]),
+        matrix(ffn + "key"),
+        matrix(ffn + "value"),
     ]
 
 
-def blocks(matrix: Floats) -> Floats:
-    """A matrix (rows, cols) in blocks of 16 rows, each column by column, zeros filled in; flat."""
-    rows, cols = matrix.shape
-    whole = np.zeros((_padded(rows), _padded(cols)), np.float32)
-    whole[:rows, :cols] = matrix
-    return whole.reshape(-1, BLOCK, whole.shape[1]).transpose(0, 2, 1).reshape(-1)
-
-
-def aligned(values: Floats) -> Floats:
-    """A copy that begins at a multiple of 64 bytes, one line of the cache."""
-    memory = np.empty(len(values) + BLOCK, np.float32)
+def aligned(count: int) -> Floats:
+    """Uninitialised memory for so many numbers that begins at a multiple of 64 bytes, one line of the cache."""
+    memory = np.empty(count + BLOCK, np.float32)
     skip = -memory.ctypes.data // 4 % BLOCK
-    memory[skip : skip + len(values)] = values
-    return memory[skip : skip + len(values)]
+    return memory[skip : skip + count]
 
 
 def _embedding(weights: Mapping[str, Floats]) -> Floats:
-    emb = weights["emb.weight"].astype(np.float64)
-    emb = emb - emb.mean(1, keepdims=True)
-    emb /= np.sqrt((emb**2).mean(1, keepdims=True) + 1e-5)
-    return (emb * weights["blocks.0.ln0.weight"] + weights["blocks.0.ln0.bias"]).astype(np.float32)
-
-
-def _flat(values: Floats) -> Floats:
-    return np.ascontiguousarray(values, np.float32).reshape(-1)
+    """The embedding with the first layer norm worked in, flat."""
+    emb = weights["emb.weight"].astype(np.float32)
+    for rows in np.array_split(emb, -(-len(emb) // 1024)):  # views; float64 for some rows at a time
+        x = rows.astype(np.float64)
+        x -= x.mean(1, keepdims=True)
+        x /= np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+        rows[:] = x * weights["blocks.0.ln0.weight"] + weights["blocks.0.ln0.bias"]
+    return emb.reshape(-1)
 
 
 def _padded(size: int) -> int:

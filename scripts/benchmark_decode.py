@@ -145,7 +145,8 @@ def stream(size: int) -> Callable[[], object]:
             out.put(16 * n, total.row())
 
     run = njit(lambda data, out, count: read((data, out), (count,)))
-    data, out = aligned(np.ones(size // 512 * 128, np.float32)), np.empty(128, np.float32)
+    data, out = aligned(size // 512 * 128), np.empty(128, np.float32)
+    data[:] = 1
     run(data, out, 0)
     return lambda: run(data, out, len(data))
 

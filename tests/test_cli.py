@@ -252,7 +252,10 @@ def test_a_full_disk_leaves_no_file(song, checkpoint_folder, tmp_path):
 def test_ctrl_c_leaves_no_file(song, checkpoint_folder, tmp_path):
     options = ["--bars", "1-12", "--candidates", "64", "--density", "100-190", "--checkpoint", str(checkpoint_folder)]
     process = subprocess.Popen(
-        [*COMMAND, "infill", str(song), *options, "-o", str(tmp_path / "o.mid")], stderr=subprocess.PIPE, text=True
+        [*COMMAND, "infill", str(song), *options, "-o", str(tmp_path / "o.mid")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
     )
     time.sleep(2.5)
     os.kill(process.pid, signal.SIGINT)
