@@ -17,11 +17,12 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
-from midi_rwkv.kernels.wkv7_reference import check_shapes
 from numba import njit, prange, types
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
+from midi_rwkv.kernels.wkv7_reference import check_shapes
 
 SEGMENT = 16  # tokens between two kept states
 

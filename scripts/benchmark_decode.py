@@ -129,10 +129,10 @@ def compiled_step(weights: Weights) -> Callable[[], object]:
 
 def stream(size: int) -> Callable[[], object]:
     """Read `size` bytes once, forwards."""
-    from midi_rwkv.kernels.numba_vectors import vector_kernel
     from numba import njit
 
     from midi_rwkv.engine_pack import aligned
+    from midi_rwkv.kernels.numba_vectors import vector_kernel
 
     @vector_kernel
     def read(emit, arrays, at):  # type: ignore[no-untyped-def]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from midi_rwkv.kernels.wkv7_chunked import wkv7_chunked
 from midi_rwkv.kernels.wkv7_numba import wkv7_numba
 from midi_rwkv.kernels.wkv7_reference import wkv7_reference
-from torch import Tensor
 
 NAMES = ("y", "final state", "dr", "dlog_decay", "dk", "dv", "da", "db", "dstate")
 
