@@ -194,7 +194,7 @@ class _Session:
                     break
                 running, active, chosen = running.select(going), [active[k] for k in going], [chosen[k] for k in going]
             logits = self.engine.step(np.array(chosen), running)
-        self.state = _joined([s for _, s in sorted(finished, key=lambda pair: pair[0])])
+        self.state = State.concat([s for _, s in sorted(finished, key=lambda pair: pair[0])])
         return [w.ids for w in writers]
 
     def _read(self, lists: Iterable[list[int]]) -> tuple[np.ndarray, State]:
@@ -210,7 +210,7 @@ class _Session:
             return self.engine.prefill(lists[0], state), state
         rows = [state.select([i]) for i in range(len(lists))]
         logits = np.concatenate([self.engine.prefill(ids, row) for ids, row in zip(lists, rows, strict=True)])
-        return logits, _joined(rows)
+        return logits, State.concat(rows)
 
 
 def infill(
@@ -234,12 +234,6 @@ def infill(
     """
     infiller = Infiller(checkpoint or load_checkpoint(), backend, threads)
     return infiller(score, region, sampling, candidates, seed, context_bars, on_progress)
-
-
-def _joined(states: Sequence[State]) -> State:
-    """The rows of several states as one."""
-    parts = zip(*((s.att_shift, s.ffn_shift, s.wkv) for s in states), strict=True)
-    return State(*(np.concatenate(arrays, axis=1) for arrays in parts))
 
 
 def _check(score: Score, region: Region, candidates: int) -> None:

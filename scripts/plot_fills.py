@@ -1,6 +1,7 @@
 """Fills beside their originals, as piano rolls: one PNG each, over different sources.
 
     python scripts/plot_fills.py valid.zip OUT_DIR [--checkpoint DIR] [--count 10] [--seed 0]
+    python scripts/plot_fills.py song.mid OUT_DIR [--bars 8-12] [--tracks Bass] [--seed 0]
 
 Above the original, below the fill. The region is shaded; the masked tracks are coloured, brightly inside the region;
 the other tracks are grey. Drums are drawn by their key numbers like all else.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from midi_rwkv.checkpoint import load_checkpoint
+from midi_rwkv.cli import parse_bars, parse_tracks
 from midi_rwkv.infill import Infiller
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi
@@ -99,39 +102,51 @@ def plot(path: Path, original: Score, filled: Score, region: Region, title: str)
     figure.savefig(path, dpi=80)
 
 
+def chosen_cases(archive: zipfile.ZipFile, count: int, rng: np.random.Generator) -> Iterator[tuple[str, Score, Region]]:
+    """Songs of a zip, a source at a time, with a random region each."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(n for n in archive.namelist() if n.lower().endswith((".mid", ".midi"))):
+        groups[name.split("/")[0]].append(name)
+    order = rng.permutation(sorted(groups)).tolist()
+    for number in range(count):
+        name = str(rng.choice(groups[order[number % len(order)]]))
+        score = read_midi(archive.read(name), name)
+        region = choose_region(score, rng)
+        if region is not None:
+            yield name, score, region
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path, help="a zip of MIDI files, in a folder for each source")
+    parser.add_argument("source", type=Path, help="a zip of MIDI files, in a folder for each source; or one song")
     parser.add_argument("out", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the one that ships")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bars", default="8-12", help="of one song")
+    parser.add_argument("--tracks", help="of one song")
     args = parser.parse_args()
-    rng = np.random.default_rng(args.seed)
+    cases: Iterable[tuple[str, Score, Region]]
+    if args.source.suffix == ".zip":
+        cases = chosen_cases(zipfile.ZipFile(args.source), args.count, np.random.default_rng(args.seed))
+    else:
+        score = read_midi(args.source)
+        region = Region.rectangle(parse_tracks(args.tracks, score), parse_bars([args.bars], score))
+        cases = [(args.source.name, score, region)]
     infiller = Infiller(load_checkpoint(args.checkpoint))
     args.out.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(args.archive) as archive:
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(n for n in archive.namelist() if n.lower().endswith((".mid", ".midi"))):
-            groups[name.split("/")[0]].append(name)
-        order = rng.permutation(sorted(groups)).tolist()
-        for number in range(args.count):
-            name = str(rng.choice(groups[order[number % len(order)]]))
-            score = read_midi(archive.read(name), name)
-            region = choose_region(score, rng)
-            if region is None:
-                continue
-            filled = infiller(score, region, seed=args.seed)[0].score
-            names = []
-            for t in region.tracks:
-                track = score.tracks[t]
-                instrument = program_name(track.program, track.is_drum)
-                names.append(f"{t + 1} {track.name} ({instrument})" if track.name else f"{t + 1} {instrument}")
-            bars = [b + score.first_bar_number for b in region.bars]
-            title = f"{name} · track {', '.join(names)} · bars {bars[0]}-{bars[-1]}"
-            path = args.out / f"{number + 1:02d}-{name.replace('/', '-').removesuffix('.mid')}.png"
-            plot(path, score, filled, region, title)
-            print(f"{path.name}: {title}", flush=True)
+    for number, (name, score, region) in enumerate(cases):
+        filled = infiller(score, region, seed=args.seed)[0].score
+        names = []
+        for t in region.tracks:
+            track = score.tracks[t]
+            instrument = program_name(track.program, track.is_drum)
+            names.append(f"{t + 1} {track.name} ({instrument})" if track.name else f"{t + 1} {instrument}")
+        bars = [b + score.first_bar_number for b in region.bars]
+        title = f"{name} · track {', '.join(names)} · bars {bars[0]}-{bars[-1]}"
+        path = args.out / f"{number + 1:02d}-{name.replace('/', '-').removesuffix('.mid')}.png"
+        plot(path, score, filled, region, title)
+        print(f"{path.name}: {title}", flush=True)
 
 
 if __name__ == "__main__":
