@@ -9,8 +9,10 @@ then compares a few arrays.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -134,6 +136,17 @@ def _scan(
     return kinds[0], phase, positions, pitches, groups
 
 
+class PhaseRows(NamedTuple):
+    """What may follow in one phase, as far as that does not depend on the place: rows of the tables, their ids, and
+    the first position and the first pitch of the lead (NO_LIMIT where there is none), which must lie above what
+    stands there."""
+
+    rows: np.ndarray
+    ids: np.ndarray
+    first_position: np.ndarray
+    lead_pitch: np.ndarray
+
+
 @dataclass(frozen=True)
 class CellRules:
     """What one cell allows: the bar's length in positions, the pitches, and inclusive ranges for the notes in the
@@ -144,14 +157,20 @@ class CellRules:
     allowed_pitches: np.ndarray  # (128,) bool
     density: tuple[int, int] = (0, NO_LIMIT)
     polyphony: tuple[int, int] = (1, NO_LIMIT)
-    by_phase: dict[Phase, np.ndarray] = field(init=False, repr=False)
+    by_phase: dict[Phase, PhaseRows] = field(init=False, repr=False)
     above: np.ndarray = field(init=False, repr=False)  # allowed pitches above p, at index p + 1
 
     def __post_init__(self) -> None:
         t = self.tables
         static = ~(t.uses & ~self.allowed_pitches).any(1) & (t.last_position < self.n_positions)
         static &= (t.inner_min >= self.polyphony[0]) & (t.inner_max <= self.polyphony[1])
-        by_phase = {p: np.flatnonzero(static & np.isin(t.entry, NEXT_KINDS[p])) for p in Phase}
+        by_phase = {}
+        for phase in Phase:
+            rows = np.flatnonzero(static & np.isin(t.entry, NEXT_KINDS[phase]))
+            first, lead = t.first_position[rows], t.lead_pitch[rows]
+            by_phase[phase] = PhaseRows(
+                rows, t.ids[rows], np.where(first < 0, NO_LIMIT, first), np.where(lead < 0, NO_LIMIT, lead)
+            )
         object.__setattr__(self, "by_phase", by_phase)
         counts = np.concatenate([[0], np.cumsum(self.allowed_pitches)])
         object.__setattr__(self, "above", counts[-1] - counts)
@@ -166,16 +185,16 @@ class CellState:
         self.position = self.last_pitch = -1
         self.struck = self.notes = 0  # notes at this position, in this cell
 
-    def allowed(self) -> tuple[np.ndarray, bool]:
-        """(rows of `tables` that may come next, whether the cell may end)."""
+    def allowed(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """(rows of `tables` that may come next, their ids, whether the cell may end)."""
         rules, t = self.rules, self.rules.tables
-        rows = rules.by_phase[self.phase]
+        rows, ids, first_position, lead_pitch = rules.by_phase[self.phase]
         low, high = rules.polyphony
         fewest, most = rules.density
-        moves = t.has_position[rows]
-        ok = (t.first_position[rows] > self.position) | ~moves
-        ok &= (t.lead_pitch[rows] > self.last_pitch) | (t.lead_pitch[rows] < 0)
+        ok = first_position > self.position
+        ok &= lead_pitch > self.last_pitch
         if low > 1 or high < NO_LIMIT or fewest or most < NO_LIMIT:
+            moves = t.has_position[rows]
             lead = self.struck + t.lead_notes[rows]
             struck = np.where(moves, t.tail_notes[rows], lead)
             total = self.notes + t.notes[rows]
@@ -188,10 +207,10 @@ class CellState:
                 ok &= ~moves | (lead >= low)
             ok &= (total + np.maximum(0, low - struck) <= most) & (total + room >= fewest)
         complete = self.phase == Phase.START or (self.phase == Phase.NOTE and self.struck >= low)
-        rows = rows[ok]
+        rows, ids = rows[ok], ids[ok]
         can_end = complete and self.notes >= fewest
         # Ranges that cannot be met together (say 3 notes in pairs) must not leave the cell without a way on.
-        return rows, can_end or (len(rows) == 0 and self.phase in (Phase.START, Phase.NOTE))
+        return rows, ids, can_end or (len(rows) == 0 and self.phase in (Phase.START, Phase.NOTE))
 
     def take(self, row: int) -> None:
         """Read one id, given as a row of `tables`."""
@@ -210,18 +229,17 @@ class CellState:
 def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
     """Index drawn from logits (n,): temperature, then min-p (drop what is less likely than that share of the best),
     then top-p (the smallest set that holds that much)."""
-    scaled = (logits.astype(np.float64) - logits.max()) / config.temperature
-    p = np.exp(scaled)
-    if config.min_p > 0:
-        p[p < config.min_p] = 0  # the best is exp(0) = 1
-    p /= p.sum()
+    scaled = (logits - logits.max()) / np.float32(config.temperature)
+    # The best is exp(0) = 1. What min-p leaves is few, and only that is sorted.
+    kept = np.flatnonzero(scaled >= math.log(config.min_p)) if config.min_p > 0 else np.arange(len(logits))
+    p = np.exp(scaled[kept].astype(np.float64))
     if config.top_p < 1:
         order = np.argsort(-p)
-        total = np.cumsum(p[order])
-        cut = int(np.searchsorted(total, config.top_p)) + 1
-        keep = order[:cut]
-        return int(keep[np.searchsorted(total[:cut], rng.random() * total[cut - 1], side="right").clip(max=cut - 1)])
-    return int(np.searchsorted(np.cumsum(p), rng.random(), side="right").clip(max=len(p) - 1))
+        kept, total = kept[order], np.cumsum(p[order])
+        total = total[: int(np.searchsorted(total, config.top_p * total[-1])) + 1]
+    else:
+        total = np.cumsum(p)
+    return int(kept[min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(total) - 1)])
 
 
 class CellWriter:
@@ -255,20 +273,19 @@ class CellWriter:
     def choose(self, logits: np.ndarray) -> int:
         """The next id to feed to the model. logits: (vocabulary,)."""
         if self._controls:
-            name, ids = self._controls.pop(0)
-            choice = draw(logits[ids], self.config, self.rng)
+            name, levels = self._controls.pop(0)
+            choice = draw(logits[levels], self.config, self.rng)
             if name == "min":  # the most struck together is no less than the fewest
                 self._controls[0] = ("max", self._controls[0][1][choice:])
-            return ids[choice]
-        rows, can_end = self.state.allowed()
-        tables = self.state.rules.tables
-        options = logits[tables.ids[rows]]
+            return levels[choice]
+        rows, ids, can_end = self.state.allowed()
         if can_end:
-            options = np.append(options, logits[self.tokens.fill_end])
+            ids = np.append(ids, self.tokens.fill_end)
+        options = logits[ids]
         choice = draw(options, self.config, self.rng)
         if choice == len(rows):
             self.done = True
             return self.tokens.fill_end
         self.state.take(int(rows[choice]))
-        self.ids.append(int(tables.ids[rows[choice]]))
+        self.ids.append(int(ids[choice]))
         return self.ids[-1]

@@ -3,8 +3,8 @@ time goes.
 
     python scripts/benchmark_infill.py [SONG] [--bars 8-12] [--runs 5] [--checkpoint DIR]
 
-"First ever" starts with an empty compile cache, later runs find it. The share of the grammar and the sampling is
-measured inside one process, over the same fill: time in `CellWriter.choose` against time in the engine's steps.
+"First ever" starts with an empty compile cache, later runs find it. Where the time goes is measured inside one process,
+over the same fill, everything warm.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import midi_rwkv.infill as flow
 from midi_rwkv import Region, load_checkpoint, read_midi
 from midi_rwkv.cli import parse_bars
-from midi_rwkv.sample import CellWriter
+from midi_rwkv.infill import Infiller
+from midi_rwkv.sample import CellState, CellWriter
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
 
@@ -37,36 +40,35 @@ def run(command: list[str], cache: str) -> tuple[float, float]:
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
-def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[int, float, float, float]:
-    """(tokens written, seconds in steps, seconds choosing, seconds of the whole call) for one candidate, everything
-    warm."""
-    spent = {"step": 0.0, "choose": 0.0}
-    tokens = 0
-    infiller = flow.Infiller(load_checkpoint(checkpoint))
+def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
+    """Seconds of one warm call for one candidate, as a whole and in its parts, and how many tokens it wrote."""
+    infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
     infiller(score, region, seed=1)
-    step, choose = infiller.engine.step, CellWriter.choose
+    spent: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
 
-    def timed_step(*arguments):  # type: ignore[no-untyped-def]
-        began = time.perf_counter()
-        result = step(*arguments)
-        spent["step"] += time.perf_counter() - began
-        return result
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            spent[name] += time.perf_counter() - began
+            calls[name] += 1
+            return result
 
-    def timed_choose(self, logits):  # type: ignore[no-untyped-def]
-        nonlocal tokens
-        tokens += 1
-        began = time.perf_counter()
-        result = choose(self, logits)
-        spent["choose"] += time.perf_counter() - began
-        return result
+        return call
 
-    infiller.engine.step = timed_step  # type: ignore[method-assign]
-    CellWriter.choose = timed_choose  # type: ignore[method-assign]
-    began = time.perf_counter()
-    infiller(score, region, seed=1)
-    return tokens, spent["step"], spent["choose"], time.perf_counter() - began
+    for owner, attribute, name in (
+        (infiller.engine, "prefill", "reading"),
+        (infiller.engine, "step", "steps"),
+        (CellState, "allowed", "grammar"),
+        (CellState, "take", "grammar"),
+        (CellWriter, "choose", "choosing"),
+    ):
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    timed("whole", infiller)(score, region, None, 1, 1)
+    return spent, calls["choosing"]
 
 
 def main() -> None:
@@ -96,7 +98,7 @@ def main() -> None:
             run([sys.executable, "-c", "import midi_rwkv.cli, midi_rwkv.engine_numba"], folder)[0] for _ in later
         ]
         helps = [run([sys.executable, "-m", "midi_rwkv", "--help"], folder)[0] for _ in later]
-    tokens, steps, choosing, whole = shares(options.song, options.bars, options.checkpoint)
+    spent, tokens = shares(options.song, options.bars, options.checkpoint)
     print("| what | measured |")
     print("|---|---|")
     print(f"| first run ever | {first[0]:.2f} s, {first[1]:.0f} MiB |")
@@ -104,9 +106,12 @@ def main() -> None:
     print(f"| later runs, median of {options.runs} | {later_s:.2f} s, {later_mib:.0f} MiB |")
     print(f"| of which imports (numba among them) | {statistics.median(imports):.2f} s |")
     print(f"| `midi-rwkv --help` | {statistics.median(helps):.2f} s |")
-    print(f"| tokens written, in {whole:.2f} s of a warm call | {tokens} |")
-    print(f"| steps of the model | {steps:.3f} s |")
-    print(f"| grammar and sampling | {choosing:.3f} s, {100 * choosing / steps:.1f} % of the steps |")
+    print(f"| a warm call, {tokens} tokens written | {spent['whole']:.2f} s |")
+    print(f"| of which reading context and given cells | {spent['reading']:.3f} s |")
+    print(f"| of which decoding: steps of the model, and choosing | {spent['steps'] + spent['choosing']:.3f} s |")
+    decoding = (spent["steps"] + spent["choosing"]) / 100
+    print(f"| share of the grammar in decoding | {spent['grammar'] / decoding:.1f} % |")
+    print(f"| share of drawing the token | {(spent['choosing'] - spent['grammar']) / decoding:.1f} % |")
     print(f"| this process at its peak | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB |")
 
 
