@@ -47,10 +47,10 @@ class Sample:
 class RegionSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
-    def __init__(self, tokenizer: Tokenizer, structure_only: bool = False):
+    def __init__(self, tokenizer: Tokenizer, evaluation: bool = False):
         self.tokenizer = tokenizer
         self.tokens = PromptTokens(tokenizer)
-        self.plain = structure_only  # evaluation: no control tokens, all context shown
+        self.evaluation = evaluation  # no control tokens, nothing hidden but the region
 
     def draw(self, song: TokenizedSong, rng: np.random.Generator, budget: int) -> Sample | None:
         """A sample of at most `budget` ids, or None where the drawn region does not fit."""
@@ -75,7 +75,7 @@ class RegionSampler:
         masked: set[tuple[int, int]] = set()
         absent: list[int] = []
         open_end = rng.random() < 0.12
-        if not self.plain:
+        if not self.evaluation:
             if rng.random() < 0.2:  # other runs of the same region that are not filled yet
                 start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
                 masked = {(b, t) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
@@ -87,7 +87,7 @@ class RegionSampler:
         )
         ids = prompt.asked + prompt.context
         roles = [NOT_MUSIC] * len(prompt.asked) + [CONTEXT] * len(prompt.context)
-        density, polyphony = (not self.plain and rng.random() < 0.2 for _ in range(2))
+        density, polyphony = (not self.evaluation and rng.random() < 0.2 for _ in range(2))
         for plan in prompt.bars:
             ids += plan.given
             roles += [CONTEXT] * len(plan.given)
@@ -142,7 +142,7 @@ def validation_samples(
     shard: Shard, tokenizer: Tokenizer, budget: int, per_source: int, seed: int = 0
 ) -> list[tuple[str, Sample, int]]:
     """A fixed set of fills: (source, sample, notes in the fill), `per_source` of each source named in the shard."""
-    sampler = RegionSampler(tokenizer, structure_only=True)
+    sampler = RegionSampler(tokenizer, evaluation=True)
     by_source: dict[str, list[int]] = {}
     for i, name in enumerate(shard.names):
         by_source.setdefault(name.split("/")[0], []).append(i)
@@ -162,16 +162,7 @@ def validation_samples(
 def count_notes(tokenizer: Tokenizer, sample: Sample) -> int:
     """Notes in the fill."""
     fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
-    return int(notes_per_id(tokenizer)[fill].sum())
-
-
-def notes_per_id(tokenizer: Tokenizer) -> np.ndarray:
-    """(vocabulary,) how many notes each id stands for."""
-    if not hasattr(tokenizer, "_notes_per_id"):
-        pitch = np.array([name.startswith("Pitch") for name in tokenizer.base_names])
-        table = np.array([int(pitch[list(e)].sum()) for e in tokenizer.expansions])
-        tokenizer._notes_per_id = table  # type: ignore[attr-defined]
-    return tokenizer._notes_per_id  # type: ignore[attr-defined]
+    return int(tokenizer.notes_per_id[fill].sum())
 
 
 def to_batches(samples: Sequence[Sample], pad: int, rows: int) -> list[tuple[np.ndarray, np.ndarray, list[int]]]:

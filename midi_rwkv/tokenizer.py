@@ -113,6 +113,8 @@ class Tokenizer:
             if len(expansion) == 1 and "▁" not in text:
                 self._id_of[self.base_names[expansion[0]]] = i
         self._learn_tables(config)
+        pitches = [sum(self.base_kind[b] == Kind.PITCH for b in e) for e in self.expansions]
+        self.notes_per_id = np.array(pitches, np.int32)  # (vocabulary,)
 
     def _learn_tables(self, config: dict[str, Any]) -> None:
         self.base_kind = np.full(len(self.base_names), Kind.OTHER, np.int8)

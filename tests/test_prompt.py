@@ -136,7 +136,7 @@ def test_validation_fills_count_their_notes(tokenizer, song, score, tmp_path):
     write_shard(tmp_path / "valid.npz", [("x/1", song), ("y/1", song)])
     samples = validation_samples(Shard(tmp_path / "valid.npz"), tokenizer, 512, per_source=3)
     assert [s for s, _, _ in samples] == ["x"] * 3 + ["y"] * 3
-    sampler = RegionSampler(tokenizer, structure_only=True)
+    sampler = RegionSampler(tokenizer, evaluation=True)
     for _, sample, notes in samples:
         assert notes == count_notes(sampler.tokenizer, sample) > 0
         assert sum(r == FILL for r in sample.roles) > notes / 4
