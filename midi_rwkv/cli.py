@@ -72,8 +72,8 @@ def parse_tracks(text: str | None, score: Score) -> list[int]:
         names = [t.name.strip().lower() for t in score.tracks]
         exact = [i for i, n in enumerate(names) if n and n == part.lower()]
         like = exact or [i for i, n in enumerate(names) if part and part.lower() in n]
-        if part.isdigit() and 1 <= int(part) <= len(score.tracks) and not exact:
-            like = [int(part) - 1]
+        if part.isdigit() and 1 <= int(part) <= len(score.tracks):  # a number wins over a track of that name
+            exact = like = [int(part) - 1]
         if not like or (len(like) > 1 and not exact):
             there = ", ".join(f"{i + 1} {t.name}".strip() for i, t in enumerate(score.tracks))
             raise ValueError(f"{'several tracks match' if like else 'no track'} {part!r}; {score.name} has {there}")

@@ -10,8 +10,10 @@ else), per source and as the mean over sources. Every model is a probability ove
 - 5-gram, all cells: the same over every cell of the training songs, laid out as fills; each seen once, unweighted.
 - checkpoint: the whole prompt as context, fp32.
 
-Unigram and 5-gram count the ids the checkpoint was trained on: rows 0, 1, ... of `dataset.TrainingRows` with its seed,
-length and source weights, up to the tokens it has seen; as in its loss, only ids that carry music are predicted.
+Unigram and 5-gram count as many ids as the checkpoint has seen, drawn as the trainer draws them: rows 0, 1, ... of
+`dataset.TrainingRows` with the seed, row length and source weights in its config.json. These are the very rows it was
+trained on, unless its row length changed on the way. As in its loss, only ids that carry music are predicted. The fills
+drawn depend on the row length too: figures of checkpoints of different lengths are of different fills.
 """
 
 from __future__ import annotations
@@ -230,7 +232,8 @@ def main() -> None:
     table.append(["mean over sources", len(samples), int(notes.sum()), *means])
     print(markdown(table))
     worst = max(deviation.values())
-    print(f"\nNats per note. Counted: {stream}. The n-grams' probabilities sum to 1 within {worst:.1e}.")
+    print(f"\nNats per note; fills and rows of at most {training['seq_len']} ids. Counted: {stream}.")
+    print(f"The n-grams' probabilities sum to 1 within {worst:.1e}.")
     if args.out:
         report = {"table": table, "stream": stream, "training": training, "deviation_from_one": deviation}
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

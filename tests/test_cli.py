@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from midi_rwkv.cli import main, parse_key, parse_pitch, parse_range
+from midi_rwkv.cli import main, parse_key, parse_pitch, parse_range, parse_tracks
 from midi_rwkv.midi import read_midi
+from midi_rwkv.score import Note, Score, Track
 
 COMMAND = [sys.executable, "-m", "midi_rwkv"]
 
@@ -271,6 +272,14 @@ def test_help_is_quick_and_names_the_commands():
     assert all(name in done.stdout for name in ("infill", "inspect", "convert", "corpus", "train"))
     code = "import sys, midi_rwkv.cli; sys.exit(bool({'torch', 'numba', 'miditok', 'symusic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_track_number_wins_over_a_track_of_that_name():
+    score = Score(480, tuple(Track(name, 0, False, (Note(0, 60, 1, 1),)) for name in ("3", "Bass", "2", "bass two")))
+    assert parse_tracks("3,2", score) == [2, 1]
+    assert parse_tracks("two,Bass", score) == [3, 1]
+    with pytest.raises(ValueError, match="several tracks match 'ba'"):
+        parse_tracks("ba", score)
 
 
 def test_parsing():
