@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoint import save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_hash
 from .config import PRESETS, ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import FILL, NOT_MUSIC, TrainingRows, to_batches, validation_samples
@@ -107,7 +107,16 @@ def fill_nats(
 class Trainer:
     """One run in one folder: `Trainer(...).run()`."""
 
-    def __init__(self, shards: Path, run: Path, model_config: ModelConfig, config: TrainConfig, device: str = "auto"):
+    def __init__(
+        self,
+        shards: Path,
+        run: Path,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        device: str = "auto",
+        start: Path | None = None,
+    ):
+        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that."""
         self.run_folder, self.config = run, config
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
@@ -125,6 +134,20 @@ class Trainer:
         self.state_path, self.curve_path = run / "state.pt", run / "curve.csv"
         if self.state_path.exists():
             self._resume()
+        elif start is not None:
+            self._start_from(load_checkpoint(start))
+
+    def _start_from(self, checkpoint: Checkpoint) -> None:
+        """A new run from a checkpoint's weights; ValueError where model or tokenizer differ."""
+        if checkpoint.config != self.model_config:
+            raise ValueError(
+                f"{checkpoint.path} is {checkpoint.config}, the run is {self.model_config}; use its preset"
+            )
+        if tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
+            raise ValueError(
+                f"{checkpoint.path} has another tokenizer than the shards; build them with its tokenizer.json"
+            )
+        self.model.load_state_dict({k: torch.from_numpy(v) for k, v in checkpoint.weights.items()})
 
     def _resume(self) -> None:
         state = torch.load(self.state_path, map_location=self.device, weights_only=True)
@@ -244,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="midi_rwkv.train", description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
@@ -264,12 +288,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("n_layer", "n_embd"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
     options = vars(parser.parse_args(arguments))
-    shards, run, preset, device, threads = (options.pop(k) for k in ("shards", "run", "preset", "device", "threads"))
+    shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
+    preset, device, threads = (options.pop(k) for k in ("preset", "device", "threads"))
     shape = {k: v for k in ("n_layer", "n_embd") if (v := options.pop(k))}
     if threads:
         torch.set_num_threads(threads)
     model_config = ModelConfig(**{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape})
-    Trainer(shards, run, model_config, replace(defaults, **options), device).run()
+    Trainer(shards, run, model_config, replace(defaults, **options), device, start).run()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,19 @@ def test_another_model_does_not_resume(shards, tmp_path):
         Trainer(shards, tmp_path, replace(MODEL, n_layer=3), CONFIG, "cpu")
 
 
+def test_a_new_run_starts_from_a_checkpoints_weights(shards, tmp_path):
+    first = Trainer(shards, tmp_path / "first", MODEL, CONFIG, "cpu")
+    with torch.no_grad():
+        first.model.head.weight.fill_(0.5)
+    first.save()
+    folder = tmp_path / "first" / "checkpoint"
+    second = Trainer(shards, tmp_path / "second", MODEL, CONFIG, "cpu", start=folder)
+    assert torch.equal(second.model.head.weight, first.model.head.weight)
+    assert second.tokens == 0
+    with pytest.raises(ValueError, match="use its preset"):
+        Trainer(shards, tmp_path / "third", replace(MODEL, n_layer=3), CONFIG, "cpu", start=folder)
+
+
 def test_adamw_trains_too(shards, tmp_path):
     trainer = Trainer(shards, tmp_path, MODEL, replace(CONFIG, optimizer="adamw", total_tokens=1024), "cpu")
     before = trainer.model.head.weight.clone()
