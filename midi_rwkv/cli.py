@@ -6,9 +6,12 @@ import argparse
 import json
 import re
 import secrets
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +128,38 @@ def outputs(target: Path, candidates: int) -> list[Path]:
     return [target.with_name(f"{target.stem}-{i + 1}{target.suffix}") for i in range(candidates)]
 
 
-def show_progress() -> Callable[[Progress], None]:
-    """A line on the terminal that is drawn over; nothing when stderr is not one."""
+@contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Ctrl-C raises KeyboardInterrupt at once, and again at the next call of what this yields.
+
+    One in a dozen that was raised inside the decoding loop was lost in compiled code; a second chance is needed.
+    """
+    pressed = threading.Event()
+
+    def stop(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    ours = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield check
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, usual)
+
+
+def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
+    """A line on the terminal that is drawn over; nothing when stderr is not one. `check` is called each time."""
 
     def update(progress: Progress) -> None:
+        check()
         if sys.stderr.isatty():
             end = "\n" if progress.done == progress.total else ""
             print(f"\r{progress.done}/{progress.total} cells written", end=end, file=sys.stderr, flush=True)
@@ -180,18 +211,20 @@ def run_infill(options: argparse.Namespace) -> None:
     from .checkpoint import load_checkpoint
     from .infill import infill
 
-    candidates = infill(
-        score,
-        region,
-        load_checkpoint(options.checkpoint),
-        sampling,
-        options.candidates,
-        seed,
-        options.context_bars,
-        options.backend,
-        options.threads,
-        show_progress(),
-    )
+    with stoppable() as check:
+        candidates = infill(
+            score,
+            region,
+            load_checkpoint(options.checkpoint),
+            sampling,
+            options.candidates,
+            seed,
+            options.context_bars,
+            options.backend,
+            options.threads,
+            show_progress(check),
+        )
+        check()
     for path, candidate in zip(paths, candidates, strict=True):
         write_midi(path, source, score, region, candidate.fills, options.overwrite)
     before = sum(len(score.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
