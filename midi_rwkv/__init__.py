@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 # At once, not when first used: a later `import midi_rwkv.infill` would put the module where the function belongs.
+# Both import little before they are called.
+from .evaluate import evaluate as evaluate
 from .infill import infill as infill
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ _HOME = {
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
-__all__ = sorted([*_HOME, "infill"])
+__all__ = sorted([*_HOME, "evaluate", "infill"])
 
 
 def __getattr__(name: str) -> Any:

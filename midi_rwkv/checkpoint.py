@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from .model import RWKV7
+    from .transformer import Transformer
 
 FORMAT_VERSION = 1
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
@@ -33,7 +34,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` gives: `weights` by RWKV-LM's names, float32."""
+    """What `load_checkpoint` gives: `weights` by RWKV-LM's names (a Transformer's by our own), float32."""
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -41,14 +42,15 @@ class Checkpoint:
     prompt: str  # "bars" (prompt.py) or "paper"
     path: Path
     context: int  # ids the model was trained to read
+    training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
 
-    def model(self) -> RWKV7:
+    def model(self) -> RWKV7 | Transformer:
         """The same as a PyTorch module."""
         import torch
 
-        from .model import RWKV7
+        from .model import make_model
 
-        model = RWKV7(self.config)
+        model = make_model(self.config)
         model.load_state_dict({k: torch.from_numpy(v) for k, v in self.weights.items()})
         return model.eval()
 
@@ -118,7 +120,9 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: tokenizer.json does not belong to these weights; restore the one it came with"
         )
-    return Checkpoint(config, tokenizer, read_weights(files[2], config), record["prompt"], folder, record["context"])
+    weights = read_weights(files[2], config)
+    training = record.get("training", {})
+    return Checkpoint(config, tokenizer, weights, record["prompt"], folder, record["context"], training)
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -153,6 +157,17 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter of the model."""
     C, V, H = config.n_embd, config.vocab_size, config.n_head
     shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)}
+    if config.arch == "transformer":
+        F, D = config.ffn_size, config.head_size
+        shapes["norm_out.weight"] = (C,)
+        for i in range(config.n_layer):
+            shapes.update({f"blocks.{i}.att.{n}.weight": (C, C) for n in ("query", "key", "value", "output")})
+            shapes.update({f"blocks.{i}.att.{n}_norm.weight": (D,) for n in ("query", "key")})
+            shapes.update({f"blocks.{i}.ffn.{n}.weight": (F, C) for n in ("gate", "up")})
+            shapes.update(
+                {f"blocks.{i}.ffn.down.weight": (C, F)} | {f"blocks.{i}.{n}_norm.weight": (C,) for n in ("att", "ffn")}
+            )
+        return shapes
     norms = ["ln_out", "blocks.0.ln0"]
     for i in range(config.n_layer):
         block = f"blocks.{i}"

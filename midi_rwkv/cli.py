@@ -315,6 +315,49 @@ def run_convert(options: argparse.Namespace) -> None:
     print(convert(Path(options.source), Path(options.target), options.tokenizer, options.overwrite))
 
 
+def run_evaluate(options: argparse.Namespace) -> None:
+    from .evaluate import Done, evaluate
+
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out names a folder")
+    shown = sys.stderr.isatty()
+
+    def progress(done: Done) -> None:
+        line = f"{done.system}: {done.done} of {done.total} cases, {done.seconds_left / 60:.0f} min left"
+        if shown or done.done == done.total:
+            ends = "\n" if not shown or done.done == done.total else ""
+            print(f"{chr(13) + chr(27) + '[K' if shown else ''}{line}", end=ends, file=sys.stderr, flush=True)
+
+    try:
+        bars = [int(n) for n in options.bars.split(",")]
+    except ValueError:
+        raise ValueError(f"--bars must be numbers like 2,4,8, got {options.bars!r}") from None
+    try:
+        report = evaluate(
+            options.files,
+            out,
+            options.checkpoint,
+            options.style,
+            options.compare,
+            options.shards,
+            options.cases,
+            bars,
+            options.settings.split(",") if options.settings else None,
+            [b.strip() for b in options.baselines.split(",") if b.strip()] if options.baselines is not None else None,
+            seed=options.seed,
+            jobs=options.jobs,
+            html=not options.no_html,
+            audio=not options.no_audio,
+            on_progress=progress,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where this one stopped") from None
+    names = [name for name in ("report.html", "report.md", "report.json") if (out / name).exists()]
+    print(f"{sum(g['cases'] for g in report['groups'])} cases; " + ", ".join(str(out / name) for name in names))
+
+
 def run_module(name: str) -> Callable[[argparse.Namespace], None]:
     def run(options: argparse.Namespace) -> None:
         from importlib import import_module
@@ -408,6 +451,33 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--tokenizer", metavar="tokenizer.json", help="for a .pth that becomes a checkpoint folder")
     p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
+    p = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint's fills",
+        description="Measure a checkpoint's fills on MIDI files, against trivial baselines and other checkpoints.",
+    )
+    p.set_defaults(run=run_evaluate)
+    p.add_argument("files", help="a folder or zip of MIDI files; its folders are the sources")
+    p.add_argument("--out", required=True, metavar="DIR", help="report folder; the same command again goes on in it")
+    p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
+    p.add_argument("--style", metavar="FILE", help="a tuned initial state (.safetensors) for it")
+    p.add_argument("--compare", action="append", default=[], metavar="DIR", help="another checkpoint; may be repeated")
+    p.add_argument("--shards", metavar="DIR", help="the training data's shards: for the n-gram and to find copies")
+    p.add_argument("--cases", type=int, default=300, metavar="N", help="cases for each number of bars (default: 300)")
+    p.add_argument("--bars", default="2,4,8", metavar="2,4,8", help="bars to fill (default: 2,4,8)")
+    p.add_argument(
+        "--settings", metavar="LIST", help="among song,near,continuation,controls,drums,all (default: all of these)"
+    )
+    p.add_argument(
+        "--baselines",
+        metavar="LIST",
+        help='among "copy before", "copy after", "copy similar", "n-gram", or "" for none (default: all)',
+    )
+    p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")
+    p.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    p.add_argument("--no-html", action="store_true", help="no page with piano rolls")
+    p.add_argument("--no-audio", action="store_true", help="no sound on that page")
+
     for name, text in (("corpus", "MIDI files -> token shards"), ("train", "train a checkpoint on token shards")):
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))
@@ -424,8 +494,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
     try:
         options.run(options)
-    except KeyboardInterrupt:
-        print("midi-rwkv: stopped; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"midi-rwkv: stopped; {stopped.args[0] if stopped.args else 'nothing was written'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

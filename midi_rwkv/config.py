@@ -29,10 +29,16 @@ class Config:
         return asdict(self)  # type: ignore[call-overload]
 
 
+ARCHS = ("rwkv7", "transformer")
+
+
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """The shape of an RWKV-7 x070. The ranks are those of the low-rank adapters; 0 means RWKV-LM's default for the
-    width."""
+    """The shape of an RWKV-7 x070, or of the Transformer it is measured against.
+
+    The ranks are those of RWKV-7's low-rank adapters; 0 means RWKV-LM's default for the width. `ffn_size` is the width
+    of the Transformer's SwiGLU; 0 means as many parameters as an RWKV-7 of this shape has.
+    """
 
     n_layer: int = 8
     n_embd: int = 256
@@ -42,8 +48,12 @@ class ModelConfig(Config):
     iclr_rank: int = 0
     value_rank: int = 0
     gate_rank: int = 0
+    arch: str = "rwkv7"  # one of ARCHS
+    ffn_size: int = 0
 
     def __post_init__(self) -> None:
+        if self.arch not in ARCHS:
+            raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got {self.arch!r}")
         if self.n_embd % self.head_size:
             raise ValueError(f"n_embd must be a multiple of head_size ({self.head_size}), got {self.n_embd}")
         root = self.n_embd**0.5
@@ -55,6 +65,10 @@ class ModelConfig(Config):
         ):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, max(32, round(default / 32) * 32))
+        if self.arch == "transformer" and self.ffn_size == 0:
+            ranks = self.decay_rank + self.iclr_rank + self.gate_rank + self.value_rank * (1 - 1 / self.n_layer)
+            size = (8 * self.n_embd + 2 * ranks + 15) / 3  # 15: RWKV-7's vectors, but for the Transformer's two norms
+            object.__setattr__(self, "ffn_size", round(size / 8) * 8)
 
     @property
     def n_head(self) -> int:

@@ -38,12 +38,11 @@ def config_of(state: dict[str, Tensor]) -> ModelConfig:
     try:
         vocab_size, n_embd = state["emb.weight"].shape
         n_layer = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
-        ranks = {n: state[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for n, c in
-                 (("decay_rank", "w"), ("iclr_rank", "a"), ("value_rank", "v"), ("gate_rank", "g"))}  # fmt: skip
+        decay, iclr, value, gate = (state[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for c in "wavg")
         head_size = state["blocks.0.att.r_k"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"this is no RWKV-7 x070 state dict ({error} is missing or odd)") from error
-    return ModelConfig(n_layer, n_embd, vocab_size, head_size, **ranks)
+    return ModelConfig(n_layer, n_embd, vocab_size, head_size, decay, iclr, value, gate)
 
 
 def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -98,6 +97,8 @@ def convert(source: Path, target: Path, tokenizer: str | None = None, overwrite:
         raise CheckpointError(f"{target} exists; choose another target or add --overwrite")
     if source.is_dir():
         checkpoint = load_checkpoint(source)
+        if checkpoint.config.arch != "rwkv7":
+            raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
         weights = {k: torch.from_numpy(v) for k, v in checkpoint.weights.items()}
         _save_pth(to_rwkv_lm(weights, checkpoint.config), target)
         return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .corpus import Shard
-from .prompt import PromptTokens, build_prompt, control_ids
+from .prompt import Prompt, PromptTokens, build_prompt, control_ids
 from .tokenizer import TokenizedSong, Tokenizer
 
 # By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
@@ -85,20 +85,32 @@ class RegionSampler:
         prompt = build_prompt(
             self.tokens, song, targets, masked, budget - answer_size, open_end=open_end, absent=absent
         )
-        ids = prompt.asked + prompt.context
-        roles = [NOT_MUSIC] * len(prompt.asked) + [CONTEXT] * len(prompt.context)
         density, polyphony = (not self.evaluation and rng.random() < 0.2 for _ in range(2))
-        for plan in prompt.bars:
-            ids += plan.given
-            roles += [CONTEXT] * len(plan.given)
-            for t in plan.targets:
-                cell = song.cell(plan.bar, t).tolist()
-                controls = control_ids(self.tokenizer, self.tokens, cell, density, polyphony)
-                ids += [int(song.programs[t]), self.tokens.fill_start, *controls, *cell, self.tokens.fill_end]
-                roles += [NOT_MUSIC, NOT_MUSIC] + [CONTEXT] * len(controls) + [FILL] * (len(cell) + 1)
-        structure = {self.tokens.after, self.tokens.before, self.tokens.middle, self.tokens.infill_bar}
-        roles = [NOT_MUSIC if i in structure else role for i, role in zip(ids, roles, strict=True)]
-        return Sample(ids, roles) if len(ids) <= budget else None
+        sample = lay_out(self.tokenizer, self.tokens, song, prompt, density, polyphony)
+        return sample if len(sample.ids) <= budget else None
+
+
+def lay_out(
+    tokenizer: Tokenizer,
+    tokens: PromptTokens,
+    song: TokenizedSong,
+    prompt: Prompt,
+    density: bool = False,
+    polyphony: bool = False,
+) -> Sample:
+    """The prompt with the song's own cells as its answer. density, polyphony: what a cell holds is told before it."""
+    ids = prompt.asked + prompt.context
+    roles = [NOT_MUSIC] * len(prompt.asked) + [CONTEXT] * len(prompt.context)
+    for plan in prompt.bars:
+        ids += plan.given
+        roles += [CONTEXT] * len(plan.given)
+        for t in plan.targets:
+            cell = song.cell(plan.bar, t).tolist()
+            controls = control_ids(tokenizer, tokens, cell, density, polyphony)
+            ids += [int(song.programs[t]), tokens.fill_start, *controls, *cell, tokens.fill_end]
+            roles += [NOT_MUSIC, NOT_MUSIC] + [CONTEXT] * len(controls) + [FILL] * (len(cell) + 1)
+    structure = {tokens.after, tokens.before, tokens.middle, tokens.infill_bar}
+    return Sample(ids, [NOT_MUSIC if i in structure else role for i, role in zip(ids, roles, strict=True)])
 
 
 class TrainingRows:

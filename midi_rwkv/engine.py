@@ -7,15 +7,18 @@
     logits = engine.step(chosen, state)            # (8, V)
 
 Two engines do the same: "numba" (engine_numba.py: one compiled function, no torch) and "torch" (engine_torch.py, for
-where numba cannot run). Neither torch nor numba is imported before an engine is made.
+where numba cannot run). Neither torch nor numba is imported before an engine is made. A Transformer's weights get an
+engine of their own (engine_attention.py).
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,9 +30,34 @@ BACKENDS = ("auto", "numba", "torch")
 log = logging.getLogger(__name__)
 
 
+class Rows(ABC):
+    """All that a model remembers of the tokens so far, one row a candidate. Engines write it in place."""
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """How many rows."""
+
+    @abstractmethod
+    def select(self, rows: ArrayLike) -> Self:
+        """A copy of some rows, in that order; a row may be taken more than once."""
+
+    @classmethod
+    @abstractmethod
+    def concat(cls, states: Sequence[Self]) -> Self:
+        """The rows of several states, one state after another."""
+
+    def copy(self) -> Self:
+        return self.select(np.arange(self.batch))
+
+    def repeat(self, count: int) -> Self:
+        """Each row `count` times, one after another."""
+        return self.select(np.repeat(np.arange(self.batch), count))
+
+
 @dataclass
-class State:
-    """All that the model remembers of the tokens so far, one row a candidate. Float32, contiguous; engines write it."""
+class State(Rows):
+    """An RWKV-7's. Float32, contiguous."""
 
     att_shift: Floats  # (L, B, C) last input of each time mix
     ffn_shift: Floats  # (L, B, C) last input of each channel mix
@@ -44,15 +72,7 @@ class State:
     def batch(self) -> int:
         return self.wkv.shape[1]
 
-    def copy(self) -> State:
-        return State(self.att_shift.copy(), self.ffn_shift.copy(), self.wkv.copy())
-
-    def repeat(self, count: int) -> State:
-        """Each row `count` times, one after another."""
-        return self.select(np.repeat(np.arange(self.batch), count))
-
     def select(self, rows: ArrayLike) -> State:
-        """A copy of some rows, in that order; a row may be taken more than once."""
         taken = np.asarray(rows, dtype=np.intp)
         att_shift, ffn_shift, wkv = (
             np.ascontiguousarray(x[:, taken]) for x in (self.att_shift, self.ffn_shift, self.wkv)
@@ -61,15 +81,15 @@ class State:
 
     @classmethod
     def concat(cls, states: Sequence[State]) -> State:
-        """The rows of several states, one state after another."""
         kinds = ("att_shift", "ffn_shift", "wkv")
         return cls(*(np.concatenate([getattr(state, kind) for state in states], 1) for kind in kinds))
 
 
 class Engine:
-    """What both engines have in common; `make_engine` makes one."""
+    """What the engines have in common; `make_engine` makes one."""
 
     name = "engine"
+    vocab_size: int
 
     def __init__(self, weights: Mapping[str, Floats], head_size: int) -> None:
         """ValueError when `weights` are not an RWKV-7's in RWKV-LM's names, or don't divide into heads of that size."""
@@ -86,7 +106,7 @@ class Engine:
             found = weights["blocks.0.att.r_k"].shape[-1]
             raise ValueError(f"the weights have heads of {found} channels, given head_size={head_size}")
 
-    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> State:
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Any:
         """The state before any token: zeros, or `wkv0` (L, H, K, V), a tuned initial state, in each row."""
         shift = np.zeros((self.n_layer, batch, self.n_embd), np.float32)
         wkv = np.zeros((self.n_layer, batch, self.n_head, self.head_size, self.head_size), np.float32)
@@ -96,11 +116,11 @@ class Engine:
             wkv[:] = wkv0[:, None]
         return State(shift, shift.copy(), wkv)
 
-    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+    def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
         """Read the same tokens into every row of `state`, in place -> logits after the last one, (B, V)."""
         raise NotImplementedError
 
-    def step(self, tokens: ArrayLike, state: State) -> Floats:
+    def step(self, tokens: ArrayLike, state: Any) -> Floats:
         """Read one token a row, (B,), in place -> logits (B, V)."""
         raise NotImplementedError
 
@@ -134,6 +154,15 @@ def make_engine(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
+    if is_transformer(weights):
+        if backend == "numba":
+            raise ValueError(
+                "the numba engine runs RWKV-7 only, these are a Transformer's weights; use backend='torch'"
+            )
+        from .engine_attention import AttentionEngine
+
+        on_choice("decoding a Transformer with torch")
+        return AttentionEngine(weights, head_size, threads)
     if backend != "torch":
         reason = _no_numba(weights, head_size)
         if not reason:
@@ -149,6 +178,11 @@ def make_engine(
     from .engine_torch import TorchEngine
 
     return TorchEngine(weights, head_size, threads)
+
+
+def is_transformer(weights: Mapping[str, Floats]) -> bool:
+    """Tells the two architectures apart by their parameters' names."""
+    return "blocks.0.att.query.weight" in weights
 
 
 def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:

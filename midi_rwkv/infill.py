@@ -14,9 +14,9 @@ import numpy as np
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
-from .engine import Engine, State, make_engine
+from .engine import Engine, Rows, make_engine
 from .instruments import playable
-from .prompt import Prompt, PromptTokens, build_prompt
+from .prompt import Prompt, PromptTokens, build_prompt, prompt_budget
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
 from .splice import settle
@@ -48,7 +48,16 @@ class Progress:
 class Infiller:
     """A checkpoint made ready to fill: grammar tables and engine, built once and used for many regions."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: str = "auto", threads: int = 1):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: str = "auto",
+        threads: int = 1,
+        engine: Engine | None = None,
+        wkv0: np.ndarray | None = None,
+    ):
+        """engine: instead of the one made from the checkpoint's weights, over the same ids. wkv0: a tuned initial state
+        (layers, heads, K, V), instead of zeros."""
         if checkpoint.prompt != "bars":
             raise ValueError(
                 f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a 'bars' checkpoint"
@@ -56,9 +65,10 @@ class Infiller:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.tokens = PromptTokens(self.tokenizer)
-        self.engine: Engine = make_engine(
+        self.engine = engine or make_engine(
             checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads
         )
+        self.wkv0 = wkv0
         self._tables: dict[bool, GrammarTables] = {}
         self._cell_rules: dict[tuple[object, ...], CellRules] = {}
 
@@ -126,14 +136,14 @@ class Infiller:
         distinct = songs if any(s is not songs[0] for s in songs) else songs[:1]
         prompts = []
         for song in distinct:
-            bars = [song.bar(i) for i in range(max(n_bars, end))]
+            ids = self.tokenizer.encode(song, [song.bar(i) for i in range(max(n_bars, end))])
             prompts.append(
                 build_prompt(
                     self.tokens,
-                    self.tokenizer.encode(song, bars),
+                    ids,
                     targets,
                     unfilled,
-                    budget=self.checkpoint.context,
+                    budget=prompt_budget(ids, targets, self.checkpoint.context),
                     context_bars=context_bars,
                     open_end=max(targets) >= n_bars,
                 )
@@ -166,10 +176,10 @@ class _Session:
     """The candidates' states while one run of bars is written."""
 
     def __init__(self, infiller: Infiller, prompts: list[Prompt]):
-        self.engine, self.tokens, self.prompts = infiller.engine, infiller.tokens, prompts
+        self.engine, self.tokens, self.prompts, self.wkv0 = infiller.engine, infiller.tokens, prompts, infiller.wkv0
         self.program_ids = prompts[0].program_ids
         self.pending = [p.asked + p.context for p in prompts]  # ids to read before the next cell, per candidate
-        self.state: State | None = None
+        self.state: Rows | None = None
 
     def enter_bar(self, number: int) -> None:
         """Queue what is given in the run's `number`-th bar."""
@@ -183,7 +193,7 @@ class _Session:
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
         writers = [CellWriter(own, self.tokens, sampling, rng) for own, rng in zip(rules, rngs, strict=True)]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
-        finished: list[tuple[int, State]] = []
+        finished: list[tuple[int, Rows]] = []
         running = state
         while True:
             chosen = [writers[i].choose(row) for i, row in zip(active, logits, strict=True)]
@@ -194,23 +204,23 @@ class _Session:
                     break
                 running, active, chosen = running.select(going), [active[k] for k in going], [chosen[k] for k in going]
             logits = self.engine.step(np.array(chosen), running)
-        self.state = State.concat([s for _, s in sorted(finished, key=lambda pair: pair[0])])
+        self.state = type(state).concat([s for _, s in sorted(finished, key=lambda pair: pair[0])])
         return [w.ids for w in writers]
 
-    def _read(self, lists: Iterable[list[int]]) -> tuple[np.ndarray, State]:
+    def _read(self, lists: Iterable[list[int]]) -> tuple[np.ndarray, Rows]:
         """Advance every candidate by its own ids; once for all where these and the states are the same."""
         lists = list(lists)
         same = all(ids == lists[0] for ids in lists)
         if self.state is None and same:
-            state = self.engine.new_state(1)
+            state = self.engine.new_state(1, self.wkv0)
             logits = self.engine.prefill(lists[0], state)
             return np.repeat(logits, len(lists), 0), state.repeat(len(lists))
-        state = self.state or self.engine.new_state(len(lists))
+        state = self.state or self.engine.new_state(len(lists), self.wkv0)
         if same:
             return self.engine.prefill(lists[0], state), state
         rows = [state.select([i]) for i in range(len(lists))]
         logits = np.concatenate([self.engine.prefill(ids, row) for ids, row in zip(lists, rows, strict=True)])
-        return logits, State.concat(rows)
+        return logits, type(state).concat(rows)
 
 
 def infill(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .kernels.dispatch import wkv7
+from .transformer import Transformer
 
 
 @dataclass
@@ -224,3 +225,8 @@ class RWKV7(nn.Module):
             ffn.x_k.copy_(1 - i ** (e**4))
             ffn.key.weight.uniform_(-bound, bound)
             ffn.value.weight.zero_()
+
+
+def make_model(config: ModelConfig) -> RWKV7 | Transformer:
+    """A freshly initialised model of the configured architecture."""
+    return RWKV7(config) if config.arch == "rwkv7" else Transformer(config)

@@ -129,6 +129,18 @@ def build_prompt(
     return Prompt(asked, context, plans, [int(p) for p in song.programs], lo, hi)
 
 
+def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], context: int) -> int:
+    """Ids for the prompt, so that prompt and answer together stay within `context`, what the model was trained to read:
+    the answer is given half as many again as the tracks' other cells would take, at most half of it all."""
+    lengths = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks).copy()
+    for bar, tracks in targets.items():
+        lengths[bar, list(tracks)] = 0
+    usual = lengths.sum(0) / np.maximum(1, (lengths > 0).sum(0))  # ids in a sounding cell of each track
+    usual[usual == 0] = lengths.sum() / max(1, int((lengths > 0).sum()))
+    answer = sum(1.5 * float(usual[t]) + 3 for tracks in targets.values() for t in tracks)
+    return context - min(context // 2, int(answer))
+
+
 def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], first: int, last: int) -> list[int]:
     ids = [tokens.bos, int(song.tempos[first])]
     for t in tracks:

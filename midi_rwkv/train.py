@@ -29,11 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_hash
-from .config import PRESETS, ModelConfig, TrainConfig
+from .config import ARCHS, PRESETS, ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import FILL, NOT_MUSIC, TrainingRows, to_batches, validation_samples
-from .model import RWKV7
+from .model import RWKV7, make_model
 from .tokenizer import Tokenizer
+from .transformer import Transformer
 
 EVAL_FILLS_PER_SOURCE = 8
 EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
@@ -46,7 +47,7 @@ def learning_rate(config: TrainConfig, tokens: int) -> float:
     return config.lr * min(warm, 1.0, max(0.0, left))
 
 
-def make_optimizers(model: RWKV7, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: RWKV7 | Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the square-ish matrices inside the blocks, AdamW for the rest; or AdamW for all."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if n.startswith("blocks.") and n.endswith(".weight") and p.ndim == 2]
@@ -78,7 +79,7 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
 
 
-def loss_of(model: RWKV7, ids: Tensor, roles: Tensor) -> Tensor:
+def loss_of(model: RWKV7 | Transformer, ids: Tensor, roles: Tensor) -> Tensor:
     """Mean nats over the target ids that carry music. ids, roles: (B, T + 1)."""
     logits, _ = model(ids[:, :-1])
     # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every
@@ -89,13 +90,25 @@ def loss_of(model: RWKV7, ids: Tensor, roles: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill_nats(
-    model: RWKV7, batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]], device: torch.device
+    model: RWKV7 | Transformer,
+    batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
+    device: torch.device,
+    wkv0: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Nats of each validation sample's fill, the closing tokens included. (samples,)"""
+    """Nats of each validation sample's fill, the closing tokens included. (samples,)
+
+    wkv0: a tuned initial state (layers, heads, K, V) of an RWKV-7, instead of zeros.
+    """
     out = np.zeros(sum(len(b[2]) for b in batches))
     for ids, roles, numbers in batches:
         tokens = torch.from_numpy(ids).to(device)
-        h, _ = model.hidden(tokens[:, :-1])
+        if isinstance(model, RWKV7):
+            state = model.new_state(len(ids))
+            if wkv0 is not None:
+                state.wkv = torch.from_numpy(wkv0).to(device)[:, None].repeat(1, len(ids), 1, 1, 1)
+            h, _ = model.hidden(tokens[:, :-1], state)
+        else:
+            h, _ = model.hidden(tokens[:, :-1])
         fill = torch.from_numpy(roles[:, 1:] == FILL).to(device)
         nats = F.cross_entropy(model.head(h[fill]).float(), tokens[:, 1:][fill], reduction="none")
         rows = fill.nonzero()[:, 0]
@@ -122,7 +135,7 @@ class Trainer:
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
-        self.model = RWKV7(self.model_config).to(self.device)
+        self.model = make_model(self.model_config).to(self.device)
         self.optimizers = make_optimizers(self.model, config)
         self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
         samples = validation_samples(Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE)
@@ -152,7 +165,9 @@ class Trainer:
     def _resume(self) -> None:
         state = torch.load(self.state_path, map_location=self.device, weights_only=True)
         if state["model_config"] != self.model_config.to_dict():
-            raise ValueError(f"{self.state_path} holds another model; name a new run folder, or the same --preset")
+            raise ValueError(
+                f"{self.state_path} holds another model; name a new run folder, or the same --preset and --arch"
+            )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -269,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")
     parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     defaults = TrainConfig()
@@ -293,7 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shape = {k: v for k in ("n_layer", "n_embd") if (v := options.pop(k))}
     if threads:
         torch.set_num_threads(threads)
-    model_config = ModelConfig(**{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape})
+    arch = options.pop("arch")
+    model_config = ModelConfig(
+        arch=arch, **{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape}
+    )
     Trainer(shards, run, model_config, replace(defaults, **options), device, start).run()
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,99 +29,12 @@ import numpy as np
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.config import TrainConfig
 from midi_rwkv.corpus import Shard
-from midi_rwkv.dataset import FILL, NOT_MUSIC, Sample, TrainingRows, to_batches, validation_samples
+from midi_rwkv.dataset import Sample, TrainingRows, to_batches, validation_samples
+from midi_rwkv.ngram import ORDER, NGram, fill_grams, sampled_stream
 from midi_rwkv.prompt import PromptTokens
 from midi_rwkv.tokenizer import Tokenizer
 
-ORDER = 5
 BLOCK_BARS = 4  # of "all cells": a track that rests for a whole block is not asked for
-
-
-class NGram:
-    """P(id | the last `order` - 1 ids), interpolated modified Kneser-Ney; `order` 1 is add-one unigram.
-
-    An n-gram is numbered by its place among the sorted keys `number of its first n - 1 ids * vocabulary + last id`, so
-    nothing is hashed and every context of order n is an n-gram of order n - 1.
-    """
-
-    def __init__(self, ids: np.ndarray, counted: np.ndarray, vocab_size: int, order: int = ORDER):
-        """ids: the stream (n,). counted: (n,) bool, which of them are predicted; the others are context only."""
-        self.vocab_size, self.order = vocab_size, order
-        number = ids.astype(np.int32)
-        counts = [np.bincount(ids, counted, vocab_size)]
-        self.keys = [np.arange(vocab_size)]
-        for n in range(2, order + 1):  # number[i]: which n-gram ends at stream position i + n - 1
-            key = number[:-1] * np.int64(vocab_size) + ids[n - 1 :]
-            shorter = number[1:]
-            unique, first, longer = np.unique(key, return_index=True, return_inverse=True)
-            del key
-            count = np.bincount(longer, counted[n - 1 :], len(unique))
-            # All but the longest count in how many different contexts they occur.
-            counts[-1] = np.bincount(shorter[first[count > 0]], minlength=len(counts[-1])).astype(np.float64)
-            counts.append(count)
-            self.keys.append(unique)
-            number = longer.astype(np.int32)
-        if order == 1:
-            self.unigram = (counts[0] + 1) / (counts[0].sum() + vocab_size)
-            return
-        self.kept: list[np.ndarray] = []  # per n-gram: its count, discounted
-        self.total: list[np.ndarray] = []  # per context: the sum of the counts
-        self.spread: list[np.ndarray] = []  # per context: what the discounts freed, for the shorter context
-        for n in range(1, order + 1):
-            count = counts[n - 1]
-            discount = discounts(count)[np.minimum(count, 3).astype(np.int64)]
-            context = self.keys[n - 1] // vocab_size
-            size = len(self.keys[n - 2]) if n > 1 else 1
-            self.kept.append((count - discount).astype(np.float32))
-            self.total.append(np.bincount(context, count, size))
-            # From what was kept as it is stored: sums to 1 whatever the rounding.
-            self.spread.append(self.total[-1] - np.bincount(context, self.kept[-1], size))
-
-    def _find(self, n: int, prefix: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Numbers of the n-grams `prefix` (a number of order n - 1) + `last`; -1 where never seen."""
-        keys = self.keys[n - 1]
-        key = prefix.astype(np.int64) * self.vocab_size + last
-        at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-        return np.where((prefix >= 0) & (keys[at] == key), at, -1)
-
-    def probability(self, grams: np.ndarray) -> np.ndarray:
-        """grams (Q, order): the context and, in the last column, the id -> its probability (Q,)."""
-        if self.order == 1:
-            return self.unigram[grams[:, -1]]
-        p = np.full(len(grams), 1 / self.vocab_size)
-        for n in range(1, self.order + 1):
-            columns = grams[:, self.order - n :]
-            context = np.zeros(len(grams), np.int64) if n == 1 else columns[:, 0]
-            for m in range(1, n - 1):
-                context = self._find(m + 1, context, columns[:, m])
-            gram = columns[:, 0] if n == 1 else self._find(n, context, columns[:, -1])
-            total = np.where(context >= 0, self.total[n - 1][context], 0)
-            kept = np.where(gram >= 0, self.kept[n - 1][gram], 0)
-            seen = total > 0
-            p[seen] = ((kept + self.spread[n - 1][context] * p) / np.where(seen, total, 1))[seen]
-        return p
-
-
-def discounts(count: np.ndarray) -> np.ndarray:
-    """What to take off n-grams seen never, once, twice and more often (4,); 0.75 where the data are too few to tell."""
-    n1, n2, n3, n4 = (float((count == c).sum()) for c in (1, 2, 3, 4))
-    if not n1 * n2 * n3 * n4:
-        return np.array([0, 0.75, 0.75, 0.75])
-    y = n1 / (n1 + 2 * n2)
-    return np.array([0, *np.clip([1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0.05, [1, 2, 3])])
-
-
-def sampled_stream(rows: TrainingRows, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `tokens` ids the trainer would see, and which of them its loss counts."""
-    count = -(-tokens // rows.seq_len)
-    ids = np.full((count, rows.seq_len + 1), rows.pad, np.uint16)
-    counted = np.zeros(ids.shape, bool)
-    for i in range(count):
-        ids[i], roles = rows[i]
-        counted[i] = roles != NOT_MUSIC
-        if i % 1000 == 999:
-            print(f"{i + 1} of {count} rows", file=sys.stderr)
-    return ids.ravel(), counted.ravel()
 
 
 def all_cells_stream(shards: Sequence[Shard], tokens: PromptTokens) -> tuple[np.ndarray, np.ndarray]:
@@ -144,17 +56,6 @@ def all_cells_stream(shards: Sequence[Shard], tokens: PromptTokens) -> tuple[np.
             parts.append(np.array(ids, np.uint16))
             counted.append(np.array(music))
     return np.concatenate(parts), np.concatenate(counted)
-
-
-def fill_grams(samples: Sequence[Sample], order: int = ORDER) -> tuple[np.ndarray, np.ndarray]:
-    """Every fill id behind its context (Q, order), and the sample it belongs to (Q,)."""
-    grams, owner = [], []
-    for number, sample in enumerate(samples):
-        windows = np.lib.stride_tricks.sliding_window_view(np.array(sample.ids), order)
-        chosen = windows[np.array(sample.roles)[order - 1 :] == FILL]
-        grams.append(chosen)
-        owner.append(np.full(len(chosen), number))
-    return np.concatenate(grams), np.concatenate(owner)
 
 
 def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:

@@ -1,0 +1,364 @@
+"""evaluate(): how good a checkpoint's fills are, against trivial baselines and other checkpoints.
+
+Every system writes the same cases (cases.py), each fill is compared with the original's bars (metrics.py), and the
+report (report.py, report_html.py) has intervals and paired tests. Results are written case by case, so that an
+evaluation that was stopped goes on where it was; the same files, seed and systems give the same `report.json`.
+
+Called from a script, it wants the script's own code under `if __name__ == "__main__":`, since it starts processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cases import Case, Songs
+    from .config import SamplingConfig
+    from .score import Score
+    from .systems import Notes, Setup, System
+
+CHUNK = 6  # cases a process takes at a time
+EXTRA = "midi-rwkv[evaluate]"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How far one system is."""
+
+    system: str
+    done: int
+    total: int
+    seconds_left: float
+
+
+def evaluate(
+    files: str | Path,
+    out: str | Path,
+    checkpoint: str | Path | None = None,
+    style: str | Path | None = None,
+    compare: Sequence[str | Path] = (),
+    shards: str | Path | None = None,
+    cases: int = 300,
+    bars: Sequence[int] = (2, 4, 8),
+    settings: Sequence[str] | None = None,
+    baselines: Sequence[str] | None = None,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    jobs: int = 2,
+    html: bool = True,
+    audio: bool = True,
+    on_progress: Callable[[Done], None] = lambda done: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Evaluate on a folder or zip of MIDI files; returns what is in `out/report.json`.
+
+    checkpoint: a folder, None for the one that ships; style: a tuned initial state for it. compare: further checkpoint
+    folders. shards: the training data's (`midi-rwkv corpus`), which the n-gram, the copies' nats and the search for
+    copies of training music need. cases: for each number of bars in `bars`, see `draw_cases`. settings: of
+    `cases.SETTINGS`; baselines: of `systems.BASELINES`; None: all. jobs: processes.
+
+    Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to go on into `out`. Raises
+    ValueError on bad input, and when `out` holds an evaluation of something else.
+    """
+    _check_installed()
+    from .cases import SETTINGS, Songs, draw_cases
+    from .config import SamplingConfig
+    from .report import summarise, write_report
+
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    out = Path(out)
+    songs = Songs(files)
+    settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
+    skipped: dict[str, str] = {}
+    drawn = draw_cases(songs, cases, bars, settings or SETTINGS, seed, skipped.__setitem__)
+    setups = _setups(out, checkpoint, style, compare, shards, baselines, sampling or SamplingConfig(), seed, say)
+    protocol = {
+        "files": songs.digest,
+        "seed": seed,
+        "cases": cases,
+        "bars": sorted(set(bars)),
+        "settings": list(settings or SETTINGS),
+        "sampling": setups[0].sampling.to_dict(),
+        "systems": {s.name: s.fingerprint for s in setups},
+    }
+    (out / "records").mkdir(parents=True, exist_ok=True)
+    _write_json(out / "cases.json", [{"id": c.id, **asdict(c)} for c in drawn])
+    records: dict[str, dict[str, dict[str, Any]]] = {}
+    for setup in setups:
+        path = out / "records" / f"{setup.name.replace(' ', '-')}.jsonl"
+        head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
+        records[setup.name] = _run(setup, songs, drawn, path, head, jobs, on_progress)
+    report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
+    _write_json(out / "report.json", report)
+    write_report(out, report, drawn, records, songs, html, audio)
+    return report
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("mir_eval", "scipy", "torch") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"evaluation needs {', '.join(missing)}; run: pip install '{EXTRA}'")
+
+
+def _setups(
+    out: Path,
+    checkpoint: str | Path | None,
+    style: str | Path | None,
+    compare: Sequence[str | Path],
+    shards: str | Path | None,
+    baselines: Sequence[str] | None,
+    sampling: SamplingConfig,
+    seed: int,
+    say: Callable[[str], None],
+) -> list[Setup]:
+    """The systems, what is evaluated first."""
+    from .checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from .reference import build_reference
+    from .systems import BASELINES, NGRAM, ORIGINAL, Setup, load_style
+
+    main = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
+    loaded = load_checkpoint(main)
+    if style is not None:
+        load_style(Path(style), loaded)
+    unknown = sorted(set(baselines or ()) - set(BASELINES))
+    if unknown:
+        raise ValueError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    chosen = [b for b in BASELINES if baselines is None or b in baselines]
+    reference = None
+    if shards is None:
+        if baselines and NGRAM in baselines:
+            raise ValueError("the n-gram is counted on training data; name its shards")
+        chosen = [b for b in chosen if b != NGRAM]
+        say("without shards: no n-gram, no nats for the copies, no search for training music")
+    else:
+        reference = out / "reference"
+        build_reference(Path(shards), loaded, reference, say)
+    names = [_name(main, loaded.config.arch)]
+    others = []
+    for path in map(Path, compare):
+        name = _name(path, load_checkpoint(path).config.arch)
+        names.append(name if name not in names else f"{name} {len(names) + 1}")
+        others.append(Setup(names[-1], "model", path, None, reference, sampling, seed))
+    return [
+        Setup(names[0], "model", main, Path(style) if style else None, reference, sampling, seed),
+        *others,
+        *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen),
+        Setup(ORIGINAL, ORIGINAL, main, None, reference, sampling, seed),
+    ]
+
+
+def _name(path: Path, arch: str) -> str:
+    """What the report calls a checkpoint: its folder, or for `.../NAME/checkpoint` the run's; and the architecture."""
+    folder = path.resolve()
+    return f"{folder.parent.name if folder.name == 'checkpoint' else folder.name} ({arch})"
+
+
+def _run(
+    setup: Setup,
+    songs: Songs,
+    cases: Sequence[Case],
+    path: Path,
+    head: Mapping[str, str],
+    jobs: int,
+    on_progress: Callable[[Done], None],
+) -> dict[str, dict[str, Any]]:
+    """One system's records by case id, from `path` as far as they are there; new ones are added to it."""
+    found = _read_records(path, head)
+    todo = [case for case in cases if case.id not in found]
+    todo.sort(key=lambda c: (c.file, c.n_bars, c.first))  # cases of one file together: it is read once
+    chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
+    began, done = time.monotonic(), 0
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps(head) + "\n")
+        for batch in _work(setup, songs.path, chunks, jobs):
+            for record in batch:
+                found[record["case"]] = record
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            done += len(batch)
+            left = (time.monotonic() - began) / done * (len(todo) - done)
+            on_progress(Done(setup.name, len(cases) - len(todo) + done, len(cases), left))
+    return {case.id: found[case.id] for case in cases}
+
+
+def _read_records(path: Path, head: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What an earlier run wrote; a line cut off by a kill is taken away."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    if not whole:
+        return {}
+    if json.loads(whole[0]) != dict(head):
+        raise ValueError(
+            f"{path.parent.parent} holds an evaluation of other files or of another {head['system']}; "
+            "name another folder, or delete it"
+        )
+    return {record["case"]: record for record in map(json.loads, whole[1:])}
+
+
+def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int) -> Iterator[list[dict[str, Any]]]:
+    if jobs == 1 or len(chunks) < 2:
+        if chunks:
+            _start(setup, files)
+        yield from map(_evaluate_chunk, chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(chunks)), context, _start, (setup, files)) as pool:
+        try:
+            yield from pool.map(_evaluate_chunk, chunks)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker: tuple[System, Songs]  # of this process
+
+
+def _start(setup: Setup, files: Path) -> None:
+    global _worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .cases import Songs
+    from .systems import System
+
+    _worker = System(setup), Songs(files)
+
+
+def _evaluate_chunk(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    system, songs = _worker
+    return [evaluate_case(system, case, songs.read(case.file)) for case in cases]
+
+
+def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
+    """One record, JSON-able: the notes written, every metric (None where it is not defined), and the cost."""
+    from .systems import ORIGINAL
+
+    original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
+    count = sum(map(len, original.values()))
+    record: dict[str, Any] = {"case": case.id, "original_notes": count, "notes": None, "metrics": {}, "cost": None}
+    if not system.can(case):
+        return record
+    asked = system.setup.sampling if case.setting != "controls" else wishes(case, score, system.setup.sampling)
+    written = system.fill(case, score, asked)
+    if written is None:
+        return record
+    notes, cost = written
+    record["notes"] = {str(t): [list(n) for n in notes[t]] for t in case.tracks}
+    record["cost"] = asdict(cost)
+    values = compare_notes(case, score, notes, system)
+    if case.setting == "controls":
+        values |= wishes_met(case, score, notes, asked)
+    elif system.setup.kind != ORIGINAL and count:
+        values["nats_per_note"] = per_note(system.nats(case, score), count)
+        if case.setting == "song" and system.setup.kind == "model":
+            values["nats_per_note_left_only"] = per_note(system.nats(case, score, left_only=True), count)
+    record["metrics"] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
+    return record
+
+
+def per_note(nats: float | None, count: int) -> float:
+    return math.nan if nats is None else nats / count
+
+
+def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
+    """`metrics.compare` averaged over the tracks that have notes in the original; `notes_in_silence` (notes a bar) over
+    the others. Notes count as ending with the region at the latest, in the original as in the fill."""
+    import numpy as np
+
+    from .metrics import Section, compare, key_of, runs
+
+    bars = [score.bar(b) for b in range(case.first, case.last)]
+    given = case.given(score)
+    low, high = (given.bar(b).start_ticks for b in case.window(score))
+    context = [[n for n in t.notes if low <= n.onset_ticks < high] for t in given.tracks]
+    pitched = [n for t, ns in zip(given.tracks, context, strict=True) if not t.is_drum for n in ns]
+    key = (
+        key_of(np.array([n.pitch for n in pitched]), np.array([n.duration_ticks for n in pitched])) if pitched else None
+    )
+    columns = [np.array(ns, np.int64).reshape(-1, 4) for ns in context]
+    context_runs = np.unique(np.concatenate([runs(c[:, 1], c[:, 0] / score.ticks_per_beat) for c in columns]))
+    training_runs = system.reference.runs if system.reference else None
+
+    def section(track: int, of: Sequence[Any]) -> Section:
+        cut = [n._replace(duration_ticks=max(1, min(n.duration_ticks, bars[-1].end_ticks - n.onset_ticks))) for n in of]
+        return Section.of(cut, bars, score.ticks_per_beat, score.tracks[track].is_drum)
+
+    rows, in_silence = [], []
+    for t in case.tracks:
+        there = [n for b in range(case.first, case.last) for n in score.notes_in(t, b)]
+        if there:
+            rows.append(compare(section(t, notes[t]), section(t, there), key, context_runs, training_runs))
+        else:
+            in_silence.append(len(notes[t]) / case.n_bars)
+    values = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    return values | {"notes_in_silence": _mean(in_silence)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = [v for v in values if not math.isnan(v)]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def _struck(notes: Sequence[Any]) -> list[int]:
+    onsets = [n.onset_ticks for n in notes]
+    return [onsets.count(at) for at in sorted(set(onsets))]
+
+
+def wishes(case: Case, score: Score, sampling: SamplingConfig) -> SamplingConfig:
+    """The original's own density, polyphony, range and pitch classes, as a user would ask for them."""
+    from dataclasses import replace
+
+    cells = [score.notes_in(t, b) for t in case.tracks for b in range(case.first, case.last)]
+    notes = [n for cell in cells for n in cell]
+    if not notes:
+        return sampling
+    counts, struck = [len(c) for c in cells], [k for c in cells for k in _struck(c)]
+    pitches = [n.pitch for n in notes]
+    return replace(
+        sampling,
+        density=(min(counts), max(counts)),
+        polyphony=(min(struck), min(20, max(struck))),
+        pitch_range=(min(pitches), max(pitches)),
+        key=tuple(sorted({p % 12 for p in pitches})),
+    )
+
+
+def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) -> dict[str, float]:
+    """Share of bars within the density asked for, of strikes within the polyphony, of notes within range and key."""
+    cells = []
+    for t in case.tracks:
+        for b in range(case.first, case.last):
+            bar = score.bar(b)
+            cells.append([n for n in notes[t] if bar.start_ticks <= n.onset_ticks < bar.end_ticks])
+    written = [n for cell in cells for n in cell]
+
+    def share(values: Sequence[int], span: tuple[int, int] | None) -> float:
+        return math.nan if span is None else _mean([float(span[0] <= v <= span[1]) for v in values])
+
+    return {
+        "met_density": share([len(c) for c in cells], asked.density),
+        "met_polyphony": share([k for c in cells for k in _struck(c)], asked.polyphony),
+        "met_pitch_range": share([n.pitch for n in written], asked.pitch_range),
+        "met_key": math.nan if asked.key is None else _mean([float(n.pitch % 12 in asked.key) for n in written]),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

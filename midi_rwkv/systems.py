@@ -1,0 +1,221 @@
+"""What is evaluated: models and trivial baselines behind one interface.
+
+A `System` writes a case's notes and, where it is a probability, says how many nats the original's notes cost it. The
+original itself is a system too: its scores are the ceiling of each metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .baselines import COPIES, CellNotes, copied_notes, guesses, mixture, source_bar
+from .cases import Case
+from .checkpoint import Checkpoint, load_checkpoint
+from .config import SamplingConfig
+from .dataset import Sample, lay_out, to_batches
+from .engine import Engine, Floats, Rows
+from .infill import Infiller
+from .ngram import NGramEngine, fill_grams
+from .prompt import PromptTokens, build_prompt, prompt_budget
+from .reference import Reference
+from .score import Note, Score
+from .tokenizer import TokenizedSong
+
+Notes = dict[int, list[Note]]
+ORIGINAL, NGRAM = "original", "n-gram"
+BASELINES = (*COPIES, NGRAM)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a process needs to make a system; travels to workers. `kind`: "model" or one of the names above."""
+
+    name: str
+    kind: str
+    checkpoint: Path
+    style: Path | None = None  # a tuned initial state, safetensors with `wkv` (layers, heads, K, V)
+    reference: Path | None = None  # a folder that `build_reference` made
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Says which system it was that wrote some results."""
+        parts = [self.kind, self.sampling, self.seed]
+        if self.kind == "model":
+            files = [self.checkpoint / n for n in ("config.json", "tokenizer.json", "model.safetensors")]
+            parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in [*files, *filter(None, [self.style])]]
+        elif self.reference:
+            parts.append((self.reference / "made_from.json").read_text(encoding="utf-8"))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Cost:
+    """Of one fill: wall-clock seconds, and the ids read and written on the way. Peak memory is the process's so far."""
+
+    seconds: float = 0.0
+    read_ids: int = 0
+    read_seconds: float = 0.0
+    written_ids: int = 0
+    write_seconds: float = 0.0
+    peak_mib: float = 0.0
+
+
+class Metered(Engine):
+    """Another engine, with its work counted in `cost`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
+        self.cost = Cost()
+
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Rows:
+        return self.engine.new_state(batch, wkv0)
+
+    def prefill(self, tokens: Sequence[int], state: Rows) -> Floats:
+        began = time.perf_counter()
+        logits = self.engine.prefill(tokens, state)
+        self.cost.read_ids += len(tokens)
+        self.cost.read_seconds += time.perf_counter() - began
+        return logits
+
+    def step(self, tokens: ArrayLike, state: Rows) -> Floats:
+        began = time.perf_counter()
+        logits = self.engine.step(tokens, state)
+        self.cost.written_ids += state.batch
+        self.cost.write_seconds += time.perf_counter() - began
+        return logits
+
+
+class System:
+    """One system made ready; `Setup` says which."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.checkpoint: Checkpoint = load_checkpoint(setup.checkpoint)
+        self.tokenizer = self.checkpoint.tokenizer
+        self.tokens = PromptTokens(self.tokenizer)
+        self.reference = Reference.load(setup.reference) if setup.reference else None
+        self.wkv0 = load_style(setup.style, self.checkpoint) if setup.style else None
+        self.infiller: Infiller | None = None
+        if setup.kind == "model":
+            plain = Infiller(self.checkpoint)
+            self.infiller = Infiller(self.checkpoint, engine=Metered(plain.engine), wkv0=self.wkv0)
+        elif setup.kind == NGRAM:
+            assert self.reference is not None
+            self.infiller = Infiller(self.checkpoint, engine=Metered(NGramEngine(self.reference.ngram)))
+
+    def can(self, case: Case) -> bool:
+        """Copies take no wishes, and a continuation has nothing after it to copy; the original needs no context."""
+        if case.setting == "controls":
+            return self.infiller is not None
+        return not (case.setting == "continuation" and self.setup.kind == "copy after")
+
+    def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> tuple[Notes, Cost] | None:
+        """The notes this system writes for the case, per track, and what they cost; None where it has none to copy."""
+        began = time.perf_counter()
+        cost = Cost()
+        if self.setup.kind == ORIGINAL:
+            notes = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
+        elif self.infiller:
+            meter = self.infiller.engine
+            assert isinstance(meter, Metered)
+            meter.cost = cost
+            [candidate] = self.infiller(
+                case.given(score),
+                case.region,
+                sampling,
+                seed=(self.setup.seed + case.seed) % 2**32,
+                context_bars=case.context_bars,
+            )
+            notes = candidate.fills
+        else:
+            source = self._source(case, score, self.tokenizer.encode(score))
+            if source is None:
+                return None
+            notes = {t: copied_notes(score, t, source, case.first, case.n_bars) for t in case.tracks}
+        cost.seconds = time.perf_counter() - began
+        cost.peak_mib = peak_mib()
+        return notes, cost
+
+    def nats(self, case: Case, score: Score, left_only: bool = False) -> float | None:
+        """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
+
+        left_only: without the context after the region.
+        """
+        kind = self.setup.kind
+        if kind == ORIGINAL or (kind != "model" and self.reference is None):
+            return None
+        shown = case.with_answer(score)
+        song = self.tokenizer.encode(shown, [score.bar(b) for b in range(max(len(shown.bars), case.last))])
+        sample = self.sample(case, song, left_only or case.setting == "continuation")
+        if kind == "model":
+            return self._model_nats(sample)
+        assert self.reference is not None
+        p = self.reference.ngram.probability(fill_grams([sample])[0])
+        if kind != NGRAM:
+            source = self._source(case, score, song)
+            if source is None:
+                return None
+            found = list(guesses(song, case.tracks, source, case.first, case.n_bars, self.tokens.fill_end))
+            p = mixture(found, p, self.reference.confidence[kind])
+        return float(-np.log(p).sum())
+
+    def sample(self, case: Case, song: TokenizedSong, left_only: bool) -> Sample:
+        """The case as the model meets it in training, the original's notes as the answer."""
+        targets = dict.fromkeys(range(case.first, case.last), case.tracks)
+        budget = prompt_budget(song, targets, self.checkpoint.context)
+        prompt = build_prompt(
+            self.tokens, song, targets, budget=budget, context_bars=case.context_bars, open_end=left_only
+        )
+        return lay_out(self.tokenizer, self.tokens, song, prompt)
+
+    def _model_nats(self, sample: Sample) -> float:
+        import torch
+
+        from .train import fill_nats
+
+        if not hasattr(self, "_model"):
+            torch.set_num_threads(1)
+            self._model = self.checkpoint.model()
+        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1), torch.device("cpu"), self.wkv0)
+        return float(nats)
+
+    def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:
+        cells = CellNotes(self.tokenizer, song)
+        return source_bar(self.setup.kind, cells, case.tracks, case.first, case.n_bars, case.window(score))
+
+
+def load_style(path: Path, checkpoint: Checkpoint) -> np.ndarray:
+    """A tuned initial state (layers, heads, K, V), float32. ValueError where it is none of this checkpoint's shape."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    c = checkpoint.config
+    shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
+    try:
+        found: Mapping[str, np.ndarray] = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path} cannot be read as a style ({error}); name a .safetensors file") from error
+    if "wkv" not in found or found["wkv"].shape != shape:
+        what = f"shape {found['wkv'].shape}" if "wkv" in found else "no 'wkv'"
+        raise ValueError(f"{path} has {what}; a style for {checkpoint.path} holds 'wkv' of shape {shape}")
+    return found["wkv"].astype(np.float32)
+
+
+def peak_mib() -> float:
+    """The most memory this process has held; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
