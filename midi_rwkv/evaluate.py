@@ -10,7 +10,6 @@ Called from a script, it wants the script's own code under `if __name__ == "__ma
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import time
@@ -23,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cases import Case, Songs
     from .config import SamplingConfig
-    from .score import Score
-    from .systems import Notes, Setup, System
+    from .systems import Setup, System
 
 CHUNK = 6  # cases a process takes at a time
+COST_CASES = 12
 EXTRA = "midi-rwkv[evaluate]"
 
 
@@ -100,7 +99,8 @@ def evaluate(
         records[setup.name] = _run(setup, songs, drawn, path, head, jobs, on_progress)
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
     _write_json(out / "report.json", report)
-    write_report(out, report, drawn, records, songs, html, audio)
+    spent = _costs(setups, songs.path, drawn, out / "cost.json")
+    write_report(out, report, drawn, records, spent, songs, html, audio)
     return report
 
 
@@ -241,121 +241,38 @@ def _start(setup: Setup, files: Path) -> None:
 
 def _evaluate_chunk(cases: Sequence[Case]) -> list[dict[str, Any]]:
     system, songs = _worker
+    from .measure import evaluate_case
+
     return [evaluate_case(system, case, songs.read(case.file)) for case in cases]
 
 
-def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
-    """One record, JSON-able: the notes written, every metric (None where it is not defined), and the cost."""
+def _costs(
+    setups: Sequence[Setup], files: Path, cases: Sequence[Case], path: Path
+) -> dict[str, dict[str, float | str | int]]:
+    """Per system what a fill costs, each measured alone in a process of its own; what `path` has is not done again."""
     from .systems import ORIGINAL
 
-    original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
-    count = sum(map(len, original.values()))
-    record: dict[str, Any] = {"case": case.id, "original_notes": count, "notes": None, "metrics": {}, "cost": None}
-    if not system.can(case):
-        return record
-    asked = system.setup.sampling if case.setting != "controls" else wishes(case, score, system.setup.sampling)
-    written = system.fill(case, score, asked)
-    if written is None:
-        return record
-    notes, cost = written
-    record["notes"] = {str(t): [list(n) for n in notes[t]] for t in case.tracks}
-    record["cost"] = asdict(cost)
-    values = compare_notes(case, score, notes, system)
-    if case.setting == "controls":
-        values |= wishes_met(case, score, notes, asked)
-    elif system.setup.kind != ORIGINAL and count:
-        values["nats_per_note"] = per_note(system.nats(case, score), count)
-        if case.setting == "song" and system.setup.kind == "model":
-            values["nats_per_note_left_only"] = per_note(system.nats(case, score, left_only=True), count)
-    record["metrics"] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
-    return record
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    own = [c for c in cases if c.setting == "song"] or list(cases)
+    chosen = own[:: max(1, len(own) // COST_CASES)][:COST_CASES]
+    costs: dict[str, dict[str, float | str | int]] = {}
+    for setup in setups:
+        if setup.kind == ORIGINAL:
+            continue
+        if known.get(setup.name, {}).get("fingerprint") == setup.fingerprint:
+            costs[setup.name] = known[setup.name]
+            continue
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (setup, files)) as pool:
+            costs[setup.name] = {"fingerprint": setup.fingerprint, **pool.submit(_measure_cost, chosen).result()}
+    _write_json(path, costs)
+    return costs
 
 
-def per_note(nats: float | None, count: int) -> float:
-    return math.nan if nats is None else nats / count
+def _measure_cost(cases: Sequence[Case]) -> dict[str, float | int]:
+    from .measure import measure_cost
 
-
-def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
-    """`metrics.compare` averaged over the tracks that have notes in the original; `notes_in_silence` (notes a bar) over
-    the others. Notes count as ending with the region at the latest, in the original as in the fill."""
-    import numpy as np
-
-    from .metrics import Section, compare, key_of, runs
-
-    bars = [score.bar(b) for b in range(case.first, case.last)]
-    given = case.given(score)
-    low, high = (given.bar(b).start_ticks for b in case.window(score))
-    context = [[n for n in t.notes if low <= n.onset_ticks < high] for t in given.tracks]
-    pitched = [n for t, ns in zip(given.tracks, context, strict=True) if not t.is_drum for n in ns]
-    key = (
-        key_of(np.array([n.pitch for n in pitched]), np.array([n.duration_ticks for n in pitched])) if pitched else None
-    )
-    columns = [np.array(ns, np.int64).reshape(-1, 4) for ns in context]
-    context_runs = np.unique(np.concatenate([runs(c[:, 1], c[:, 0] / score.ticks_per_beat) for c in columns]))
-    training_runs = system.reference.runs if system.reference else None
-
-    def section(track: int, of: Sequence[Any]) -> Section:
-        cut = [n._replace(duration_ticks=max(1, min(n.duration_ticks, bars[-1].end_ticks - n.onset_ticks))) for n in of]
-        return Section.of(cut, bars, score.ticks_per_beat, score.tracks[track].is_drum)
-
-    rows, in_silence = [], []
-    for t in case.tracks:
-        there = [n for b in range(case.first, case.last) for n in score.notes_in(t, b)]
-        if there:
-            rows.append(compare(section(t, notes[t]), section(t, there), key, context_runs, training_runs))
-        else:
-            in_silence.append(len(notes[t]) / case.n_bars)
-    values = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-    return values | {"notes_in_silence": _mean(in_silence)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    kept = [v for v in values if not math.isnan(v)]
-    return sum(kept) / len(kept) if kept else math.nan
-
-
-def _struck(notes: Sequence[Any]) -> list[int]:
-    onsets = [n.onset_ticks for n in notes]
-    return [onsets.count(at) for at in sorted(set(onsets))]
-
-
-def wishes(case: Case, score: Score, sampling: SamplingConfig) -> SamplingConfig:
-    """The original's own density, polyphony, range and pitch classes, as a user would ask for them."""
-    from dataclasses import replace
-
-    cells = [score.notes_in(t, b) for t in case.tracks for b in range(case.first, case.last)]
-    notes = [n for cell in cells for n in cell]
-    if not notes:
-        return sampling
-    counts, struck = [len(c) for c in cells], [k for c in cells for k in _struck(c)]
-    pitches = [n.pitch for n in notes]
-    return replace(
-        sampling,
-        density=(min(counts), max(counts)),
-        polyphony=(min(struck), min(20, max(struck))),
-        pitch_range=(min(pitches), max(pitches)),
-        key=tuple(sorted({p % 12 for p in pitches})),
-    )
-
-
-def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) -> dict[str, float]:
-    """Share of bars within the density asked for, of strikes within the polyphony, of notes within range and key."""
-    cells = []
-    for t in case.tracks:
-        for b in range(case.first, case.last):
-            bar = score.bar(b)
-            cells.append([n for n in notes[t] if bar.start_ticks <= n.onset_ticks < bar.end_ticks])
-    written = [n for cell in cells for n in cell]
-
-    def share(values: Sequence[int], span: tuple[int, int] | None) -> float:
-        return math.nan if span is None else _mean([float(span[0] <= v <= span[1]) for v in values])
-
-    return {
-        "met_density": share([len(c) for c in cells], asked.density),
-        "met_polyphony": share([k for c in cells for k in _struck(c)], asked.polyphony),
-        "met_pitch_range": share([n.pitch for n in written], asked.pitch_range),
-        "met_key": math.nan if asked.key is None else _mean([float(n.pitch % 12 in asked.key) for n in written]),
-    }
+    system, songs = _worker
+    return measure_cost(system, [(case, songs.read(case.file)) for case in cases])
 
 
 def _write_json(path: Path, value: Any) -> None:

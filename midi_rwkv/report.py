@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -161,34 +160,23 @@ def _by_source(cases: Sequence[Case], records: Records) -> dict[str, dict[str, f
     return out
 
 
-def costs(cases: Sequence[Case], records: Records) -> dict[str, dict[str, float]]:
-    """Per system: seconds a fill, ids read and written a second, the process's peak memory. Not repeatable."""
-    out = {}
-    for system, of in records.items():
-        found = [of[c.id]["cost"] for c in cases if of[c.id]["cost"] is not None]
-        if system == ORIGINAL or not found:
-            continue
-        total = {k: sum(cost[k] for cost in found) for k in found[0]}
-        seconds = [cost["seconds"] for cost in found]
-        out[system] = {
-            "fills": len(found),
-            "median_seconds": float(np.median(seconds)),
-            "p95_seconds": float(np.quantile(seconds, 0.95)),
-            "read_ids_per_second": total["read_ids"] / total["read_seconds"] if total["read_seconds"] else 0.0,
-            "written_ids_per_second": total["written_ids"] / total["write_seconds"] if total["write_seconds"] else 0.0,
-            "peak_mib": max(cost["peak_mib"] for cost in found),
-        }
-    return out
+Costs = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(
-    out: Path, report: Mapping[str, Any], cases: Sequence[Case], records: Records, songs: Songs, html: bool, audio: bool
+    out: Path,
+    report: Mapping[str, Any],
+    cases: Sequence[Case],
+    records: Records,
+    spent: Costs,
+    songs: Songs,
+    html: bool,
+    audio: bool,
 ) -> None:
-    """report.md, cost.json and, with html, report.html (with audio, WAV files beside it)."""
-    spent = costs(cases, records)
-    _write(out / "cost.json", json.dumps(spent, indent=1) + "\n")
-    text = markdown(report, spent)
-    _write(out / "report.md", text)
+    """report.md and, with html, report.html (with audio, WAV files beside it)."""
+    partial = out / "report.md.partial"
+    partial.write_text(markdown(report, spent), encoding="utf-8")
+    os.replace(partial, out / "report.md")
     if html:
         from midi_rwkv.app.audio import find_soundfont
 
@@ -199,40 +187,40 @@ def write_report(
             _shown(case, heading, report["main"], records, songs) for case, heading in _chosen(report, cases, records)
         ]
         soundfont = find_soundfont() if audio and shown else None
-        write_html(out, "Evaluation of fills", markdown_tables_to_html(text), shown, models, soundfont)
+        intro = markdown_tables_to_html(markdown(report, spent, brief=True))
+        write_html(out, "Evaluation of fills", intro, shown, models, soundfont)
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def markdown(report: Mapping[str, Any], spent: Mapping[str, Mapping[str, float]]) -> str:
-    """All tables. Intervals are 95 %, from a bootstrap over cases."""
+def markdown(report: Mapping[str, Any], spent: Costs, brief: bool = False) -> str:
+    """All tables; brief: those of the headline metrics, without title. Intervals are 95 %, bootstrapped over cases."""
     protocol = report["protocol"]
-    parts = [
-        "# Evaluation\n",
+    parts = [] if brief else ["# Evaluation\n"]
+    parts.append(
         f"{protocol['files']}; seed {protocol['seed']}; evaluated: **{report['main']}**. Means over cases with 95 % "
-        'bootstrap intervals. "original" is the original against itself: the ceiling. Tests: the evaluated system '
-        "minus the other, r = rank-biserial correlation (above 0: the evaluated is better), q = Wilcoxon's p adjusted "
-        "for all tests of the table; marked **better** or **worse** where q < 0.05.\n",
-    ]
+        'bootstrap intervals. "original" is the original against itself: the ceiling.\n'
+    )
+    if not brief:
+        parts.append(
+            "Tests: the evaluated system minus the other, r = rank-biserial correlation (above 0: the evaluated is "
+            "better), q = Wilcoxon's p adjusted for all tests of the table; **better** or **worse** where q < 0.05.\n"
+        )
     for group in report["groups"]:
         parts += [
             f"## {SETTING_TITLES[group['setting']]}: N = {group['bars']}\n",
             f"{group['cases']} cases from {group['files']} files; in {group['silent_cases']} the original is silent "
             "(no metric but the notes written there).\n",
             _metric_table(group["systems"], HEADLINE, intervals=True),
-            _metric_table(group["systems"], [m for m in ALL_METRICS if m not in HEADLINE], intervals=False),
         ]
-        if group["tests"]:
+        if not brief:
+            others = [m for m in ALL_METRICS if m not in HEADLINE]
+            parts.append(_metric_table(group["systems"], others, intervals=False))
+        if group["tests"] and not brief:
             parts.append(_test_table(group["tests"]))
     parts += ["## Nats per note by source (one pitched track, the whole song)\n", _source_table(report["groups"])]
-    parts += ["## Cost of a fill\n", cost_table(spent), "## What the columns mean\n"]
-    parts.append(
-        "\n".join(f"- **{m.title}** ({m.unit}, best: {m.better}): {m.definition}" for m in ALL_METRICS.values())
-    )
+    parts += ["## Cost of a fill\n", cost_table(spent)]
+    if not brief:
+        rows = [f"- **{m.title}** ({m.unit}, best: {m.better}): {m.definition}" for m in ALL_METRICS.values()]
+        parts += ["## What the columns mean\n", *rows]
     return "\n".join(parts) + "\n"
 
 
@@ -292,12 +280,13 @@ def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
     return table([*rows, ["mean over sources", *(f"{v:.3f}" for v in values.mean(0))]])
 
 
-def cost_table(spent: Mapping[str, Mapping[str, float]]) -> str:
+def cost_table(spent: Costs) -> str:
+    """One candidate a fill, one thread, each system alone in its process."""
     rows = [["system", "fills", "median s", "95 % s", "ids read a second", "ids written a second", "peak MiB"]]
     for system, c in spent.items():
-        figures = (f"{c['median_seconds']:.2f}", f"{c['p95_seconds']:.2f}")
-        speeds = (f"{c['read_ids_per_second']:,.0f}", f"{c['written_ids_per_second']:,.0f}", f"{c['peak_mib']:.0f}")
-        rows.append([system, f"{c['fills']:,.0f}", *figures, *speeds])
+        speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_ids_per_second", "written_ids_per_second")]
+        seconds = [f"{c['median_seconds']:.2f}", f"{c['p95_seconds']:.2f}"]
+        rows.append([system, str(c["fills"]), *seconds, *speeds, f"{c['peak_mib']:,}"])
     return table(rows)
 
 

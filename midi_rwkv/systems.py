@@ -7,7 +7,6 @@ original itself is a system too: its scores are the ceiling of each metric.
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,23 +58,21 @@ class Setup:
 
 
 @dataclass
-class Cost:
-    """Of one fill: wall-clock seconds, and the ids read and written on the way. Peak memory is the process's so far."""
+class Meter:
+    """An engine's work so far: ids read and written, and the seconds that took."""
 
-    seconds: float = 0.0
     read_ids: int = 0
     read_seconds: float = 0.0
     written_ids: int = 0
-    write_seconds: float = 0.0
-    peak_mib: float = 0.0
+    written_seconds: float = 0.0
 
 
 class Metered(Engine):
-    """Another engine, with its work counted in `cost`."""
+    """Another engine, with its work counted in `meter`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
-        self.cost = Cost()
+        self.meter = Meter()
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Rows:
         return self.engine.new_state(batch, wkv0)
@@ -83,15 +80,15 @@ class Metered(Engine):
     def prefill(self, tokens: Sequence[int], state: Rows) -> Floats:
         began = time.perf_counter()
         logits = self.engine.prefill(tokens, state)
-        self.cost.read_ids += len(tokens)
-        self.cost.read_seconds += time.perf_counter() - began
+        self.meter.read_ids += len(tokens)
+        self.meter.read_seconds += time.perf_counter() - began
         return logits
 
     def step(self, tokens: ArrayLike, state: Rows) -> Floats:
         began = time.perf_counter()
         logits = self.engine.step(tokens, state)
-        self.cost.written_ids += state.batch
-        self.cost.write_seconds += time.perf_counter() - began
+        self.meter.written_ids += state.batch
+        self.meter.written_seconds += time.perf_counter() - began
         return logits
 
 
@@ -107,11 +104,10 @@ class System:
         self.wkv0 = load_style(setup.style, self.checkpoint) if setup.style else None
         self.infiller: Infiller | None = None
         if setup.kind == "model":
-            plain = Infiller(self.checkpoint)
-            self.infiller = Infiller(self.checkpoint, engine=Metered(plain.engine), wkv0=self.wkv0)
+            self.infiller = Infiller(self.checkpoint, wkv0=self.wkv0)
         elif setup.kind == NGRAM:
             assert self.reference is not None
-            self.infiller = Infiller(self.checkpoint, engine=Metered(NGramEngine(self.reference.ngram)))
+            self.infiller = Infiller(self.checkpoint, engine=NGramEngine(self.reference.ngram))
 
     def can(self, case: Case) -> bool:
         """Copies take no wishes, and a continuation has nothing after it to copy; the original needs no context."""
@@ -119,32 +115,26 @@ class System:
             return self.infiller is not None
         return not (case.setting == "continuation" and self.setup.kind == "copy after")
 
-    def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> tuple[Notes, Cost] | None:
-        """The notes this system writes for the case, per track, and what they cost; None where it has none to copy."""
-        began = time.perf_counter()
-        cost = Cost()
+    def start_metering(self) -> Meter | None:
+        """Counts what the engine does from now on; None where there is no engine."""
+        if self.infiller is None:
+            return None
+        self.infiller.engine = metered = Metered(self.infiller.engine)
+        return metered.meter
+
+    def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
+        """The notes this system writes for the case, per track; None where it has none to copy."""
         if self.setup.kind == ORIGINAL:
-            notes = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
-        elif self.infiller:
-            meter = self.infiller.engine
-            assert isinstance(meter, Metered)
-            meter.cost = cost
-            [candidate] = self.infiller(
-                case.given(score),
-                case.region,
-                sampling,
-                seed=(self.setup.seed + case.seed) % 2**32,
-                context_bars=case.context_bars,
-            )
-            notes = candidate.fills
-        else:
-            source = self._source(case, score, self.tokenizer.encode(score))
-            if source is None:
-                return None
-            notes = {t: copied_notes(score, t, source, case.first, case.n_bars) for t in case.tracks}
-        cost.seconds = time.perf_counter() - began
-        cost.peak_mib = peak_mib()
-        return notes, cost
+            return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
+        if self.infiller:
+            seed = (self.setup.seed + case.seed) % 2**32
+            given = case.given(score)
+            [candidate] = self.infiller(given, case.region, sampling, seed=seed, context_bars=case.context_bars)
+            return candidate.fills
+        source = self._source(case, score, self.tokenizer.encode(score))
+        if source is None:
+            return None
+        return {t: copied_notes(score, t, source, case.first, case.n_bars) for t in case.tracks}
 
     def nats(self, case: Case, score: Score, left_only: bool = False) -> float | None:
         """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
@@ -213,9 +203,11 @@ def load_style(path: Path, checkpoint: Checkpoint) -> np.ndarray:
 
 def peak_mib() -> float:
     """The most memory this process has held; 0 where the system does not tell (Windows)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where getrusage's figure begins with the parent process's
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
     try:
         import resource
     except ImportError:
         return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv import Region, load_checkpoint, read_midi
-from midi_rwkv.cli import parse_bars
+from midi_rwkv.arguments import parse_bars
 from midi_rwkv.infill import Infiller
 from midi_rwkv.sample import CellState, CellWriter
 

@@ -21,8 +21,8 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from midi_rwkv.arguments import parse_bars, parse_tracks
 from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.cli import parse_bars, parse_tracks
 from midi_rwkv.infill import Infiller
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from midi_rwkv.cli import main, parse_key, parse_pitch, parse_range, parse_tracks
+from midi_rwkv.arguments import parse_key, parse_pitch, parse_range, parse_tracks
+from midi_rwkv.cli import main
 from midi_rwkv.midi import read_midi
 from midi_rwkv.score import Note, Score, Track
 
