@@ -16,6 +16,7 @@ side; a case whose bars hold no notes is kept, for silence is an answer too.
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,8 @@ class Songs:
         self.path = Path(path)
         if not self.path.exists():
             raise ValueError(f"no such file or folder: {self.path}")
+        if not (self.path.is_dir() or zipfile.is_zipfile(self.path)):
+            raise ValueError(f"{self.path} is no folder or zip of MIDI files; name the folder it lies in")
         self.read = lru_cache(maxsize=16)(self._read)
 
     @cached_property

@@ -47,13 +47,13 @@ class Setup:
 
     @property
     def fingerprint(self) -> str:
-        """Says which system it was that wrote some results."""
+        """Says which system it was that wrote some results, and with which reference they were measured."""
         parts = [self.kind, self.sampling, self.seed]
+        files = [self.checkpoint / "tokenizer.json"]
         if self.kind == "model":
-            files = [self.checkpoint / n for n in ("config.json", "tokenizer.json", "model.safetensors")]
-            parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in [*files, *filter(None, [self.style])]]
-        elif self.reference:
-            parts.append((self.reference / "made_from.json").read_text(encoding="utf-8"))
+            files += [self.checkpoint / "config.json", self.checkpoint / "model.safetensors"]
+        files += [f for f in (self.style, self.reference and self.reference / "made_from.json") if f]
+        parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

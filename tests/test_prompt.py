@@ -5,7 +5,7 @@ import pytest
 
 from midi_rwkv.corpus import Shard, write_shard
 from midi_rwkv.dataset import FILL, NOT_MUSIC, RegionSampler, TrainingRows, count_notes, validation_samples
-from midi_rwkv.prompt import PromptTokens, build_prompt, control_ids
+from midi_rwkv.prompt import PromptTokens, build_prompt, control_ids, prompt_budget
 from midi_rwkv.score import Note, Score, TimeSignature, Track
 
 
@@ -140,3 +140,16 @@ def test_validation_fills_count_their_notes(tokenizer, song, score, tmp_path):
     for _, sample, notes in samples:
         assert notes == count_notes(sampler.tokenizer, sample) > 0
         assert sum(r == FILL for r in sample.roles) > notes / 4
+
+
+def test_the_budget_leaves_room_for_the_answer(song):
+    cell = len(song.cell(3, 0))
+    assert all(len(song.cell(b, 0)) == cell for b in range(20)), "the lead's bars are alike"
+    assert prompt_budget(song, {8: (0,), 9: (0,)}, 1000) == 1000 - int(2 * (1.5 * cell + 3))
+    bass = [len(song.cell(b, 1)) for b in range(20)]
+    assert prompt_budget(song, {3: (1,)}, 1000) == 1000 - int(1.5 * sum(bass) / 5 + 3), "over the bars that sound"
+    assert prompt_budget(song, dict.fromkeys(range(20), (0, 1, 2)), 60) == 30, "at most half is left"
+    whole = dict.fromkeys(range(20), (0,))
+    others = [n for n in np.diff(song.offsets).reshape(20, 3)[:, 1:].ravel() if n]
+    room = int(20 * (1.5 * np.mean(others) + 3))
+    assert prompt_budget(song, whole, 10_000) == 10_000 - room, "a track with nothing else goes by the other tracks"

@@ -101,7 +101,9 @@ def definition(model: Transformer, ids: list[int]) -> np.ndarray:
         inputs = [norm(x, block.att_norm.weight) for x in stream]
         outputs = [np.zeros_like(x) for x in stream]
         for head in (slice(h * D, (h + 1) * D) for h in range(model.config.n_head)):
-            keys = [turned(norm(att.key.weight.numpy()[head] @ x, att.key_norm.weight), t) for t, x in enumerate(inputs)]
+            keys = [
+                turned(norm(att.key.weight.numpy()[head] @ x, att.key_norm.weight), t) for t, x in enumerate(inputs)
+            ]
             values = [att.value.weight.numpy()[head] @ x for x in inputs]
             for t, x in enumerate(inputs):
                 query = turned(norm(att.query.weight.numpy()[head] @ x, att.query_norm.weight), t)
@@ -200,7 +202,7 @@ def test_make_engine_tells_a_transformer_by_its_weights(model, engine):
     assert isinstance(engine, AttentionEngine)
     assert isinstance(make_engine(weights, 16, "torch", on_choice=said.append), AttentionEngine)
     assert said == ["decoding a Transformer with torch"]
-    with pytest.raises(ValueError, match="runs RWKV-7 only.*use backend='torch'"):
+    with pytest.raises(ValueError, match=r"runs RWKV-7 only.*use backend='torch'"):
         make_engine(weights, 16, "numba")
     with pytest.raises(ValueError, match="no initial state to tune"):
         engine.new_state(1, np.zeros((3, 3, 16, 16), np.float32))
@@ -239,7 +241,7 @@ def test_a_checkpoint_comes_back_as_it_went_out(folder):
 def test_weights_of_the_other_architecture_are_refused(folder, checkpoint_folder, tmp_path):
     for name, source in (("config.json", folder), ("tokenizer.json", folder), ("model.safetensors", checkpoint_folder)):
         (tmp_path / name).write_bytes((source / name).read_bytes())
-    with pytest.raises(CheckpointError, match="wrong config.json"):
+    with pytest.raises(CheckpointError, match=r"wrong config\.json"):
         load_checkpoint(tmp_path)
 
 
