@@ -232,6 +232,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
             ends = "\n" if not shown or done.done == done.total else ""
             print(f"{chr(13) + chr(27) + '[K' if shown else ''}{line}", end=ends, file=sys.stderr, flush=True)
 
+    def listed(text: str | None) -> list[str] | None:
+        return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+    if options.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {options.seed}")
     try:
         bars = [int(n) for n in options.bars.split(",")]
     except ValueError:
@@ -246,8 +251,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
             options.shards,
             options.cases,
             bars,
-            options.settings.split(",") if options.settings else None,
-            [b.strip() for b in options.baselines.split(",") if b.strip()] if options.baselines is not None else None,
+            listed(options.settings),
+            listed(options.baselines),
             SamplingConfig(options.temperature, options.top_p, options.min_p),
             seed=options.seed,
             jobs=options.jobs,

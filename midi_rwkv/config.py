@@ -81,6 +81,9 @@ PRESETS = {
 }
 
 
+MOST_NOTES, MOST_STRUCK = 200, 20  # that can be asked for: notes a bar, notes at once
+
+
 @dataclass(frozen=True)
 class SamplingConfig(Config):
     """How the next token is drawn, and what the user asked of the notes.
@@ -107,7 +110,7 @@ class SamplingConfig(Config):
         for name, low, high, value in check:
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in {low}-{high}, got {value}")
-        for name, low, high in (("density", 0, 200), ("polyphony", 1, 20), ("pitch_range", 0, 127)):
+        for name, low, high in (("density", 0, MOST_NOTES), ("polyphony", 1, MOST_STRUCK), ("pitch_range", 0, 127)):
             span = getattr(self, name)
             if span is not None and not low <= span[0] <= span[1] <= high:
                 raise ValueError(

@@ -63,7 +63,7 @@ def song_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every MIDI file in a zip or, recursively, a folder; sorted by name."""
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi")):
-            yield str(file.relative_to(path)), file.read_bytes()
+            yield file.relative_to(path).as_posix(), file.read_bytes()
     else:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(n for n in archive.namelist() if n.lower().endswith((".mid", ".midi"))):

@@ -119,7 +119,7 @@ class TrainingRows:
     def __init__(
         self, shards: Path, tokenizer: Tokenizer, seq_len: int, seed: int, weights: Mapping[str, float] | None = None
     ):
-        weights = weights or DEFAULT_SOURCE_WEIGHTS
+        self.weights = weights = dict(weights or DEFAULT_SOURCE_WEIGHTS)
         missing = [n for n in weights if not (shards / f"{n}.npz").exists()]
         if missing:
             raise ValueError(f"no shard for {', '.join(missing)} in {shards}; build it with `midi_rwkv.corpus`")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -75,6 +76,10 @@ def evaluate(
 
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    if html and audio:
+        from midi_rwkv.app.audio import find_soundfont
+
+        find_soundfont()  # says now rather than at the end that there is none
     out = Path(out)
     songs = Songs(files)
     settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
@@ -94,7 +99,7 @@ def evaluate(
     _write_json(out / "cases.json", [{"id": c.id, **asdict(c)} for c in drawn])
     records: dict[str, dict[str, dict[str, Any]]] = {}
     for setup in setups:
-        path = out / "records" / f"{setup.name.replace(' ', '-')}.jsonl"
+        path = records_path(out, setup.name)
         head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
         records[setup.name] = _run(setup, songs, drawn, path, head, jobs, on_progress)
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
@@ -102,6 +107,11 @@ def evaluate(
     spent = _costs(setups, songs.path, drawn, out / "cost.json")
     write_report(out, report, drawn, records, spent, songs, html, audio)
     return report
+
+
+def records_path(out: Path, system: str) -> Path:
+    """Where a system's records lie."""
+    return out / "records" / f"{re.sub(r'[^A-Za-z0-9._]+', '-', system).strip('-')}.jsonl"
 
 
 def _check_installed() -> None:

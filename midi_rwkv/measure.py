@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Case
-from .config import SamplingConfig
+from .config import MOST_NOTES, MOST_STRUCK, SamplingConfig
 from .metrics import Section, compare, key_of, runs
 from .score import Score
 from .systems import ORIGINAL, Notes, System, peak_mib
@@ -92,10 +92,14 @@ def wishes(case: Case, score: Score, sampling: SamplingConfig) -> SamplingConfig
         return sampling
     counts, struck = [len(c) for c in cells], [k for c in cells for k in _struck(c)]
     pitches = [n.pitch for n in notes]
+
+    def span(values: Sequence[int], most: int) -> tuple[int, int]:
+        return min(most, min(values)), min(most, max(values))
+
     return replace(
         sampling,
-        density=(min(counts), max(counts)),
-        polyphony=(min(struck), min(20, max(struck))),
+        density=span(counts, MOST_NOTES),
+        polyphony=span(struck, MOST_STRUCK),
         pitch_range=(min(pitches), max(pitches)),
         key=tuple(sorted({p % 12 for p in pitches})),
     )

@@ -285,13 +285,14 @@ def out_of_key_rate(section: Section, key: Key | None) -> float:
 def runs(pitches: np.ndarray, onsets: np.ndarray, length: int = RUN_NOTES) -> np.ndarray:
     """(n - length + 1,) uint64: a hash of every `length` consecutive notes, in order of onset, then pitch.
 
-    Of the pitches and the steps between onsets in twelfths of a quarter; another key is another run, another place
-    in the song is not. The same on every platform.
+    Of the pitches and the steps between onsets, which are first put on the tokens' grid (twelfths of a quarter, halves
+    to the even one); another key is another run, another place in the song is not. The same on every platform.
     """
-    order = np.lexsort((pitches, onsets))
+    place = np.rint(np.asarray(onsets, np.float64) * 12).astype(np.int64)
+    order = np.lexsort((pitches, place))
     count = max(0, len(order) - length + 1)
     pitch = np.asarray(pitches)[order].astype(np.uint64)
-    step = _twelfths(np.diff(np.asarray(onsets, np.float64)[order], prepend=0)).astype(np.uint64)
+    step = np.diff(place[order], prepend=0).astype(np.uint64)
     state = np.zeros(count, np.uint64)
     for k in range(length):
         word = pitch[k : k + count] + (step[k : k + count] * np.uint64(128) if k else np.uint64(0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,16 @@ def build_reference(
         )
     training = {"tokens_seen": 0, **TrainConfig().to_dict(), **checkpoint.training}
     rows = TrainingRows(shards, tokenizer, training["seq_len"], training["seed"], training["source_weights"] or None)
-    made_from = {
+    crc = 0
+    for name in rows.weights:
+        crc = zlib.crc32((shards / f"{name}.npz").read_bytes(), crc)
+    made_from: dict[str, Any] = {
         "tokenizer": tokenizer_hash(tokenizer),
         "ngram_ids": training["tokens_seen"] or training["total_tokens"],
         "seq_len": training["seq_len"],
         "seed": training["seed"],
+        "source_weights": rows.weights,
+        "shards": f"{crc:08x}",
         "songs": sum(len(s) for s in rows.shards),
         "corpus_ids": sum(s.n_tokens for s in rows.shards),
     }

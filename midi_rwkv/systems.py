@@ -190,6 +190,8 @@ def load_style(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     from safetensors.numpy import load_file
 
     c = checkpoint.config
+    if c.arch != "rwkv7":
+        raise ValueError(f"{checkpoint.path} is a {c.arch}, which has no initial state to tune; leave the style out")
     shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
     try:
         found: Mapping[str, np.ndarray] = load_file(path)

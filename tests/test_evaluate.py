@@ -14,9 +14,11 @@ from midi_rwkv import load_checkpoint, read_midi
 from midi_rwkv.cases import SETTINGS, Case
 from midi_rwkv.checkpoint import save_checkpoint
 from midi_rwkv.cli import main
-from midi_rwkv.config import ModelConfig
+from midi_rwkv.config import ModelConfig, SamplingConfig
 from midi_rwkv.corpus import write_shard
 from midi_rwkv.dataset import FILL, lay_out
+from midi_rwkv.evaluate import records_path
+from midi_rwkv.measure import wishes
 from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
 from midi_rwkv.report import HEADLINE, SETTING_TITLES, markdown, summarise
 from midi_rwkv.score import Note, Score, TimeSignature, Track
@@ -135,7 +137,7 @@ def small(files, out, checkpoint, **options):
 
 
 def records_of(out, system=MODEL):
-    head, *lines = (out / "records" / f"{system.replace(' ', '-')}.jsonl").read_text().splitlines()
+    head, *lines = records_path(out, system).read_text().splitlines()
     assert json.loads(head)["system"] == system
     return {record["case"]: record for record in map(json.loads, lines)}
 
@@ -168,7 +170,7 @@ def test_the_same_evaluation_elsewhere_gives_the_same_report(done, command, tmp_
 
 def test_two_processes_write_what_one_does(done, command, tmp_path, monkeypatch):
     out = shutil.copytree(done, tmp_path / "out")
-    (out / "records" / f"{MODEL.replace(' ', '-')}.jsonl").unlink()
+    records_path(out, MODEL).unlink()
     (out / "report.json").unlink()
     monkeypatch.setattr(module, "ProcessPoolExecutor", ProcessPoolExecutor)
     code, _, err = command("--jobs", 2, "--no-html", out=out)
@@ -194,11 +196,11 @@ def evaluated(monkeypatch):
 def test_an_evaluation_that_was_killed_goes_on(done, command, tmp_path, evaluated):
     """In the middle of a line of the model's records; the systems after it had not begun."""
     out = shutil.copytree(done, tmp_path / "out")
-    path = out / "records" / f"{MODEL.replace(' ', '-')}.jsonl"
+    path = records_path(out, MODEL)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:8]) + lines[8][: len(lines[8]) // 2])
     for system in (*COPIES, NGRAM):
-        (out / "records" / f"{system.replace(' ', '-')}.jsonl").unlink()
+        records_path(out, system).unlink()
     (out / "report.json").unlink()
     code, _, err = command(out=out)
     assert code == 0, err
@@ -649,3 +651,11 @@ def test_by_source_is_sums_over_sums():
     [group] = summarise(*made_up(columns, [10, 5, 30, 0]), "main", 0)["groups"]
     assert group["by_source"] == {"a": {"main": (2 * 10 + 4 * 30) / 40}, "b": {"main": 1.0}}
     assert group["silent_cases"] == 1
+
+
+def test_wishes_stay_within_what_can_be_asked_for():
+    crowded = tuple(Note(b * 1920 + k // 25 * 200, 40 + k % 25, 5, 80) for b in range(12) for k in range(225))
+    score = Score(480, (Track("a", 0, False, crowded),), (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
+    asked = wishes(Case("controls", 0, "x", (0,), 4, 2), score, SamplingConfig())
+    assert asked.density == (200, 200)
+    assert asked.polyphony == (20, 20)
