@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -86,8 +87,10 @@ def evaluate(
     skipped: dict[str, str] = {}
     drawn = draw_cases(songs, cases, bars, settings or SETTINGS, seed, skipped.__setitem__)
     setups = _setups(out, checkpoint, style, compare, shards, baselines, sampling or SamplingConfig(), seed, say)
+    used = {case.file for case in drawn}
     protocol = {
         "files": songs.digest,
+        "unused": dict(sorted(Counter(why for name, why in skipped.items() if name not in used).items())),
         "seed": seed,
         "cases": cases,
         "bars": sorted(set(bars)),

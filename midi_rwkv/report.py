@@ -199,6 +199,9 @@ def markdown(report: Mapping[str, Any], spent: Costs, brief: bool = False) -> st
         f"{protocol['files']}; seed {protocol['seed']}; evaluated: **{report['main']}**. Means over cases with 95 % "
         'bootstrap intervals. "original" is the original against itself: the ceiling.\n'
     )
+    if protocol["unused"]:
+        reasons = "; ".join(f"{count} {why}" for why, count in protocol["unused"].items())
+        parts.append(f"Files that were tried and gave no case: {reasons}.\n")
     if not brief:
         parts.append(
             "Tests: the evaluated system minus the other, r = rank-biserial correlation (above 0: the evaluated is "

@@ -606,7 +606,8 @@ def test_the_page_says_what_is_better_and_worse():
     others = {"low": f1 - 0.1, "high": f1 + 0.1, "like": f1 + noise - noise.mean()}
     columns = {s: {"onset_f1": x.tolist()} for s, x in {"main": f1, **others}.items()}
     report = summarise(*made_up(columns), "main", 0)
-    text = markdown({"protocol": {"files": "12 files", "seed": 0}, **report}, {})
+    text = markdown({"protocol": {"files": "12 files", "seed": 0, "unused": {"no drum track": 2}}, **report}, {})
+    assert "gave no case: 2 no drum track." in text
     rows = {line.split(" | ")[0]: line for line in text.partition("| against")[2].splitlines()}
     assert "+0.100 (r +1.00, q " in rows["| low"]
     assert "**better**" in rows["| low"]
