@@ -91,3 +91,25 @@ def test_real_songs_through_the_command():
     done = subprocess.run(script, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (CORPUS / "valid.zip").exists(), reason="the corpus is not at hand")
+def test_the_checkpoint_that_ships_on_real_songs(tmp_path):
+    """Through the real command, on two processes, twice: the same report, and a model that has learnt something."""
+    reports = []
+    for name in ("once", "again"):
+        out = tmp_path / name
+        command = [sys.executable, "-m", "midi_rwkv", "evaluate", str(CORPUS / "valid.zip"), "--out", str(out)]
+        command += ["--cases", "24", "--bars", "4", "--settings", "song,drums", "--baselines", "copy before"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (out / "report.html").exists()
+        reports.append((out / "report.json").read_bytes())
+    assert reports[0] == reports[1]
+    song, drums = json.loads(reports[0])["groups"]
+    assert (song["cases"], drums["cases"]) == (24, 8)
+    for group in (song, drums):
+        model, ceiling = group["systems"]["base (rwkv7)"], group["systems"]["original"]
+        assert model["nats_per_note"]["mean"] < 6  # knowing nothing costs about 13
+        assert 0.02 < model["onset_f1"]["mean"] < 1 == ceiling["onset_f1"]["mean"]
