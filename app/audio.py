@@ -44,30 +44,13 @@ FOLDERS = (
 )
 
 # Generators (section 8.1.2) and their values where a font gives none: times in timecents, levels in centibels.
-START, END, LOOP_START, LOOP_END, START_COARSE, END_COARSE, LOOP_START_COARSE, LOOP_END_COARSE = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    12,
-    45,
-    50,
-)
+START, END, LOOP_START, LOOP_END = 0, 1, 2, 3  # offsets in sample frames
+START_COARSE, END_COARSE, LOOP_START_COARSE, LOOP_END_COARSE = 4, 12, 45, 50  # in 32,768 frames
 PAN, DELAY, ATTACK, HOLD, DECAY, SUSTAIN, RELEASE = 17, 33, 34, 35, 36, 37, 38
 INSTRUMENT, KEYS, VELOCITIES, ATTENUATION, COARSE_TUNE, FINE_TUNE = 41, 43, 44, 48, 51, 52
 SAMPLE, SAMPLE_MODES, SCALE_TUNING, ROOT_KEY = 53, 54, 56, 58
 EVERY = 127 << 8  # the range 0-127: the low byte is the lowest
-DEFAULTS = {
-    DELAY: -12000,
-    ATTACK: -12000,
-    HOLD: -12000,
-    DECAY: -12000,
-    RELEASE: -12000,
-    SCALE_TUNING: 100,
-    ROOT_KEY: -1,
-}
-
+DEFAULTS = {**dict.fromkeys((DELAY, ATTACK, HOLD, DECAY, RELEASE), -12000), SCALE_TUNING: 100, ROOT_KEY: -1}
 RECORDS = {
     b"phdr": np.dtype([("name", "S20"), ("preset", "<u2"), ("bank", "<u2"), ("bag", "<u2"), ("other", "<u4", 3)]),
     b"pbag": np.dtype([("gen", "<u2"), ("mod", "<u2")]),
