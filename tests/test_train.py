@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.config import ModelConfig, TrainConfig
+from midi_rwkv.cli import main
+from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.corpus import write_shard
 from midi_rwkv.dataset import DEFAULT_SOURCE_WEIGHTS
 from midi_rwkv.score import Note, Score, TimeSignature, Track
@@ -43,8 +44,10 @@ def weights_of(run):
     return load_checkpoint(run / "checkpoint").weights
 
 
-def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards, tmp_path):
-    Trainer(shards, tmp_path / "whole", MODEL, CONFIG, "cpu").run()
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path):
+    model = replace(MODEL, arch=arch, ffn_size=0)
+    Trainer(shards, tmp_path / "whole", model, CONFIG, "cpu").run()
     with (tmp_path / "whole" / "curve.csv").open() as f:
         [valid] = [r for r in csv.DictReader(f) if r["kind"] == "valid"]
     assert (
@@ -54,7 +57,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards, tmp_path):
     class StoppedError(Exception):
         pass
 
-    trainer = Trainer(shards, tmp_path / "parts", MODEL, CONFIG, "cpu")
+    trainer = Trainer(shards, tmp_path / "parts", model, CONFIG, "cpu")
     batches = trainer.batches
 
     def some():
@@ -68,9 +71,20 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards, tmp_path):
     with pytest.raises(StoppedError):
         trainer.run()
     assert weights_of(tmp_path / "parts")["emb.weight"].shape == (1024, 64)
-    Trainer(shards, tmp_path / "parts", MODEL, CONFIG, "cpu").run()
+    Trainer(shards, tmp_path / "parts", model, CONFIG, "cpu").run()
     whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert all(np.array_equal(whole[k], parts[k]) for k in whole)
+    other = next(a for a in ARCHS if a != arch)
+    with pytest.raises(ValueError, match="another model; name a new run folder, or the same --preset and --arch"):
+        Trainer(shards, tmp_path / "parts", replace(model, arch=other, ffn_size=0), CONFIG, "cpu")
+
+
+def test_the_command_trains_a_transformer(shards, tmp_path):
+    options = "--arch transformer --n-layer 1 --n-embd 64 --seq-len 256 --batch-size 1 --total-tokens 512 --threads 1"
+    assert main(["train", str(shards), str(tmp_path / "run"), *options.split(), "--device", "cpu"]) == 0
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert (checkpoint.config.arch, checkpoint.config.n_layer) == ("transformer", 1)
+    assert checkpoint.training["tokens_seen"] == 512
 
 
 def test_another_model_does_not_resume(shards, tmp_path):

@@ -1,6 +1,5 @@
 """The Transformer that RWKV-7 is measured against: its size, its equations, its cache, and all that is made with it."""
 
-import csv
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +9,11 @@ import torch
 from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.checkpoint import CheckpointError, parameter_shapes, save_checkpoint
 from midi_rwkv.cli import main
-from midi_rwkv.config import PRESETS, ModelConfig, SamplingConfig, TrainConfig
-from midi_rwkv.corpus import write_shard
-from midi_rwkv.dataset import DEFAULT_SOURCE_WEIGHTS
+from midi_rwkv.config import PRESETS, ModelConfig, SamplingConfig
 from midi_rwkv.engine import make_engine
 from midi_rwkv.engine_attention import AttentionEngine
 from midi_rwkv.model import make_model
 from midi_rwkv.score import TimeSignature
-from midi_rwkv.train import Trainer
 from midi_rwkv.transformer import KeyValueCache, Transformer
 
 CONFIG = ModelConfig(n_layer=3, n_embd=48, vocab_size=90, head_size=16, arch="transformer")
@@ -269,68 +265,3 @@ def test_convert_refuses_it_in_one_line(folder, tmp_path, capsys):
     assert "is a transformer; only an RWKV-7 becomes an RWKV-LM .pth" in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-TRAINING = TrainConfig(
-    seq_len=256, batch_size=2, total_tokens=256 * 2 * 30, warmup_tokens=1000, lr=5e-3, eval_tokens=10**9,
-    source_weights={"a": 1.0},
-)  # fmt: skip
-SMALL = ModelConfig(n_layer=2, n_embd=64, arch="transformer")
-
-
-@pytest.fixture(scope="module")
-def shards(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    songs = []
-    for i in range(4):
-        notes = tuple(Note(b * 1920 + k * 480, 48 + (i + b + 2 * k) % 12, 240, 80) for b in range(24) for k in range(4))
-        score = Score(480, (Track("a", i, False, notes),), (TimeSignature(0, 4, 4),))
-        songs.append((f"a/{i}", tokenizer.encode(score)))
-    for name in ("a", "valid", *DEFAULT_SOURCE_WEIGHTS):
-        write_shard(folder / f"{name}.npz", songs)
-    tokenizer.save(folder / "tokenizer.json")
-    return folder
-
-
-def weights_of(run):
-    return load_checkpoint(run / "checkpoint").weights
-
-
-def test_training_lowers_the_loss_and_a_resumed_run_is_the_same_run(shards, tmp_path):
-    trainer = Trainer(shards, tmp_path / "whole", SMALL, TRAINING, "cpu")
-    before = trainer.evaluate()
-    trainer.run()
-    with (tmp_path / "whole" / "curve.csv").open() as f:
-        *_, last = (r for r in csv.DictReader(f) if r["kind"] == "valid")
-    assert float(last["loss"]) < 0.7 * before
-
-    class StoppedError(Exception):
-        pass
-
-    trainer = Trainer(shards, tmp_path / "parts", SMALL, TRAINING, "cpu")
-    batches = trainer.batches
-
-    def some():
-        for i, batch in enumerate(batches()):
-            if i == 7:
-                trainer.save()
-                raise StoppedError
-            yield batch
-
-    trainer.batches = some
-    with pytest.raises(StoppedError):
-        trainer.run()
-    Trainer(shards, tmp_path / "parts", SMALL, TRAINING, "cpu").run()
-    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
-    assert all(np.array_equal(whole[k], parts[k]) for k in whole)
-    with pytest.raises(ValueError, match="another model; name a new run folder, or the same --preset and --arch"):
-        Trainer(shards, tmp_path / "parts", replace(SMALL, arch="rwkv7", ffn_size=0), TRAINING, "cpu")
-
-
-def test_the_command_trains_one(shards, tmp_path):
-    options = "--arch transformer --n-layer 1 --n-embd 64 --seq-len 256 --batch-size 1 --total-tokens 512 --threads 1"
-    assert main(["train", str(shards), str(tmp_path / "run"), *options.split(), "--device", "cpu"]) == 0
-    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
-    assert (checkpoint.config.arch, checkpoint.config.n_layer) == ("transformer", 1)
-    assert checkpoint.training["tokens_seen"] == 512
-    assert isinstance(checkpoint.model(), Transformer)
