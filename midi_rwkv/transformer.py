@@ -63,8 +63,8 @@ def rotation(positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + D / 2) of x (B, H, T, D) by its position's angle."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 class Attention(nn.Module):
@@ -81,7 +81,9 @@ class Attention(nn.Module):
         """x (B, T, C) -> rotated queries and keys, values: each (B, H, T, D)."""
         heads = (*x.shape[:2], self.n_head, self.head_size)
         q, k, v = (m(x).view(heads).transpose(1, 2) for m in (self.query, self.key, self.value))
-        return rotate(self.query_norm(q), cos, sin).to(v.dtype), rotate(self.key_norm(k), cos, sin).to(v.dtype), v
+        wide = torch.promote_types(v.dtype, torch.float32)  # autocast leaves bf16 here
+        q, k = (rotate(norm(x.to(wide)), cos, sin) for norm, x in ((self.query_norm, q), (self.key_norm, k)))
+        return q.to(v.dtype), k.to(v.dtype), v
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, T, D) -> (B, T, C). mask (B, 1, T, S), True where to look; None: causal."""
