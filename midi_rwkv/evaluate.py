@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,6 +246,8 @@ _worker: tuple[System, Songs]  # of this process
 
 def _start(setup: Setup, files: Path) -> None:
     global _worker
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from .cases import Songs
     from .systems import System
