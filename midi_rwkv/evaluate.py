@@ -233,11 +233,14 @@ def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int
         yield from map(_evaluate_chunk, chunks)
         return
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(min(jobs, len(chunks)), context, _start, (setup, files)) as pool:
         try:
             yield from pool.map(_evaluate_chunk, chunks)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()  # what is finished is written; to wait for the rest takes seconds
             raise
 
 
