@@ -142,3 +142,23 @@ def checkpoint_folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, config, model.state_dict(), tokenizer, {"seq_len": 512})
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tokenizer, tmp_path_factory):
+    """A folder of token shards of one source, `a`, under the names of all sources too, and its tokenizer."""
+    from midi_rwkv.corpus import write_shard
+    from midi_rwkv.dataset import DEFAULT_SOURCE_WEIGHTS
+    from midi_rwkv.score import Note, Score, TimeSignature, Track
+
+    folder = tmp_path_factory.mktemp("shards")
+    songs = []
+    for i in range(4):
+        notes = tuple(Note(b * 1920 + k * 480, 48 + (i + b + 2 * k) % 12, 240, 80) for b in range(24) for k in range(4))
+        drums = tuple(Note(b * 960, 36 + 2 * (b % 2), 120, 100) for b in range(48))
+        score = Score(480, (Track("a", i, False, notes), Track("b", 0, True, drums)), (TimeSignature(0, 4, 4),))
+        songs.append((f"a/{i}", tokenizer.encode(score)))
+    for name in ("a", "valid", *DEFAULT_SOURCE_WEIGHTS):
+        write_shard(folder / f"{name}.npz", songs)
+    tokenizer.save(folder / "tokenizer.json")
+    return folder

@@ -13,9 +13,6 @@ import torch
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.cli import main
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
-from midi_rwkv.corpus import write_shard
-from midi_rwkv.dataset import DEFAULT_SOURCE_WEIGHTS
-from midi_rwkv.score import Note, Score, TimeSignature, Track
 from midi_rwkv.train import Trainer, learning_rate
 
 CONFIG = TrainConfig(
@@ -23,21 +20,6 @@ CONFIG = TrainConfig(
     source_weights={"a": 1.0},
 )  # fmt: skip
 MODEL = ModelConfig(n_layer=2, n_embd=64)
-
-
-@pytest.fixture(scope="module")
-def shards(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    songs = []
-    for i in range(4):
-        notes = tuple(Note(b * 1920 + k * 480, 48 + (i + b + 2 * k) % 12, 240, 80) for b in range(24) for k in range(4))
-        drums = tuple(Note(b * 960, 36 + 2 * (b % 2), 120, 100) for b in range(48))
-        score = Score(480, (Track("a", i, False, notes), Track("b", 0, True, drums)), (TimeSignature(0, 4, 4),))
-        songs.append((f"a/{i}", tokenizer.encode(score)))
-    for name in ("a", "valid", *DEFAULT_SOURCE_WEIGHTS):
-        write_shard(folder / f"{name}.npz", songs)
-    tokenizer.save(folder / "tokenizer.json")
-    return folder
 
 
 def weights_of(run):
