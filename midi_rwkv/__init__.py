@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 # At once, not when first used: a later `import midi_rwkv.infill` would put the module where the function belongs.
-# Both import little before they are called.
+# They import little before they are called.
 from .evaluate import evaluate as evaluate
 from .infill import infill as infill
+from .personalize import personalize as personalize
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint as load_checkpoint
@@ -44,7 +45,7 @@ _HOME = {
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
-__all__ = sorted([*_HOME, "evaluate", "infill"])
+__all__ = sorted([*_HOME, "evaluate", "infill", "personalize"])
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,15 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Says which weights and ids these are, wherever they lie: what a style belongs to."""
+    digest = hashlib.sha256(tokenizer_hash(checkpoint.tokenizer).encode())
+    for name in sorted(checkpoint.weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(checkpoint.weights[name]).data)
+    return digest.hexdigest()[:16]
+
+
 def save_checkpoint(
     folder: str | Path,
     config: ModelConfig,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks
+from .cli_style import add_style_commands, add_style_options
 
 if TYPE_CHECKING:
     from .infill import Progress
@@ -112,12 +113,15 @@ def run_infill(options: argparse.Namespace) -> None:
 
     from .checkpoint import load_checkpoint
     from .infill import infill
+    from .style import find_style
 
+    checkpoint = load_checkpoint(options.checkpoint)
+    style = find_style(options.style, checkpoint, options.style_strength)
     with stoppable() as check:
         candidates = infill(
             score,
             region,
-            load_checkpoint(options.checkpoint),
+            checkpoint,
             sampling,
             options.candidates,
             seed,
@@ -125,6 +129,7 @@ def run_infill(options: argparse.Namespace) -> None:
             options.backend,
             options.threads,
             show_progress(check),
+            style,
         )
         check()
     for path, candidate in zip(paths, candidates, strict=True):
@@ -143,6 +148,7 @@ def run_infill(options: argparse.Namespace) -> None:
             "notes_before": before,
             "notes_after": after,
             "seed": seed,
+            "style": style.name if style else None,
             "seconds": round(seconds, 2),
         }
         print(json.dumps(report))
@@ -335,6 +341,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="lowest and highest pitch, C4 = 60 (default: what the instrument can play)",
     )
     p.add_argument("--key", metavar='"A minor"', help="only pitches of this key")
+    add_style_options(p)
     p.add_argument("--checkpoint", metavar="DIR|file", help="another model than the one that ships")
     p.add_argument(
         "--backend", choices=("auto", "numba", "torch"), default="auto", help="what runs the model (default: auto)"
@@ -373,7 +380,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("files", help="a folder or zip of MIDI files; its folders are the sources")
     p.add_argument("--out", required=True, metavar="DIR", help="report folder; the same command again goes on in it")
     p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
-    p.add_argument("--style", metavar="FILE", help="a tuned initial state (.safetensors) for it")
+    p.add_argument("--style", metavar="NAME|FILE", help="a style for it; NAME:0.7,OTHER:0.3 blends")
     p.add_argument("--compare", action="append", default=[], metavar="DIR", help="another checkpoint; may be repeated")
     p.add_argument("--shards", metavar="DIR", help="the training data's shards: for the n-gram and to find copies")
     p.add_argument("--cases", type=int, default=300, metavar="N", help="cases for each number of bars (default: 300)")
@@ -392,6 +399,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--no-html", action="store_true", help="no page with piano rolls")
     p.add_argument("--no-audio", action="store_true", help="no sound on that page")
 
+    add_style_commands(commands)
     for name, text in (("corpus", "MIDI files -> token shards"), ("train", "train a checkpoint on token shards")):
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointError, load_checkpoint, parameter_shapes, save_checkpoint
 from .config import ModelConfig
+from .style import Style, read_info, save_style
 from .tokenizer import Tokenizer
 
 UNUSED_IN_LAYER_0 = ("v0", "v1", "v2")
@@ -89,7 +90,6 @@ def to_time_state(wkv: Tensor) -> dict[str, Tensor]:
 def convert(source: Path, target: Path, tokenizer: str | None = None, overwrite: bool = False) -> str:
     """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error."""
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     if not source.exists():
         raise CheckpointError(f"no such file or folder: {source}")
@@ -103,16 +103,19 @@ def convert(source: Path, target: Path, tokenizer: str | None = None, overwrite:
         _save_pth(to_rwkv_lm(weights, checkpoint.config), target)
         return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
     if source.suffix == ".safetensors":
+        read_info(source)  # says what is wrong with it
         with safe_open(source, framework="pt") as f:
-            wkv = f.get_tensor("wkv")
-        _save_pth(to_time_state(wkv), target)
-        return f"{target}: RWKV-PEFT time_state, {len(wkv)} layers"
+            places = sorted(f.keys())
+            if len(places) > 1:
+                raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
+            tuned = f.get_tensor(places[0])
+        _save_pth(to_time_state(tuned), target)
+        where = "before the prompt" if places == ["wkv"] else "right before Context_Middle, where it was tuned"
+        return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
     state = load_pth(source)
     wkv = time_state_of(state)
     if wkv is not None and "emb.weight" not in state:
-        partial = target.with_name(target.name + ".partial")
-        save_file({"wkv": wkv}, partial)
-        os.replace(partial, target)
+        save_style(Style(target.stem, wkv=wkv.numpy()), target)
         return f"{target}: initial state, (layers, heads, K, V) = {tuple(wkv.shape)}"
     config, weights = from_rwkv_lm(state)
     if tokenizer is None:

@@ -52,11 +52,17 @@ class RegionSampler:
         self.tokens = PromptTokens(tokenizer)
         self.evaluation = evaluation  # no control tokens, nothing hidden but the region
 
-    def draw(self, song: TokenizedSong, rng: np.random.Generator, budget: int) -> Sample | None:
-        """A sample of at most `budget` ids, or None where the drawn region does not fit."""
+    def draw(
+        self, song: TokenizedSong, rng: np.random.Generator, budget: int, within: tuple[int, int] | None = None
+    ) -> Sample | None:
+        """A sample of at most `budget` ids, or None where the drawn region does not fit.
+
+        within: bars, half-open, that the region must lie in; None: anywhere.
+        """
         lengths = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
-        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), song.n_bars)
-        first = int(rng.integers(0, song.n_bars - count + 1))
+        low, high = within or (0, song.n_bars)
+        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), high - low)
+        first = int(rng.integers(low, high - count + 1))
         sounding = np.flatnonzero(lengths[first : first + count].sum(0) > 0)
         if len(sounding) == 0:
             return None

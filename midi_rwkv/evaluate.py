@@ -46,7 +46,7 @@ def evaluate(
     files: str | Path,
     out: str | Path,
     checkpoint: str | Path | None = None,
-    style: str | Path | None = None,
+    style: str | None = None,
     compare: Sequence[str | Path] = (),
     shards: str | Path | None = None,
     cases: int = 300,
@@ -63,9 +63,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate on a folder or zip of MIDI files; returns what is in `out/report.json`.
 
-    checkpoint: a folder, None for the one that ships; style: a tuned initial state for it. compare: further checkpoint
-    folders. shards: the training data's (`midi-rwkv corpus`), which the n-gram, the copies' nats and the search for
-    copies of training music need. cases: for each number of bars in `bars`, see `draw_cases`. settings: of
+    checkpoint: a folder, None for the one that ships; style: what `find_style` takes, for it. compare: further
+    checkpoint folders. shards: the training data's (`midi-rwkv corpus`), which the n-gram, the copies' nats and the
+    search for copies of training music need. cases: for each number of bars in `bars`, see `draw_cases`. settings: of
     `cases.SETTINGS`; baselines: of `systems.BASELINES`; None: all. jobs: processes.
 
     Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to go on into `out`. Raises
@@ -129,7 +129,7 @@ def _check_installed() -> None:
 def _setups(
     out: Path,
     checkpoint: str | Path | None,
-    style: str | Path | None,
+    style: str | None,
     compare: Sequence[str | Path],
     shards: str | Path | None,
     baselines: Sequence[str] | None,
@@ -140,12 +140,12 @@ def _setups(
     """The systems, what is evaluated first."""
     from .checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from .reference import build_reference
-    from .systems import BASELINES, NGRAM, ORIGINAL, Setup, load_style
+    from .style import find_style
+    from .systems import BASELINES, NGRAM, ORIGINAL, Setup
 
     main = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
     loaded = load_checkpoint(main)
-    if style is not None:
-        load_style(Path(style), loaded)
+    find_style(style, loaded)  # says now what is wrong with it
     unknown = sorted(set(baselines or ()) - set(BASELINES))
     if unknown:
         raise ValueError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
@@ -166,7 +166,7 @@ def _setups(
         names.append(name if name not in names else f"{name} {len(names) + 1}")
         others.append(Setup(names[-1], "model", path, None, reference, sampling, seed))
     return [
-        Setup(names[0], "model", main, Path(style) if style else None, reference, sampling, seed),
+        Setup(names[0], "model", main, style, reference, sampling, seed),
         *others,
         *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen),
         Setup(ORIGINAL, ORIGINAL, main, None, reference, sampling, seed),

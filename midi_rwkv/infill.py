@@ -20,6 +20,7 @@ from .prompt import Prompt, PromptTokens, build_prompt, prompt_budget
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
 from .splice import settle
+from .style import Style, find_style
 from .tokenizer import in_the_manner_of
 
 MAX_REGION_BARS = 512
@@ -54,10 +55,9 @@ class Infiller:
         backend: str = "auto",
         threads: int = 1,
         engine: Engine | None = None,
-        wkv0: np.ndarray | None = None,
+        style: Style | None = None,
     ):
-        """engine: instead of the one made from the checkpoint's weights, over the same ids. wkv0: a tuned initial state
-        (layers, heads, K, V), instead of zeros."""
+        """engine: instead of the one made from the checkpoint's weights, over the same ids. style: see `find_style`."""
         if checkpoint.prompt != "bars":
             raise ValueError(
                 f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a 'bars' checkpoint"
@@ -68,7 +68,7 @@ class Infiller:
         self.engine = engine or make_engine(
             checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads
         )
-        self.wkv0 = wkv0
+        self.style = style or Style("none")
         self._tables: dict[bool, GrammarTables] = {}
         self._cell_rules: dict[tuple[object, ...], CellRules] = {}
 
@@ -176,10 +176,24 @@ class _Session:
     """The candidates' states while one run of bars is written."""
 
     def __init__(self, infiller: Infiller, prompts: list[Prompt]):
-        self.engine, self.tokens, self.prompts, self.wkv0 = infiller.engine, infiller.tokens, prompts, infiller.wkv0
+        self.engine, self.tokens, self.prompts, self.style = infiller.engine, infiller.tokens, prompts, infiller.style
         self.program_ids = prompts[0].program_ids
         self.pending = [p.asked + p.context for p in prompts]  # ids to read before the next cell, per candidate
-        self.state: Rows | None = None
+        self.state: Rows | None = None  # a single row as long as all candidates have read the same
+        if self.style.run is not None:
+            self._read_context(self.style.run)
+
+    def _read_context(self, run: np.ndarray) -> None:
+        """Read what stands before the run (once for candidates that read the same), and put the style there."""
+        distinct = self.prompts if any(p is not self.prompts[0] for p in self.prompts) else self.prompts[:1]
+        states = []
+        for prompt in distinct:
+            state = self.engine.new_state(1, self.style.wkv)
+            self.engine.prefill(prompt.asked + prompt.context[:-1], state)
+            state.wkv += run[:, None]
+            states.append(state)
+        self.state = type(states[0]).concat(states)
+        self.pending = [p.context[-1:] for p in self.prompts]
 
     def enter_bar(self, number: int) -> None:
         """Queue what is given in the run's `number`-th bar."""
@@ -211,11 +225,11 @@ class _Session:
         """Advance every candidate by its own ids; once for all where these and the states are the same."""
         lists = list(lists)
         same = all(ids == lists[0] for ids in lists)
-        if self.state is None and same:
-            state = self.engine.new_state(1, self.wkv0)
+        if same and (self.state is None or self.state.batch < len(lists)):
+            state = self.state or self.engine.new_state(1, self.style.wkv)
             logits = self.engine.prefill(lists[0], state)
             return np.repeat(logits, len(lists), 0), state.repeat(len(lists))
-        state = self.state or self.engine.new_state(len(lists), self.wkv0)
+        state = self.state or self.engine.new_state(len(lists), self.style.wkv)
         if same:
             return self.engine.prefill(lists[0], state), state
         rows = [state.select([i]) for i in range(len(lists))]
@@ -234,15 +248,19 @@ def infill(
     backend: str = "auto",
     threads: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
+    style: Style | str | None = None,
 ) -> list[Candidate]:
     """Write the cells of a region anew, `candidates` times.
 
-    checkpoint: the one that ships where None. context_bars: read at most so many bars on each side (None: as many as
+    checkpoint: the one that ships where None. style: what `find_style` gives, or its text: a name, a path, or a blend
+    such as "mine:0.7,bach:0.3". context_bars: read at most so many bars on each side (None: as many as
     the model was trained to read). backend: see `make_engine`. on_progress is called after each cell. The same
     arguments and seed give the same notes. Raises ValueError on a region outside the score. To fill more than once,
     keep an `Infiller`.
     """
-    infiller = Infiller(checkpoint or load_checkpoint(), backend, threads)
+    checkpoint = checkpoint or load_checkpoint()
+    found = find_style(style, checkpoint) if isinstance(style, str) else style
+    infiller = Infiller(checkpoint, backend, threads, style=found)
     return infiller(score, region, sampling, candidates, seed, context_bars, on_progress)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from .ngram import NGramEngine, fill_grams
 from .prompt import PromptTokens, build_prompt, prompt_budget
 from .reference import Reference
 from .score import Note, Score
+from .style import find_style, parse_blend, style_path
 from .tokenizer import TokenizedSong
 
 Notes = dict[int, list[Note]]
@@ -40,7 +41,7 @@ class Setup:
     name: str
     kind: str
     checkpoint: Path
-    style: Path | None = None  # a tuned initial state, safetensors with `wkv` (layers, heads, K, V)
+    style: str | None = None  # as `find_style` takes it: a name, a path, or a blend of several
     reference: Path | None = None  # a folder that `build_reference` made
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
@@ -52,7 +53,11 @@ class Setup:
         files = [self.checkpoint / "tokenizer.json"]
         if self.kind == "model":
             files += [self.checkpoint / "config.json", self.checkpoint / "model.safetensors"]
-        files += [f for f in (self.style, self.reference and self.reference / "made_from.json") if f]
+        if self.reference:
+            files.append(self.reference / "made_from.json")
+        for name, weight in parse_blend(self.style) if self.style else ():
+            parts.append(weight)
+            files.append(style_path(name))
         parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -101,10 +106,10 @@ class System:
         self.tokenizer = self.checkpoint.tokenizer
         self.tokens = PromptTokens(self.tokenizer)
         self.reference = Reference.load(setup.reference) if setup.reference else None
-        self.wkv0 = load_style(setup.style, self.checkpoint) if setup.style else None
+        self.style = find_style(setup.style, self.checkpoint)
         self.infiller: Infiller | None = None
         if setup.kind == "model":
-            self.infiller = Infiller(self.checkpoint, wkv0=self.wkv0)
+            self.infiller = Infiller(self.checkpoint, style=self.style)
         elif setup.kind == NGRAM:
             assert self.reference is not None
             self.infiller = Infiller(self.checkpoint, engine=NGramEngine(self.reference.ngram))
@@ -171,36 +176,22 @@ class System:
     def _model_nats(self, sample: Sample) -> float:
         import torch
 
+        from .model import RWKV7
         from .train import fill_nats
+        from .tuning import styled_nats
 
         if not hasattr(self, "_model"):
             torch.set_num_threads(1)
             self._model = self.checkpoint.model()
-        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1), torch.device("cpu"), self.wkv0)
+        if self.style:
+            assert isinstance(self._model, RWKV7)
+            return styled_nats(self._model, sample, self.tokens.middle, self.style)
+        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1), torch.device("cpu"))
         return float(nats)
 
     def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:
         cells = CellNotes(self.tokenizer, song)
         return source_bar(self.setup.kind, cells, case.tracks, case.first, case.n_bars, case.window(score))
-
-
-def load_style(path: Path, checkpoint: Checkpoint) -> np.ndarray:
-    """A tuned initial state (layers, heads, K, V), float32. ValueError where it is none of this checkpoint's shape."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    c = checkpoint.config
-    if c.arch != "rwkv7":
-        raise ValueError(f"{checkpoint.path} is a {c.arch}, which has no initial state to tune; leave the style out")
-    shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
-    try:
-        found: Mapping[str, np.ndarray] = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} cannot be read as a style ({error}); name a .safetensors file") from error
-    if "wkv" not in found or found["wkv"].shape != shape:
-        what = f"shape {found['wkv'].shape}" if "wkv" in found else "no 'wkv'"
-        raise ValueError(f"{path} has {what}; a style for {checkpoint.path} holds 'wkv' of shape {shape}")
-    return found["wkv"].astype(np.float32)
 
 
 def peak_mib() -> float:

@@ -93,22 +93,12 @@ def fill_nats(
     model: RWKV7 | Transformer,
     batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
     device: torch.device,
-    wkv0: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Nats of each validation sample's fill, the closing tokens included. (samples,)
-
-    wkv0: a tuned initial state (layers, heads, K, V) of an RWKV-7, instead of zeros.
-    """
+    """Nats of each validation sample's fill, the closing tokens included. (samples,)"""
     out = np.zeros(sum(len(b[2]) for b in batches))
     for ids, roles, numbers in batches:
         tokens = torch.from_numpy(ids).to(device)
-        if isinstance(model, RWKV7):
-            state = model.new_state(len(ids))
-            if wkv0 is not None:
-                state.wkv = torch.from_numpy(wkv0).to(device)[:, None].repeat(1, len(ids), 1, 1, 1)
-            h, _ = model.hidden(tokens[:, :-1], state)
-        else:
-            h, _ = model.hidden(tokens[:, :-1])
+        h, _ = model.hidden(tokens[:, :-1])
         fill = torch.from_numpy(roles[:, 1:] == FILL).to(device)
         nats = F.cross_entropy(model.head(h[fill]).float(), tokens[:, 1:][fill], reduction="none")
         rows = fill.nonzero()[:, 0]

@@ -378,8 +378,8 @@ def test_a_style_changes_the_fills_and_zeros_do_not(songs, tiny, tmp_path):
     save_file({"wkv": wkv}, tmp_path / "some.safetensors")
     save_file({"wkv": 0 * wkv}, tmp_path / "zeros.safetensors")
     plain = small(songs, tmp_path / "plain", tiny)
-    some = small(songs, tmp_path / "some", tiny, style=tmp_path / "some.safetensors")
-    zeros = small(songs, tmp_path / "zeros", tiny, style=tmp_path / "zeros.safetensors")
+    some = small(songs, tmp_path / "some", tiny, style=str(tmp_path / "some.safetensors"))
+    zeros = small(songs, tmp_path / "zeros", tiny, style=str(tmp_path / "zeros.safetensors"))
     assert zeros["groups"] == plain["groups"] != some["groups"]
     assert len({r["protocol"]["systems"][MODEL] for r in (plain, some, zeros)}) == 3
     for case, record in records_of(tmp_path / "plain").items():
@@ -487,8 +487,8 @@ def test_bad_files_are_one_line_and_write_nothing(command, songs, tiny, tmp_path
         ({"files": folder / "empty"}, [], "has no song that can be filled"),
         ({"files": songs / "pop" / "one.mid"}, [], "name the folder it lies in"),
         ({"checkpoint": folder}, [], "is not a checkpoint"),
-        ({}, ["--style", folder / "narrow.safetensors"], "has shape (2, 1, 64, 32); a style for"),
-        ({}, ["--style", folder / "nameless.safetensors"], "has no 'wkv'; a style for"),
+        ({}, ["--style", folder / "narrow.safetensors"], "holds 'wkv' of shape (2, 1, 64, 32); for"),
+        ({}, ["--style", folder / "nameless.safetensors"], "is no style: it holds neither"),
         ({}, ["--style", folder / "text.safetensors"], "cannot be read as a style"),
     ):
         code, out, err = command(*arguments, out=tmp_path / "out", **changed)

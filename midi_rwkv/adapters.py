@@ -1,0 +1,164 @@
+"""What state tuning is compared with, by one interface; see scripts/compare_styles.py and docs/personalize.md.
+
+Each method learns from the same pieces, and `Adapted.nats` says what fills of other pieces cost then. One of the pieces
+is held out (with more than eight, two): the loss on its fills says at which check to stop. LoRA and Bone are peft's
+(`pip install 'midi-rwkv[compare]'`; Bone is its MiSS with init_weights="bat"), on the projections of time and channel
+mix.
+
+| method | what is learned |
+|---|---|
+| lora-N | LoRA of rank N, alpha = 2 N |
+| bone | block affine, blocks of 16 |
+| full | every weight |
+| initial-state | the initial wkv state before the prompt, where the paper has it |
+| prefix | nothing: one of the composer's pieces is read before the prompt |
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import Checkpoint
+from .dataset import FILL, NOT_MUSIC, Sample, to_batches
+from .engine import make_engine
+from .model import RWKV7
+from .personalize import Piece, draw_fills
+from .prompt import PromptTokens
+from .tuning import fills_nats, read_fill
+
+# Learning rates were chosen among a third, one and three times as much on other pieces of two of the styles.
+RATES = {"lora": 5e-4, "bone": 3e-4, "full": 1e-4, "initial-state": 5e-2}
+METHODS = ("lora-4", "lora-32", "bone", "full", "initial-state", "prefix")
+TARGETS = ["receptance", "key", "value", "output"]
+STEPS, CHECK_EVERY, WARMUP_STEPS = 20, 5, 4
+STEP_IDS, CONTEXT = 2048, 1024  # ids a step; ids a fill that is tuned on
+HELD_OUT_FILLS = 16
+PREFIX_IDS = 1024
+
+
+@dataclass
+class Adapted:
+    """A method's result."""
+
+    checkpoint: Checkpoint
+    model: RWKV7
+    wkv: Tensor | None = None  # (L, H, K, V) initial state
+    prefix: list[int] | None = None
+    steps: int = 0
+    parameters: int = 0
+    held_out: tuple[float, float] = (0.0, 0.0)  # nats, before and after
+
+    def nats(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Nats of each sample's fill, (samples,)."""
+        if self.prefix is None:
+            return full_nats(self.model, samples, self.wkv)
+        engine = make_engine(self.checkpoint.weights, self.checkpoint.config.head_size)
+        middle = PromptTokens(self.checkpoint.tokenizer).middle
+        known = engine.new_state(1)
+        engine.prefill(self.prefix, known)
+        fills = [read_fill(engine, s, middle, 0, 0, known) for s in samples]
+        return fills_nats(self.model, fills)
+
+
+def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> Adapted:
+    """Learn from the pieces. ValueError for an unknown method."""
+    torch.manual_seed(seed)
+    model = checkpoint.model()
+    assert isinstance(model, RWKV7)
+    adapted = Adapted(checkpoint, model)
+    if method == "prefix":
+        adapted.prefix = _prefix(checkpoint, pieces, seed)
+        return adapted
+    adapted.model, parameters = _inject(model, method, adapted)
+    adapted.parameters = sum(p.numel() for p in parameters)
+    _tune(adapted, parameters, RATES[method.partition("-")[0] if method.startswith("lora") else method], pieces, seed)
+    return adapted
+
+
+def full_nats(model: nn.Module, samples: Sequence[Sample], wkv: Tensor | None = None) -> np.ndarray:
+    """Nats of each sample's fill, everything before it read by the model itself."""
+    out = np.zeros(len(samples))
+    with torch.no_grad():
+        for ids, roles, chosen in to_batches(samples, 0, rows=4):
+            nats, rows = _losses(model, ids, roles == FILL, wkv)
+            out[chosen] = np.bincount(rows.numpy(), nats.double().numpy(), len(chosen))
+    return out
+
+
+def _losses(model: Any, ids: np.ndarray, wanted: np.ndarray, wkv: Tensor | None) -> tuple[Tensor, Tensor]:
+    tokens, mask = torch.from_numpy(ids), torch.from_numpy(wanted[:, 1:])
+    state = model.new_state(len(ids))
+    if wkv is not None:
+        state.wkv = wkv[:, None].expand(-1, len(ids), -1, -1, -1)
+    h, _ = model.hidden(tokens[:, :-1], state)
+    nats = F.cross_entropy(model.head(h[mask]), tokens[:, 1:][mask], reduction="none")
+    return nats, mask.nonzero()[:, 0]
+
+
+def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Tensor]]:
+    """The model with what is to be learned, and that."""
+    if method == "full":
+        return model, list(model.parameters())
+    model.requires_grad_(False)
+    if method == "initial-state":
+        adapted.wkv = model.new_state(1).wkv[:, 0].requires_grad_()
+        return model, [adapted.wkv]
+    import peft
+
+    if method.startswith("lora-"):
+        rank = int(method.removeprefix("lora-"))
+        config: Any = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS)
+    elif method == "bone":
+        config = peft.MissConfig(r=16, init_weights="bat", target_modules=TARGETS)
+    else:
+        raise ValueError(f"method must be one of {', '.join(METHODS)} (any rank of LoRA), got {method!r}")
+    injected: Any = peft.inject_adapter_in_model(config, model)
+    return injected, [p for p in injected.parameters() if p.requires_grad]
+
+
+def _tune(adapted: Adapted, parameters: list[Tensor], rate: float, pieces: Sequence[Piece], seed: int) -> None:
+    checkpoint, model = adapted.checkpoint, adapted.model
+    out = 1 if len(pieces) <= 8 else 2
+    units = [(p, (0, len(p.score.bars))) for p in pieces]
+    held = [s for _, s, _ in draw_fills(units[-out:], checkpoint, HELD_OUT_FILLS, seed, True)]
+    train = [s for _, s, _ in draw_fills(units[:-out], checkpoint, 4 * STEPS, seed, False, CONTEXT)]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    before = best = float(full_nats(model, held, adapted.wkv).sum())
+    kept = [p.detach().clone() for p in parameters]
+    rng = np.random.default_rng(seed)
+    for step in range(STEPS):
+        some = [train[i] for i in rng.permutation(len(train))]
+        count = int(np.searchsorted(np.cumsum([len(s.ids) for s in some]), STEP_IDS)) + 1
+        [(ids, roles, _)] = to_batches(some[:count], 0, rows=count)
+        nats, _ = _losses(model, ids, roles != NOT_MUSIC, adapted.wkv)
+        nats.mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % CHECK_EVERY == 0:
+            now = float(full_nats(model, held, adapted.wkv).sum())
+            if now < best:
+                best, adapted.steps = now, step + 1
+                kept = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for p, k in zip(parameters, kept, strict=True):
+            p.copy_(k)
+    adapted.held_out = before, best
+
+
+def _prefix(checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> list[int]:
+    """The beginning of one of the pieces as a sample shows it, the region's answer and all."""
+    rng = np.random.default_rng(seed)
+    piece = pieces[int(rng.integers(len(pieces)))]
+    unit = (piece, (0, len(piece.score.bars)))
+    [(_, sample, _)] = draw_fills([unit], checkpoint, 1, seed, True, PREFIX_IDS)
+    return copy.copy(sample.ids)
