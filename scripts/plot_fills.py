@@ -2,9 +2,10 @@
 
     python scripts/plot_fills.py valid.zip OUT_DIR [--checkpoint DIR] [--count 10] [--seed 0]
     python scripts/plot_fills.py song.mid OUT_DIR [--bars 8-12] [--tracks Bass] [--seed 0]
+    python scripts/plot_fills.py song.mid OUT_DIR --style mine --strengths 0,0.5,1
 
-Above the original, below the fill. The region is shaded; the masked tracks are coloured, brightly inside the region;
-the other tracks are grey. Drums are drawn by their key numbers like all else.
+Above the original, below the fill, or one for each strength of a style. The region is shaded; the masked tracks are
+coloured, brightly inside the region; the other tracks are grey. Drums are drawn by their key numbers like all else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from midi_rwkv.infill import Infiller
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi
 from midi_rwkv.score import Region, Score
+from midi_rwkv.style import find_style
 
 MARGIN_BARS = 4  # shown on either side of the region
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#5f4b8b", "#66a182", "#2e4057")
@@ -88,14 +90,16 @@ def pitch_span(scores: list[Score], region: Region) -> tuple[int, int]:
     return min(pitches) - 2, max(pitches) + 2
 
 
-def plot(path: Path, original: Score, filled: Score, region: Region, title: str) -> None:
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True, sharey=True)
-    for ax, score, name in zip(axes, (original, filled), ("original", "fill"), strict=True):
+def plot(path: Path, original: Score, fills: dict[str, Score], region: Region, title: str) -> None:
+    """fills: by what to call them."""
+    panels = {"original": original, **fills}
+    figure = Figure(figsize=(13, 2.5 + 2.75 * len(fills)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, sharey=True)
+    for ax, (name, score) in zip(axes, panels.items(), strict=True):
         count = sum(len(score.notes_in(t, b)) for t, b in region.cells)
         draw(ax, score, region, f"{name}: {count} notes in the region")
-    axes[0].set_ylim(*pitch_span([original, filled], region))
-    axes[1].set_xlabel("bar")
+    axes[0].set_ylim(*pitch_span(list(panels.values()), region))
+    axes[-1].set_xlabel("bar")
     handles = [Patch(color=colour_of(region, t), label=f"track {t + 1}") for t in region.tracks]
     axes[0].legend(handles=handles, loc="upper right", fontsize=8)
     figure.suptitle(title, fontsize=11)
@@ -121,6 +125,8 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a zip of MIDI files, in a folder for each source; or one song")
     parser.add_argument("out", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the one that ships")
+    parser.add_argument("--style", help="a style's name or file")
+    parser.add_argument("--strengths", default="0,0.5,1", help="of the style")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bars", default="8-12", help="of one song")
@@ -133,10 +139,17 @@ def main() -> None:
         score = read_midi(args.source)
         region = Region.rectangle(parse_tracks(args.tracks, score), parse_bars([args.bars], score))
         cases = [(args.source.name, score, region)]
-    infiller = Infiller(load_checkpoint(args.checkpoint))
+    checkpoint = load_checkpoint(args.checkpoint)
+    strengths = [float(x) for x in args.strengths.split(",")] if args.style else [0.0]
+    infillers = {
+        f"strength {s:g}" if args.style else "fill": Infiller(
+            checkpoint, style=find_style(args.style, checkpoint, s) if args.style else None
+        )
+        for s in strengths
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     for number, (name, score, region) in enumerate(cases):
-        filled = infiller(score, region, seed=args.seed)[0].score
+        fills = {what: infiller(score, region, seed=args.seed)[0].score for what, infiller in infillers.items()}
         names = []
         for t in region.tracks:
             track = score.tracks[t]
@@ -145,7 +158,7 @@ def main() -> None:
         bars = [b + score.first_bar_number for b in region.bars]
         title = f"{name} · track {', '.join(names)} · bars {bars[0]}-{bars[-1]}"
         path = args.out / f"{number + 1:02d}-{name.replace('/', '-').removesuffix('.mid')}.png"
-        plot(path, score, filled, region, title)
+        plot(path, score, fills, region, title)
         print(f"{path.name}: {title}", flush=True)
 
 
