@@ -128,7 +128,7 @@ def _tune(adapted: Adapted, parameters: list[Tensor], rate: float, pieces: Seque
     checkpoint, model = adapted.checkpoint, adapted.model
     out = 1 if len(pieces) <= 8 else 2
     units = [(p, (0, len(p.score.bars))) for p in pieces]
-    held = [s for _, s, _ in draw_fills(units[-out:], checkpoint, HELD_OUT_FILLS, seed, True)]
+    held = [s for _, s, _ in draw_fills(units[-out:], checkpoint, HELD_OUT_FILLS, seed, True, CONTEXT)]
     train = [s for _, s, _ in draw_fills(units[:-out], checkpoint, 4 * STEPS, seed, False, CONTEXT)]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
     before = best = float(full_nats(model, held, adapted.wkv).sum())

@@ -126,13 +126,14 @@ def run_personalize(options: argparse.Namespace) -> None:
 
 
 def run_styles(options: argparse.Namespace) -> None:
-    from .style import describe, read_info, style_files, style_path, styles_folder
+    from .style import describe, progress_path, read_info, style_files, style_path, styles_folder
 
     if options.remove:
         if not options.names:
             raise ValueError("--remove needs the names of the styles to remove")
         for path in [style_path(name) for name in options.names]:
             path.unlink()
+            progress_path(path).unlink(missing_ok=True)
             print(f"removed {path}")
         return
     found = [style_path(name) for name in options.names] if options.names else style_files()

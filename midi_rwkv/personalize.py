@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import SUFFIX, Style, check_name, save_style, styles_folder
+from .style import SUFFIX, Style, check_name, progress_path, save_style, styles_folder
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -116,8 +116,8 @@ def personalize(
         raise ValueError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     base = checkpoint_hash(checkpoint)
     digest = hashlib.sha256(repr((base, seed, [p.data for p in pieces])).encode()).hexdigest()
-    progress_path = target.with_name(f".{target.stem}.progress")
-    saved = _read_progress(progress_path, digest)
+    progress = progress_path(target)
+    saved = _read_progress(progress, digest)
     if target.exists() and not overwrite and saved is None:
         raise ValueError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
     _check_writable(target)
@@ -140,15 +140,16 @@ def personalize(
             "held_out_after": f"{tuning.best:.6f}",
             "learning_rate": f"{tuning.best_rate:g}",
             "steps": str(tuning.best_step),
+            "scale": f"{tuning.scale:g}",
             "date": datetime.date.today().isoformat(),
             **more,
         }
-        return Style(target.stem, run=tuning.best_state.numpy(), info=info)
+        return Style(target.stem, run=tuning.best_state.cpu().numpy(), info=info)
 
     told = [False]
 
     def on_check(check: Check) -> None:
-        problem = _keep_progress(progress_path, digest, tuning)
+        problem = _keep_progress(progress, digest, tuning)
         if problem and not told[0]:
             say(f"a stop would lose what is done so far: {problem}")
             told[0] = True
@@ -165,7 +166,7 @@ def personalize(
     kept = tuning.best < tuning.before or keep_anyway
     if kept:
         save_style(made, target)
-    progress_path.unlink(missing_ok=True)
+    progress.unlink(missing_ok=True)
     return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
 
 

@@ -82,6 +82,11 @@ def style_files() -> list[Path]:
     return sorted(styles_folder().glob(f"*{SUFFIX}"))
 
 
+def progress_path(path: Path) -> Path:
+    """Where a tuning that may be interrupted keeps how far it is, for the style that will be at `path`."""
+    return path.with_name(f".{path.stem}.progress")
+
+
 def read_info(path: Path) -> dict[str, str]:
     """A style file's metadata alone. ValueError where it is no style."""
     from safetensors import SafetensorError, safe_open

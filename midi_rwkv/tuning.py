@@ -5,8 +5,8 @@ state, for nothing that is tuned changes it; only the run itself, some hundred i
 sequence form, again and again. That is what makes minutes of two cores enough.
 
 Nobody chooses a learning rate or a length: every fold (one file left out, or one part of the bars) is tuned with each
-of `LEARNING_RATES` in step, and what is left out says which rate and which step to take. The style is the mean of the
-folds' states there.
+of `LEARNING_RATES` in step, and what is left out says which rate and which step to take, and in the end by which of
+`SCALES` to multiply the states. The style is the mean of the folds' states then.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .model import RWKV7, ModelState
 from .style import Style
 
 LEARNING_RATES = (0.03, 0.1)
+SCALES = (1.0, 1.25, 1.5, 2.0, 2.5)
 STEPS = 24
 CHECK_EVERY = 4  # steps
 STEP_IDS = 512  # ids a fold reads in a step, about
@@ -156,11 +157,16 @@ class Tuning:
             raise ValueError("every fold needs fills to tune on and fills that are held out")
         self._notes = sum(f.notes for fold in self._left_out for f in fold)
         self.before = sum(float(fills_nats(self.model, fold).sum()) for fold in self._left_out) / self._notes
-        self.best, self.best_rate, self.best_step = self.before, 0.0, 0
-        self.best_state = torch.zeros(shape)
+        self.best, self.best_rate, self.best_step, self.scale = self.before, 0.0, 0, 1.0
+        self.best_states = [torch.zeros_like(s.detach()) for s in self.states[0]]  # of the folds
+
+    @property
+    def best_state(self) -> Tensor:
+        """What there is to keep."""
+        return self.scale * torch.stack(self.best_states).mean(0)
 
     def run(self, on_check: Callable[[Check], None] = lambda check: None) -> None:
-        """Tune to the end, or until nothing more is gained."""
+        """Tune to the end, or until nothing more is gained, and find the scale."""
         began, first = time.monotonic(), self.step
         while self.step < self.steps and not self._is_over():
             for _ in range(min(CHECK_EVERY, self.steps - self.step)):
@@ -168,6 +174,9 @@ class Tuning:
             now = self._check()
             left = (time.monotonic() - began) / (self.step - first) * (self.steps - self.step)
             on_check(Check(self.step, self.steps, self.before, now, self.best, 0.0 if self._is_over() else left))
+        if self.best < self.before:
+            losses = [self._left_out_loss([scale * s for s in self.best_states]) for scale in SCALES]
+            self.best, self.scale = min(losses), SCALES[int(np.argmin(losses))]
 
     def _is_over(self) -> bool:
         return self.step - self.best_step >= PATIENCE * CHECK_EVERY
@@ -187,22 +196,22 @@ class Tuning:
 
     def _check(self) -> float:
         """Measure every rate; take the best. Returns its held-out nats per note."""
-        losses = []
-        for row in self.states:
-            nats = sum(
-                float(self.all_nats(fold, s.detach()).sum()) for fold, s in zip(self._left_out, row, strict=True)
-            )
-            losses.append(nats / self._notes)
+        losses = [self._left_out_loss([s.detach() for s in row]) for row in self.states]
         self.curve.append({"step": self.step, "losses": losses})
         k = int(np.argmin(losses))
         if losses[k] < self.best:
             self.best, self.best_rate, self.best_step = losses[k], self.rates[k], self.step
-            self.best_state = torch.stack([s.detach() for s in self.states[k]]).mean(0).cpu()
+            self.best_states = [s.detach().clone() for s in self.states[k]]
         return losses[k]
+
+    def _left_out_loss(self, states: Sequence[Tensor]) -> float:
+        """Nats per note of what the folds leave out, each under its own state."""
+        nats = (float(self.all_nats(fold, s).sum()) for fold, s in zip(self._left_out, states, strict=True))
+        return sum(nats) / self._notes
 
     def nats(self, fills: Sequence[Fill]) -> np.ndarray:
         """Nats of other fills under the best state."""
-        return self.all_nats(fills, self.best_state.to(self.model.head.weight.device))
+        return self.all_nats(fills, self.best_state)
 
     def losses(self, fills: Sequence[Fill], state: Tensor) -> Tensor:
         """Nats of every id of the fills' answers, differentiable in what is tuned."""
@@ -218,7 +227,7 @@ class Tuning:
             "states": [[s.detach() for s in row] for row in self.states],
             "optimizer": self.optimizer.state_dict(),
             "best": [self.best, self.best_rate, self.best_step],
-            "best_state": self.best_state,
+            "best_states": self.best_states,
             "step": self.step,
             "curve": self.curve,
         }
@@ -230,4 +239,4 @@ class Tuning:
                     s.copy_(k)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.best, self.best_rate, self.best_step = saved["best"]
-        self.best_state, self.step, self.curve = saved["best_state"], saved["step"], saved["curve"]
+        self.best_states, self.step, self.curve = saved["best_states"], saved["step"], saved["curve"]

@@ -120,6 +120,7 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
         more = {
             "steps": tuning.best_step,
             "rate": tuning.best_rate,
+            "scale": tuning.scale,
             "held_out": [tuning.before, tuning.best],
             "parameters": sum(s[0].numel() for s in tuning.states[:1]),
         }

@@ -74,7 +74,7 @@ class KernelTuning(Tuning):
         self.states = [[torch.zeros(shape, requires_grad=True) for _ in self.folds] for _ in self.rates]
         groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
-        self.best_state = torch.zeros(shape)
+        self.best_states = [torch.zeros(shape) for _ in self.folds]
 
     def losses(self, fills: Sequence[Fill], added: Tensor) -> Tensor:
         with self.reading(added) as plain:

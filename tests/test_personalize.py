@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from midi_rwkv.tuning import batches, fill_losses, fills_nats, styled_nats
 
 module = sys.modules["midi_rwkv.personalize"]  # `midi_rwkv.personalize` is the function
 tuning_module = sys.modules["midi_rwkv.tuning"]
+STYLES = Path(__file__).parents[2] / "shared" / "corpus" / "styles.zip"
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +168,21 @@ def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count
         assert left_out
         assert not {f.unit for f in train} & set(fold)
         assert {f.unit for f in left_out} <= set(fold)
+
+
+def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpoint):
+    found, _ = read_pieces(pieces(3))
+    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(False))
+    checks = []
+    tuning.run(checks.append)
+    losses = {(c["step"], rate): x for c in tuning.curve for rate, x in zip(tuning.rates, c["losses"], strict=True)}
+    assert min(losses, key=losses.get) == (tuning.best_step, tuning.best_rate)
+    assert checks[-1].best == min(losses.values())
+    left_out = {s: tuning._left_out_loss([s * x for x in tuning.best_states]) for s in tuning_module.SCALES}
+    assert left_out[1.0] == pytest.approx(checks[-1].best, rel=1e-5)
+    assert tuning.best == min(left_out.values())
+    assert left_out[tuning.scale] == tuning.best
+    torch.testing.assert_close(tuning.best_state, tuning.scale * sum(tuning.best_states) / 3)
 
 
 def test_parts_cover_the_bars():
@@ -378,3 +396,25 @@ def test_the_styled_fill_leaves_the_rest_of_the_file_alone(run, pieces, checkpoi
     mask = [(score.tracks[0].chunk, score.tracks[0].channel, 2 * 1920, 4 * 1920)]
     assert check_fill(files[0], tmp_path / "new.mid", mask) == []
     assert score.time_signatures == (TimeSignature(0, 4, 4),)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STYLES.exists(), reason="needs the corpus")
+def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
+    """Five four-part psalms through the command; other psalms cost less then."""
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with zipfile.ZipFile(STYLES) as archive:
+        archive.extractall(tmp_path)
+    files = sorted((tmp_path / "gomolka" / "tune").glob("*.mid"))[:5]
+    assert main(["personalize", *map(str, files), "--name", "psalms", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["held_out_after"] < report["held_out_before"]
+    checkpoint = load_checkpoint()
+    test, _ = read_pieces([tmp_path / "gomolka" / "test"])
+    units = [(p, (0, len(p.score.bars))) for p in test]
+    model, middle = checkpoint.model(), checkpoint.tokenizer.id("Context_Middle")
+    samples = [s for _, s, _ in draw_fills(units, checkpoint, 30, 0, True)]
+    styles = [Style("none"), find_style("psalms", checkpoint)]
+    before, after = (sum(styled_nats(model, s, middle, style) for s in samples) for style in styles)
+    assert after < before
