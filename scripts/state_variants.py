@@ -1,6 +1,6 @@
 """Two variants of state tuning, after "State Tuning: State-based Test-Time Scaling on RWKV-7" (arXiv 2504.05097).
 
-They are measured by compare_styles.py (methods state-kernel, state-decorrelated) and were not taken into the product;
+They are for compare_styles.py (methods state-kernel, state-decorrelated) and not in the product unless they win;
 see docs/personalize.md for the figures. The paper upscales the state carried through a sequence, of a model that
 it then trains; here, where only what is learned for a style may change, its two ideas are applied to the tuned state.
 
