@@ -16,22 +16,21 @@ mix.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .dataset import FILL, NOT_MUSIC, Sample, to_batches
+from .dataset import NOT_MUSIC, Sample, to_batches
 from .engine import make_engine
 from .model import RWKV7
 from .personalize import Piece, draw_fills
 from .prompt import PromptTokens
+from .train import fill_nats, wanted_nats
 from .tuning import fills_nats, read_fill
 
 # Chosen among two to four rates on pieces 9-16 of two of the styles (lang, giuliani); initial-state: the paper's.
@@ -70,6 +69,8 @@ class Adapted:
 
 def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> Adapted:
     """Learn from the pieces. ValueError for an unknown method."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     torch.manual_seed(seed)
     model = checkpoint.model()
     assert isinstance(model, RWKV7)
@@ -83,24 +84,9 @@ def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: in
     return adapted
 
 
-def full_nats(model: nn.Module, samples: Sequence[Sample], wkv: Tensor | None = None) -> np.ndarray:
+def full_nats(model: RWKV7, samples: Sequence[Sample], wkv: Tensor | None = None) -> np.ndarray:
     """Nats of each sample's fill, everything before it read by the model itself."""
-    out = np.zeros(len(samples))
-    with torch.no_grad():
-        for ids, roles, chosen in to_batches(samples, 0, rows=4):
-            nats, rows = _losses(model, ids, roles == FILL, wkv)
-            out[chosen] = np.bincount(rows.numpy(), nats.double().numpy(), len(chosen))
-    return out
-
-
-def _losses(model: Any, ids: np.ndarray, wanted: np.ndarray, wkv: Tensor | None) -> tuple[Tensor, Tensor]:
-    tokens, mask = torch.from_numpy(ids), torch.from_numpy(wanted[:, 1:])
-    state = model.new_state(len(ids))
-    if wkv is not None:
-        state.wkv = wkv[:, None].expand(-1, len(ids), -1, -1, -1)
-    h, _ = model.hidden(tokens[:, :-1], state)
-    nats = F.cross_entropy(model.head(h[mask]), tokens[:, 1:][mask], reduction="none")
-    return nats, mask.nonzero()[:, 0]
+    return fill_nats(model, to_batches(samples, 0, rows=4), wkv)
 
 
 def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Tensor]]:
@@ -113,13 +99,11 @@ def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Te
         return model, [adapted.wkv]
     import peft
 
-    if method in ("lora-4", "lora-32"):
-        rank = int(method.removeprefix("lora-"))
-        config: Any = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS)
-    elif method == "bone":
-        config = peft.MissConfig(r=16, init_weights="bat", target_modules=TARGETS)
+    if method == "bone":
+        config: Any = peft.MissConfig(r=16, init_weights="bat", target_modules=TARGETS)
     else:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        rank = int(method.removeprefix("lora-"))
+        config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS)
     injected: Any = peft.inject_adapter_in_model(config, model)
     return injected, [p for p in injected.parameters() if p.requires_grad]
 
@@ -138,7 +122,7 @@ def _tune(adapted: Adapted, parameters: list[Tensor], rate: float, pieces: Seque
         some = [train[i] for i in rng.permutation(len(train))]
         count = int(np.searchsorted(np.cumsum([len(s.ids) for s in some]), STEP_IDS)) + 1
         [(ids, roles, _)] = to_batches(some[:count], 0, rows=count)
-        nats, _ = _losses(model, ids, roles != NOT_MUSIC, adapted.wkv)
+        nats, _ = wanted_nats(model, ids, roles != NOT_MUSIC, model.new_state(count, adapted.wkv))
         nats.mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / STEPS)
@@ -161,4 +145,4 @@ def _prefix(checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> list[
     piece = pieces[int(rng.integers(len(pieces)))]
     unit = (piece, (0, len(piece.score.bars)))
     [(_, sample, _)] = draw_fills([unit], checkpoint, 1, seed, True, PREFIX_IDS)
-    return copy.copy(sample.ids)
+    return sample.ids

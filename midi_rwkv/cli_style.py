@@ -80,8 +80,6 @@ def run_personalize(options: argparse.Namespace) -> None:
         raise ValueError(f"--seed must be 0 or more, got {options.seed}")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be 1 or more, got {options.threads}")
-    if bool(options.name) == bool(options.output):
-        raise ValueError("the style needs a name: add --name NAME (or -o FILE.safetensors, but not both)")
 
     from .checkpoint import load_checkpoint
     from .personalize import personalize
@@ -102,7 +100,7 @@ def run_personalize(options: argparse.Namespace) -> None:
             )
     finally:
         if sys.stderr.isatty():
-            print(file=sys.stderr)
+            print("\r\x1b[K", end="", file=sys.stderr)  # what comes next begins on a clean line
     gain = 100 * (made.after / made.before - 1)
     if options.json:
         report = {

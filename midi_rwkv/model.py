@@ -145,12 +145,12 @@ class RWKV7(nn.Module):
         """The blocks, by their type."""
         return cast("list[Block]", list(self.blocks))
 
-    def new_state(self, batch: int = 1) -> ModelState:
-        """The state before any token: zeros."""
+    def new_state(self, batch: int = 1, wkv0: Tensor | None = None) -> ModelState:
+        """The state before any token: zeros, or `wkv0` (L, H, K, V), a tuned initial state, in each row."""
         c, like = self.config, self.ln_out.weight
         shift = like.new_zeros(c.n_layer, batch, c.n_embd, dtype=torch.float32)
         wkv = like.new_zeros(c.n_layer, batch, c.n_head, c.head_size, c.head_size, dtype=torch.float32)
-        return ModelState(shift, shift.clone(), wkv)
+        return ModelState(shift, shift.clone(), wkv if wkv0 is None else wkv + wkv0[:, None])
 
     def hidden(self, ids: Tensor, state: ModelState | None = None, backend: str = "auto") -> tuple[Tensor, ModelState]:
         """ids (B, T) -> the last layer's normalised output (B, T, C), and the state after the last token."""

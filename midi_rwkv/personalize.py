@@ -100,6 +100,7 @@ def personalize(
 
     from .checkpoint import checkpoint_hash, load_checkpoint
     from .model import RWKV7
+    from .tuning import LEARNING_RATES, STEPS
 
     began = time.monotonic()
     target = _target(name, output)
@@ -115,7 +116,8 @@ def personalize(
     if not pieces:
         raise ValueError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     base = checkpoint_hash(checkpoint)
-    digest = hashlib.sha256(repr((base, seed, [p.data for p in pieces])).encode()).hexdigest()
+    how = (LEARNING_RATES, STEPS, TUNE_FILLS, HELD_OUT_FILLS)
+    digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
     progress = progress_path(target)
     saved = _read_progress(progress, digest)
     if target.exists() and not overwrite and saved is None:
@@ -250,16 +252,17 @@ def draw_fills(
     tokenizer = checkpoint.tokenizer
     sampler = RegionSampler(tokenizer, evaluation=held_out)
     rng = np.random.default_rng((seed, int(held_out)))
-    encoded: dict[tuple[str, int], TokenizedSong] = {}
+    encoded: dict[tuple[int, int], TokenizedSong] = {}
     shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]
     found, tried = 0, 0
     while found < count and tried < 40 * count:
         unit = tried % len(units)
         tried += 1
         (piece, bars), shift = units[unit], int(rng.choice(shifts[unit]))
-        if (piece.name, shift) not in encoded:
-            encoded[piece.name, shift] = tokenizer.encode(transposed(piece.score, shift))
-        sample = sampler.draw(encoded[piece.name, shift], rng, budget or checkpoint.context, bars)
+        key = id(piece), shift  # not the name: files in different folders may share it
+        if key not in encoded:
+            encoded[key] = tokenizer.encode(transposed(piece.score, shift))
+        sample = sampler.draw(encoded[key], rng, budget or checkpoint.context, bars)
         if sample is None:
             continue
         run = len(sample.ids) - sample.ids.index(sampler.tokens.middle)
@@ -331,14 +334,14 @@ def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:
 
 
 def _target(name: str | None, output: str | Path | None) -> Path:
-    if output is not None:
-        path = Path(output)
-        if path.suffix != SUFFIX:
-            raise ValueError(f"a style file ends in {SUFFIX}, got {path}")
-        return path
-    if name is None:
-        raise ValueError("the style needs a name; add --name NAME")
-    return styles_folder() / f"{check_name(name)}{SUFFIX}"
+    if (name is None) == (output is None):
+        raise ValueError("the style needs a name: add --name NAME (or --output FILE.safetensors, but not both)")
+    if name is not None:
+        return styles_folder() / f"{check_name(name)}{SUFFIX}"
+    path = Path(str(output))
+    if path.suffix != SUFFIX:
+        raise ValueError(f"a style file ends in {SUFFIX}, got {path}")
+    return path
 
 
 def _check_writable(target: Path) -> None:

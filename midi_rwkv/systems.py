@@ -186,7 +186,7 @@ class System:
         if self.style:
             assert isinstance(self._model, RWKV7)
             return styled_nats(self._model, sample, self.tokens.middle, self.style)
-        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1), torch.device("cpu"))
+        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1))
         return float(nats)
 
     def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:

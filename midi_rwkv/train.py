@@ -32,7 +32,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_
 from .config import ARCHS, PRESETS, ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import FILL, NOT_MUSIC, TrainingRows, to_batches, validation_samples
-from .model import RWKV7, make_model
+from .model import RWKV7, ModelState, make_model
 from .tokenizer import Tokenizer
 from .transformer import Transformer
 
@@ -88,22 +88,45 @@ def loss_of(model: RWKV7 | Transformer, ids: Tensor, roles: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
+def wanted_nats(
+    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+) -> tuple[Tensor, Tensor]:
+    """Nats of the wanted ids and the row of each, both (N,); differentiable. ids, wanted: (B, T + 1).
+
+    state: what an RWKV-7 has read before, for each row; None: nothing.
+    """
+    device = model.head.weight.device
+    tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
+    if isinstance(model, RWKV7):
+        h, _ = model.hidden(tokens[:, :-1], state)
+    else:
+        h, _ = model.hidden(tokens[:, :-1])
+    nats = F.cross_entropy(model.head(h[mask]).float(), tokens[:, 1:][mask], reduction="none")
+    return nats, mask.nonzero()[:, 0]
+
+
+def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:
+    """Sums over each of `count` rows, (count,), of what `wanted_nats` gives."""
+    return np.bincount(rows.cpu().numpy(), nats.detach().double().cpu().numpy(), count)
+
+
 @torch.no_grad()
 def fill_nats(
     model: RWKV7 | Transformer,
     batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
-    device: torch.device,
+    wkv: Tensor | None = None,
 ) -> np.ndarray:
-    """Nats of each validation sample's fill, the closing tokens included. (samples,)"""
+    """Nats of each validation sample's fill, the closing tokens included. (samples,)
+
+    wkv: an RWKV-7's initial state (L, H, K, V), None: zeros.
+    """
     out = np.zeros(sum(len(b[2]) for b in batches))
     for ids, roles, numbers in batches:
-        tokens = torch.from_numpy(ids).to(device)
-        h, _ = model.hidden(tokens[:, :-1])
-        fill = torch.from_numpy(roles[:, 1:] == FILL).to(device)
-        nats = F.cross_entropy(model.head(h[fill]).float(), tokens[:, 1:][fill], reduction="none")
-        rows = fill.nonzero()[:, 0]
-        sums = torch.zeros(len(numbers), dtype=torch.float64, device=device).index_add_(0, rows, nats.double())
-        out[numbers] = sums.cpu().numpy()
+        state = None
+        if wkv is not None:
+            assert isinstance(model, RWKV7)
+            state = model.new_state(len(ids), wkv)
+        out[numbers] = by_row(*wanted_nats(model, ids, roles == FILL, state), len(numbers))
     return out
 
 
@@ -198,7 +221,7 @@ class Trainer:
         """Nats per note on the fixed validation fills, mean over the sources; logged."""
         self.model.eval()
         with autocast(self.config, self.device):
-            nats = fill_nats(self.model, self.valid_batches, self.device)
+            nats = fill_nats(self.model, self.valid_batches)
         self.model.train()
         by_source = {
             s: round(float(nats[m].sum() / self.valid_notes[m].sum()), 4)

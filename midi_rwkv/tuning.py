@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .dataset import FILL, Sample
 from .engine import Engine, State
 from .model import RWKV7, ModelState
 from .style import Style
+from .train import by_row, wanted_nats
 
 LEARNING_RATES = (0.03, 0.1)
 SCALES = (1.0, 1.25, 1.5, 2.0, 2.5)
@@ -69,11 +69,7 @@ def fill_losses(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None
     state = ModelState(*(torch.from_numpy(x).to(device) for x in (kept.att_shift, kept.ffn_shift, kept.wkv)))
     if added is not None:
         state.wkv = state.wkv + added[:, None]
-    tokens = torch.from_numpy(ids).to(device)
-    h, _ = model.hidden(tokens[:, :-1], state)
-    wanted = torch.from_numpy(roles[:, 1:] == FILL).to(device)
-    nats = F.cross_entropy(model.head(h[wanted]).float(), tokens[:, 1:][wanted], reduction="none")
-    return nats, wanted.nonzero()[:, 0]
+    return wanted_nats(model, ids, roles == FILL, state)
 
 
 @torch.no_grad()
@@ -81,26 +77,21 @@ def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None,
     """Nats of each fill, (len(fills),); about `ids` of them at once."""
     out = np.zeros(len(fills))
     for chosen in batches(fills, ids):
-        nats, rows = fill_losses(model, [fills[i] for i in chosen], added)
-        sums = torch.zeros(len(chosen), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats.double())
-        out[chosen] = sums.cpu().numpy()
+        out[chosen] = by_row(*fill_losses(model, [fills[i] for i in chosen], added), len(chosen))
     return out
 
 
 @torch.no_grad()
 def styled_nats(model: RWKV7, sample: Sample, middle: int, style: Style) -> float:
     """Nats of one sample's answer under a style; `middle` is the id at which a run begins."""
-    state = model.new_state(1)
-    if style.wkv is not None:
-        state.wkv = torch.from_numpy(style.wkv)[:, None]
+    ids, roles = np.array([sample.ids]), np.array([sample.roles])
     at = sample.ids.index(middle)
-    ids = torch.tensor([sample.ids])
-    _, state = model.hidden(ids[:, :at], state)
-    if style.run is not None:
-        state.wkv = state.wkv + torch.from_numpy(style.run)[:, None]
-    h, _ = model.hidden(ids[:, at:-1], state)
-    wanted = torch.tensor(sample.roles[at + 1 :]) == FILL
-    return float(F.cross_entropy(model.head(h[0, wanted]).float(), ids[0, at + 1 :][wanted], reduction="sum"))
+    wkv, run = (None if x is None else torch.from_numpy(x) for x in (style.wkv, style.run))
+    _, state = model.hidden(torch.from_numpy(ids[:, :at]), model.new_state(1, wkv))
+    if run is not None:
+        state.wkv = state.wkv + run[:, None]
+    nats, _ = wanted_nats(model, ids[:, at:], roles[:, at:] == FILL, state)
+    return float(nats.sum())
 
 
 def batches(fills: Sequence[Fill], ids: int, rng: np.random.Generator | None = None) -> list[list[int]]:

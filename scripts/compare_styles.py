@@ -31,7 +31,6 @@ TEST_FILLS, TEST_SEED = 60, 1000
 VALID_FILLS = 8  # a source
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by number of seeds
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,6 @@ def frozen_model() -> Any:
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     """One method on one style."""
-    import torch
-
     from midi_rwkv.adapters import adapt
     from midi_rwkv.checkpoint import load_checkpoint
     from midi_rwkv.personalize import prepare, read_pieces
@@ -122,14 +119,13 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
             "rate": tuning.best_rate,
             "scale": tuning.scale,
             "held_out": [tuning.before, tuning.best],
-            "parameters": sum(s[0].numel() for s in tuning.states[:1]),
+            "parameters": tuning.states[0][0].numel(),
         }
     else:
         adapted = adapt(job.method, checkpoint, read_pieces(files)[0], job.seed)
         seconds = time.monotonic() - began
         nats = adapted.nats(samples)
         more = {"steps": adapted.steps, "parameters": adapted.parameters, "held_out": list(adapted.held_out)}
-    torch.set_grad_enabled(True)
     return {
         "key": job.key,
         **job.__dict__,
@@ -194,10 +190,10 @@ def table(out: Path) -> str:
                 lines.append(f"| {method} | {' | '.join(cells)} | {np.mean(gains):+.4f} |")
     lines += ["\n| method | parameters | median seconds | median steps |", "|---|---|---|---|"]
     for method in dict.fromkeys(r["method"] for r in results if r["method"] != "base"):
-        own = [r for r in results if r["method"] == method and r["count"] == 5]
-        if own:
-            seconds, steps = (np.median([r.get(k, 0) for r in own]) for k in ("seconds", "steps"))
-            lines.append(f"| {method} | {own[0].get('parameters', 0):,} | {seconds:.0f} | {steps:.0f} |")
+        runs = [r for r in results if r["method"] == method and r["count"] == 5]
+        if runs:
+            seconds, steps = (np.median([r.get(k, 0) for r in runs]) for k in ("seconds", "steps"))
+            lines.append(f"| {method} | {runs[0].get('parameters', 0):,} | {seconds:.0f} | {steps:.0f} |")
     lines += ["\npaired over test fills, mean of the seeds: fills that got better, and p (Wilcoxon)\n"]
     lines += [f"| count, method against | {' | '.join(styles)} |", "|---" * (len(styles) + 1) + "|"]
     lines += list(paired(results, base, styles))
@@ -229,9 +225,12 @@ def paired(results: list[dict[str, Any]], base: dict[str, Any], styles: Sequence
 
 
 def interval(values: Sequence[float]) -> str:
+    """Half the width of the mean's 95 % interval."""
+    from scipy.stats import sem, t
+
     if len(values) < 2:
         return ""
-    return f" ± {T_95[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5:.4f}"
+    return f" ± {t.ppf(0.975, len(values) - 1) * sem(values):.4f}"
 
 
 def grid(title: str, heads: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -69,11 +69,9 @@ def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
 
 def checkpoint_nats(path: Path, samples: Sequence[Sample], pad: int) -> np.ndarray:
     """Nats of each sample's fill under the checkpoint, fp32 (samples,)."""
-    import torch
-
     from midi_rwkv.train import fill_nats
 
-    return fill_nats(load_checkpoint(path).model(), to_batches(samples, pad, rows=4), torch.device("cpu"))
+    return fill_nats(load_checkpoint(path).model(), to_batches(samples, pad, rows=4))
 
 
 def markdown(rows: Sequence[Sequence[Any]]) -> str:

@@ -13,7 +13,8 @@ it then trains; here, where only what is learned for a style may change, its two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,8 @@ def make_variant(name: str, tuning: Tuning) -> Tuning:
     kinds: dict[str, type[Tuning]] = {"kernel": KernelTuning, "decorrelated": DecorrelatedTuning}
     if name not in kinds:
         raise ValueError(f"the variant must be one of {', '.join(kinds)}, got {name!r}")
-    t = tuning
-    return kinds[name](t.model, t.fills, t.held_out, t.folds, t.seed, t.steps, t.rates)
+    given = (tuning.model, tuning.fills, tuning.held_out, tuning.folds, tuning.seed, tuning.steps, tuning.rates)
+    return kinds[name](*given)
 
 
 class KernelTuning(Tuning):
@@ -84,23 +85,19 @@ class KernelTuning(Tuning):
         with self.reading(added) as plain:
             return fills_nats(self.model, fills, plain)
 
-    def reading(self, added: Tensor) -> Any:
-        from contextlib import contextmanager
-
+    @contextmanager
+    def reading(self, added: Tensor) -> Iterator[Tensor]:
+        """While the further state is read; gives the plain one."""
         K = self.model.config.head_size
 
-        @contextmanager
-        def within() -> Any:
-            def extra(layer: int, r: Tensor) -> Tensor:
-                far = ((r.unsqueeze(3) - self.support[layer]) ** 2).sum(-1)  # (B, T, H, M)
-                features = torch.exp(-far / (2 * self.width[layer].unsqueeze(-1)))
-                return torch.einsum("bthm,hmv->bthv", features, added[layer, :, K:])
+        def extra(layer: int, r: Tensor) -> Tensor:
+            far = ((r.unsqueeze(3) - self.support[layer]) ** 2).sum(-1)  # (B, T, H, M)
+            features = torch.exp(-far / (2 * self.width[layer].unsqueeze(-1)))
+            return torch.einsum("bthm,hmv->bthv", features, added[layer, :, K:])
 
-            self.hook.extra, self.hook.layer = extra, 0
-            yield added[:, :, :K]
-            self.hook.extra = None
-
-        return within()
+        self.hook.extra, self.hook.layer = extra, 0
+        yield added[:, :, :K]
+        self.hook.extra = None
 
 
 class DecorrelatedTuning(Tuning):

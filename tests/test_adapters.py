@@ -93,7 +93,6 @@ def test_losses_are_those_of_the_plain_form(checkpoint, samples):
 
 
 def test_unknown_methods_are_refused(checkpoint, pieces):
-    pytest.importorskip("peft")
     with pytest.raises(ValueError, match="method must be one of lora-4"):
         adapt("nonsense", checkpoint, pieces, 0)
 
