@@ -67,8 +67,8 @@ class Adapted:
         return fills_nats(self.model, fills)
 
 
-def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> Adapted:
-    """Learn from the pieces. ValueError for an unknown method."""
+def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int, steps: int = STEPS) -> Adapted:
+    """Learn from the pieces in at most so many steps. ValueError for an unknown method."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     torch.manual_seed(seed)
@@ -80,7 +80,7 @@ def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: in
         return adapted
     adapted.model, parameters = _inject(model, method, adapted)
     adapted.parameters = sum(p.numel() for p in parameters)
-    _tune(adapted, parameters, RATES[method], pieces, seed)
+    _tune(adapted, parameters, RATES[method], pieces, seed, steps)
     return adapted
 
 
@@ -108,24 +108,26 @@ def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Te
     return injected, [p for p in injected.parameters() if p.requires_grad]
 
 
-def _tune(adapted: Adapted, parameters: list[Tensor], rate: float, pieces: Sequence[Piece], seed: int) -> None:
+def _tune(
+    adapted: Adapted, parameters: list[Tensor], rate: float, pieces: Sequence[Piece], seed: int, steps: int
+) -> None:
     checkpoint, model = adapted.checkpoint, adapted.model
     out = 1 if len(pieces) <= 8 else 2
     units = [(p, (0, len(p.score.bars))) for p in pieces]
     held = [s for _, s, _ in draw_fills(units[-out:], checkpoint, HELD_OUT_FILLS, seed, True, CONTEXT)]
-    train = [s for _, s, _ in draw_fills(units[:-out], checkpoint, 4 * STEPS, seed, False, CONTEXT)]
+    train = [s for _, s, _ in draw_fills(units[:-out], checkpoint, 4 * steps, seed, False, CONTEXT)]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
     before = best = float(full_nats(model, held, adapted.wkv).sum())
     kept = [p.detach().clone() for p in parameters]
     rng = np.random.default_rng(seed)
-    for step in range(STEPS):
+    for step in range(steps):
         some = [train[i] for i in rng.permutation(len(train))]
         count = int(np.searchsorted(np.cumsum([len(s.ids) for s in some]), STEP_IDS)) + 1
         [(ids, roles, _)] = to_batches(some[:count], 0, rows=count)
         nats, _ = wanted_nats(model, ids, roles != NOT_MUSIC, model.new_state(count, adapted.wkv))
         nats.mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / STEPS)
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / steps)
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % CHECK_EVERY == 0:

@@ -1,6 +1,7 @@
 """State tuning against other ways to learn a style, on folders STYLE/tune and STYLE/test of MIDI files.
 
     python scripts/compare_styles.py styles.zip OUT --methods base,state,lora-4 --counts 5 --seeds 0,1,2
+    python scripts/compare_styles.py styles.zip OUT --methods lora-32@60     # 60 steps rather than 20
     python scripts/compare_styles.py styles.zip OUT --table            # OUT/table.md from what is there
     python scripts/compare_styles.py styles.zip OUT --more valid.zip   # each style on each, along paths, on valid
 
@@ -87,7 +88,7 @@ def frozen_model() -> Any:
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     """One method on one style."""
-    from midi_rwkv.adapters import adapt
+    from midi_rwkv.adapters import STEPS, adapt
     from midi_rwkv.checkpoint import load_checkpoint
     from midi_rwkv.personalize import prepare, read_pieces
     from midi_rwkv.style import Style, save_style
@@ -122,7 +123,8 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
             "parameters": tuning.states[0][0].numel(),
         }
     else:
-        adapted = adapt(job.method, checkpoint, read_pieces(files)[0], job.seed)
+        method, _, steps = job.method.partition("@")
+        adapted = adapt(method, checkpoint, read_pieces(files)[0], job.seed, int(steps or STEPS))
         seconds = time.monotonic() - began
         nats = adapted.nats(samples)
         more = {"steps": adapted.steps, "parameters": adapted.parameters, "held_out": list(adapted.held_out)}
