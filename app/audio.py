@@ -13,6 +13,7 @@ pedal (CC 64) and bends are not heard either. Good enough to compare notes by ea
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import wave
 from collections.abc import Callable, Collection, Iterator
@@ -98,11 +99,14 @@ def render(
     soundfont: Path,
     sample_rate: int = 22050,
     tracks: Collection[int] | None = None,
+    loudness: float | None = None,
 ) -> np.ndarray:
     """(samples,) mono float32 in [-1, 1]: bars [first_bar, last_bar), 0-based, and a tail of a second, faded out.
 
     Only notes that begin inside sound; they ring on into the tail. `tracks` are indices, None for all. Where anything
-    sounds the peak is 0.9. Raises ValueError on an empty stretch and on a file that is no SF2 soundfont.
+    sounds the peak is 0.9; with a `loudness` the level is that factor's, whatever else sounds in the stretch, and peaks
+    are rounded off: for stretches that are played one after another. Raises ValueError on an empty stretch and on a
+    file that is no SF2 soundfont.
     """
     if not 0 <= first_bar < last_bar:
         raise ValueError(
@@ -130,18 +134,27 @@ def render(
     samples = _halve(mix)
     fade = round(TAIL_SECONDS * sample_rate)
     samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+    if loudness is not None:
+        return PEAK * np.tanh(samples * np.float32(loudness / PEAK))
     peak = float(np.abs(samples).max())
     return samples * np.float32(PEAK / peak) if peak else samples
+
+
+def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
+    """(samples,) in [-1, 1] as a 16-bit mono WAV file."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return out.getvalue()
 
 
 def write_wav(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
     """Writes (samples,) in [-1, 1] as 16-bit mono, whole or not at all."""
     partial = Path(f"{path}.partial")
-    with wave.open(str(partial), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    partial.write_bytes(wav_bytes(samples, sample_rate))
     os.replace(partial, path)
 
 

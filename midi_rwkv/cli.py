@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from midi_rwkv.app.serve import add_app_options, run_app
+
 from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks
 from .cli_style import add_style_commands, add_style_options
 
@@ -400,6 +402,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--no-audio", action="store_true", help="no sound on that page")
 
     add_style_commands(commands)
+    p = commands.add_parser("app", help="the page: see, mark, infill, listen", description="Serve the page, locally.")
+    p.set_defaults(run=run_app)
+    add_app_options(p)
     for name, text in (("corpus", "MIDI files -> token shards"), ("train", "train a checkpoint on token shards")):
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))

@@ -1,0 +1,190 @@
+"""The endpoints for programs: inspect, infill, personalize, styles. With `--mcp` they are MCP tools too.
+
+Where MIDI-GPT's request has a word for something, infill's is the same: tracks, bars (both 0-based lists), temperature,
+top_p, seed, num_candidates.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder, is_in_or_equal
+
+from midi_rwkv.arguments import parse_key
+from midi_rwkv.config import SamplingConfig
+from midi_rwkv.instruments import program_name
+from midi_rwkv.midi import read_midi, splice
+from midi_rwkv.personalize import personalize as learn
+from midi_rwkv.score import Region, Score
+from midi_rwkv.style import find_style, read_info, style_files
+
+from .session import check_size
+from .work import Worker
+
+MOST_CANDIDATES = 8
+
+
+def add_api(worker: Worker) -> None:
+    """Add the endpoints to the page that is being built."""
+
+    def inspect(song: FileData) -> dict[str, Any]:
+        """What is in a MIDI file: its bars, their metres, and its tracks with their notes in each bar.
+
+        Args:
+            song: a MIDI file
+        """
+        with _errors():
+            return _inspect(_read(song)[1])
+
+    def infill(
+        song: FileData,
+        tracks: list[int],
+        bars: list[int],
+        num_candidates: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+        seed: int = -1,
+        density: list[int] | None = None,
+        polyphony: list[int] | None = None,
+        pitch_range: list[int] | None = None,
+        key: str = "",
+        style: str = "",
+        style_strength: float = 1.0,
+    ) -> tuple[list[FileData], dict[str, Any]]:
+        """Write some bars of some tracks anew; everything else in the file stays as it is.
+
+        Args:
+            song: a MIDI file
+            tracks: 0-based track numbers, as `inspect` lists them
+            bars: 0-based bar numbers; those after the last continue the song
+            num_candidates: so many answers, 1-8
+            temperature: above 1 bolder, below 1 plainer
+            top_p: draw from the likeliest that hold this share
+            seed: the same seed gives the same notes; -1 for a new one
+            density: least and most notes a bar
+            polyphony: least and most notes struck together
+            pitch_range: lowest and highest MIDI pitch
+            key: only pitches of this key, like "A minor"
+            style: a style's name, or a blend like "mine:0.7,bach:0.3"
+            style_strength: 0 is as without a style
+        """
+        with _errors():
+            data, score = _read(song)
+            if not 1 <= num_candidates <= MOST_CANDIDATES:
+                raise ValueError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
+            region = Region(frozenset((int(t), int(b)) for t in tracks for b in bars))
+            sampling = SamplingConfig(
+                temperature=temperature,
+                top_p=top_p,
+                density=_span("density", density),
+                polyphony=_span("polyphony", polyphony),
+                pitch_range=_span("pitch_range", pitch_range),
+                key=parse_key(key or None),
+            )
+            found = find_style(style, worker.checkpoint, style_strength) if style else None
+            number = secrets.randbelow(2**31) if seed < 0 else seed
+            fills = []
+            for event in worker.infill(score, region, sampling, num_candidates, number, found):
+                if isinstance(event, list):
+                    fills = event
+            stem = Path(score.name).stem
+            answers = [
+                _hand_out(f"{stem}-{i + 1}.mid", splice(data, score, region, fill)) for i, fill in enumerate(fills)
+            ]
+            notes = [sum(len(n) for n in fill.values()) for fill in fills]
+            return answers, {"seed": number, "notes": notes, "tracks": list(region.tracks), "bars": list(region.bars)}
+
+    def personalize(files: list[FileData], name: str, overwrite: bool = False) -> dict[str, Any]:
+        """Learn a style from a few MIDI files, five or more are best; takes minutes. It is kept if it helps on music
+        it was not tuned on.
+
+        Args:
+            files: MIDI files
+            name: what to call the style
+            overwrite: replace a style of that name
+        """
+        with _errors():
+            made = learn([_path(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
+            return {
+                "style": name if made.path else None,
+                "held_out_before": made.before,
+                "held_out_after": made.after,
+                "skipped": {Path(f).name: why for f, why in made.skipped.items()},
+            }
+
+    def styles() -> list[dict[str, Any]]:
+        """The styles that `infill` can be given, and what is known of each."""
+        return [{"name": path.stem, **read_info(path)} for path in style_files()]
+
+    for endpoint in (inspect, infill, personalize, styles):
+        gr.api(endpoint, api_name=endpoint.__name__)
+
+
+class _errors:
+    """ValueError and OSError become errors of one line for the caller."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (ValueError, OSError)):
+            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+
+
+def _path(file: Any) -> Path:
+    """Where an uploaded file lies. ValueError for a path that was not uploaded."""
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
+        raise ValueError("this is no uploaded file; upload it first, or use gradio_client.handle_file")
+    return Path(path)
+
+
+def _read(file: Any) -> tuple[bytes, Score]:
+    path = _path(file)
+    data = path.read_bytes()
+    score = read_midi(data, path.name)
+    check_size(score)
+    return data, score
+
+
+def _hand_out(name: str, data: bytes) -> Any:
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    path = folder / name
+    path.write_bytes(data)
+    return {"path": str(path), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    if len(values) != 2:
+        raise ValueError(f"{name} must be two numbers, the least and the most, got {values}")
+    return values[0], values[1]
+
+
+def _inspect(score: Score) -> dict[str, Any]:
+    counts = [[0] * len(score.bars) for _ in score.tracks]
+    for row, track in zip(counts, score.tracks, strict=True):
+        for note in track.notes:
+            row[score.bar_index_at(note.onset_ticks)] += 1
+    return {
+        "name": score.name,
+        "first_bar_number": score.first_bar_number,
+        "tempo_bpm": round(score.tempo_at(0), 2),
+        "time_signatures": [f"{b.numerator}/{b.denominator}" for b in score.bars],
+        "tracks": [
+            {
+                "track": i,
+                "name": t.name,
+                "instrument": program_name(t.program, t.is_drum),
+                "notes": len(t.notes),
+                "notes_per_bar": row,
+            }
+            for i, (t, row) in enumerate(zip(score.tracks, counts, strict=True))
+        ],
+    }

@@ -1,0 +1,121 @@
+"""The personalise tab's work: reading the files, tuning with a curve, the same bars before and after."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midi_rwkv.checkpoint import Checkpoint
+from midi_rwkv.config import SamplingConfig
+from midi_rwkv.personalize import Personalized, Piece, Progress, personalize, read_pieces
+from midi_rwkv.score import Region
+from midi_rwkv.style import find_style
+
+from .audio import render
+from .work import Worker
+
+HEARD_BARS = 4
+SEED = 1  # of the bars that are compared
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far it is: a line for people, and the held-out loss so far as (step, nats a note)."""
+
+    text: str
+    curve: list[tuple[int, float]]
+    made: Personalized | None = None
+
+
+def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
+    """A row a file (name, bars, notes, used or why not), and the pieces that serve."""
+    pieces, skipped = read_pieces(list(paths)) if paths else ([], {})
+    rows: list[list[Any]] = [[p.name, len(p.score.bars), p.n_notes, "used"] for p in pieces]
+    rows += [[Path(file).name, None, None, f"skipped: {why}"] for file, why in skipped.items()]
+    return rows, pieces
+
+
+def tune(
+    paths: Sequence[str], name: str, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
+) -> Iterator[Step]:
+    """Learn the style; `stop` ends it early with the best so far. ValueError where it cannot be done."""
+    happened: queue.Queue[Progress | Personalized | BaseException] = queue.Queue()
+
+    def on_progress(progress: Progress) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        happened.put(progress)
+
+    def work() -> None:
+        try:
+            happened.put(personalize(list(paths), name, checkpoint, overwrite=overwrite, on_progress=on_progress))
+        except (Exception, KeyboardInterrupt) as error:
+            happened.put(error)
+
+    if not _one_at_a_time.acquire(blocking=False):
+        raise ValueError("busy: another style is being learned; try again in a few minutes")
+    try:
+        began = time.monotonic()
+        curve: list[tuple[int, float]] = []
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        while True:
+            event = happened.get()
+            if isinstance(event, KeyboardInterrupt):
+                yield Step(f"stopped: {event.args[0] if event.args else 'no style was kept'}", curve)
+                return
+            if isinstance(event, BaseException):
+                raise event
+            if isinstance(event, Personalized):
+                yield Step(_verdict(event, name, time.monotonic() - began), curve, event)
+                return
+            left = f"{event.seconds_left:.0f} s left"
+            if event.check is None:
+                if event.done % 10 == 0:
+                    yield Step(f"reading the pieces: {event.done} of {event.total} fills, {left}", curve)
+                continue
+            check = event.check
+            curve = curve or [(0, check.before)]
+            curve = [*curve, (check.step, check.now)]
+            gain = 100 * (check.best / check.before - 1)
+            yield Step(f"step {check.step} of {check.steps}, {left}; best so far {gain:+.1f} %", curve)
+    finally:
+        stop.set()
+        _one_at_a_time.release()
+
+
+def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, rate: int) -> list[np.ndarray]:
+    """The same bars of a piece, filled with the same seed without and with the style, and two bars around, as sound."""
+    score = piece.score
+    track = max(range(len(score.tracks)), key=lambda t: len(score.tracks[t].notes))
+    counts = [len(score.notes_in(track, b)) for b in range(len(score.bars))]
+    sums = np.convolve(counts, np.ones(min(HEARD_BARS, len(counts))), "valid")
+    first = int(np.argmax(sums))
+    region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
+    sounds = []
+    for found in (None, find_style(style, worker.checkpoint)):
+        for event in worker.infill(score, region, SamplingConfig(), 1, SEED, found):
+            if isinstance(event, list):
+                cells = {b for _, b in region.cells}
+                kept = [n for n in score.tracks[track].notes if score.bar_index_at(n.onset_ticks) not in cells]
+                filled = score.with_notes(track, [*kept, *event[0][track]])
+                lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)
+                sounds.append(render(filled, lo, hi, soundfont, rate))
+    return sounds
+
+
+def _verdict(made: Personalized, name: str, seconds: float) -> str:
+    gain = f"{made.before:.3f} → {made.after:.3f} nats a note ({100 * (made.after / made.before - 1):+.1f} %)"
+    if made.helps:
+        return (
+            f"**{name}** is learned, in {seconds:.0f} s: {gain} on held-out bars. It is in the Song tab now."
+        )
+    return "Not kept: it does not help on bars it was not tuned on. More pieces, or pieces more like each other, may."

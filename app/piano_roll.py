@@ -1,0 +1,40 @@
+"""The piano roll: a Gradio HTML component whose page side is our own JavaScript.
+
+Its value is text (view.py). It answers with events: `mark` (the cells that are marked now), `lock` (a note was
+clicked), `choose` (a candidate), and asks the server for sound and for the file. No text of a file ever stands in its
+template: names are set as text by the script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+SCRIPTS = ("roll_model.js", "roll_draw.js", "roll_input.js", "roll_sound.js", "roll_main.js")
+
+
+def piano_roll(*calls: Callable[[dict[str, Any], gr.Request], dict[str, str]], **options: Any) -> gr.HTML:
+    """calls: what the script may ask of the server, by their names (`Desk.sound`, `Desk.midi`)."""
+    here = files(__package__)
+    return gr.HTML(
+        "",
+        html_template=(here / "roll.html").read_text(encoding="utf-8"),
+        css_template=(here / "roll.css").read_text(encoding="utf-8"),
+        js_on_load="\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        apply_default_css=False,
+        server_functions=[_plain(call) for call in calls],
+        **options,
+    )
+
+
+def _plain(call: Callable[[dict[str, Any], gr.Request], dict[str, str]]) -> Callable[..., dict[str, str]]:
+    """A method as a function: Gradio sets a mark on it, which a method does not allow."""
+
+    def plain(wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
+        return call(wanted, request)
+
+    plain.__name__ = call.__name__
+    return plain

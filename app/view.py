@@ -1,0 +1,92 @@
+"""The session as the text that the piano roll reads: one JSON text a line.
+
+Line 1 is the song, line 2 what is marked, locked and answered; while candidates are written a line a cell follows. A
+text that only grows is sent to the browser as what was added, so a cell costs little however long the song is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from midi_rwkv.instruments import program_name
+from midi_rwkv.score import Note
+
+from .session import EXTRA_BARS, Session
+
+
+def flat(notes: Iterable[Note]) -> list[int]:
+    """Onset, duration (ticks), pitch, velocity, of one note after another."""
+    return [x for n in notes for x in (n.onset_ticks, n.duration_ticks, n.pitch, n.velocity)]
+
+
+def song_line(session: Session) -> str:
+    """Line 1; empty where no song is open."""
+    if not session.is_open:
+        return ""
+    score = session.score
+    n_bars = len(score.bars) + EXTRA_BARS
+    bars = [score.bar(b) for b in range(n_bars)]
+    metres = [f"{b.numerator}/{b.denominator}" for b in bars]
+    tempos = [(t.tick, round(t.beats_per_minute, 2)) for t in score.tempos]
+    if not tempos or tempos[0][0] > 0:
+        tempos.insert(0, (0, 120.0))
+    return _line(
+        {
+            "version": session.at,
+            "name": session.name,
+            "ticksPerBeat": score.ticks_per_beat,
+            "firstBar": score.first_bar_number,
+            "ownBars": len(score.bars),
+            "bars": [*(b.start_ticks for b in bars), bars[-1].end_ticks],
+            "metres": [(b, m) for b, m in enumerate(metres) if b == 0 or m != metres[b - 1]],
+            "tempos": tempos,
+            "tracks": [
+                {
+                    "name": t.name.strip() or program_name(t.program, t.is_drum),
+                    "instrument": program_name(t.program, t.is_drum),
+                    "drum": t.is_drum,
+                    "notes": flat(t.notes),
+                }
+                for t in score.tracks
+            ],
+        }
+    )
+
+
+def view_line(session: Session, running: int = 0, text: str = "") -> str:
+    """Line 2. running: so many candidates are being written."""
+    return _line(
+        {
+            "cells": session.cells,
+            "locked": session.locked,
+            "candidates": []
+            if running
+            else [{"seed": c.seed, "fill": {t: flat(n) for t, n in c.fill.items()}} for c in session.candidates],
+            "chosen": session.chosen,
+            "running": running,
+            "status": {"text": text, "done": 0, "total": 0} if text else None,
+        }
+    )
+
+
+def status_line(text: str, done: int = 0, total: int = 0) -> str:
+    """What is going on, and how far it is."""
+    return _line({"status": {"text": text, "done": done, "total": total}})
+
+
+def cell_line(track: int, notes: list[list[Note]], text: str, done: int, total: int) -> str:
+    """A cell has been written: the notes of each candidate."""
+    return _line(
+        {"track": track, "notes": [flat(n) for n in notes], "status": {"text": text, "done": done, "total": total}}
+    )
+
+
+def show(session: Session, text: str = "") -> str:
+    """The whole value."""
+    return f"{song_line(session)}\n{view_line(session, text=text)}" if session.is_open else ""
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,225 @@
+"""The work behind the buttons: one engine, whose turn it is, stopping within a moment, and what the engine has read.
+
+A fill runs in a thread of its own and hands over what it has written as it goes; whoever takes that may leave at any
+time, and the thread ends at the next token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.config import SamplingConfig
+from midi_rwkv.engine import Engine, State, make_engine
+from midi_rwkv.infill import Infiller, Progress
+from midi_rwkv.score import Note, Region, Score
+from midi_rwkv.style import Style
+
+from .session import Fill
+
+REMEMBERED = 24  # contexts whose state is kept, half a megabyte each
+WORTH_KEEPING = 64  # ids, from which on what was read is kept
+AT_ONCE = 512  # ids read before the next look whether to stop
+MOST_WAITING = 12
+
+
+class Stopped(Exception):
+    """The work was given up."""
+
+
+class PatientEngine(Engine):
+    """An engine that looks before every step whether to go on, and remembers the states that long readings led to.
+
+    So the same region filled once more starts with its first note. Two readings are the same if their ids and the state
+    before them are.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.check: Callable[[], None] = lambda: None
+        self.vocab_size = engine.vocab_size
+        self._known: OrderedDict[bytes, tuple[np.ndarray, State]] = OrderedDict()
+
+    def new_state(self, batch: int = 1, wkv0: np.ndarray | None = None) -> Any:
+        return self.engine.new_state(batch, wkv0)
+
+    def step(self, tokens: Any, state: Any) -> np.ndarray:
+        self.check()
+        return self.engine.step(tokens, state)
+
+    def prefill(self, tokens: Sequence[int], state: Any) -> np.ndarray:
+        self.check()
+        ids = list(tokens)
+        if len(ids) < WORTH_KEEPING or state.batch > 1:
+            return self.engine.prefill(ids, state)
+        mark = hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=16)
+        for array in (state.att_shift, state.ffn_shift, state.wkv):
+            mark.update(array.tobytes())
+        key = mark.digest()
+        if key not in self._known:
+            for at in range(0, len(ids), AT_ONCE):
+                self.check()
+                logits = self.engine.prefill(ids[at : at + AT_ONCE], state)
+            self._known[key] = (logits.copy(), state.copy())
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        logits, kept = self._known[key]
+        state.att_shift[:], state.ffn_shift[:], state.wkv[:] = kept.att_shift, kept.ffn_shift, kept.wkv
+        return logits.copy()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A cell: the notes of each candidate, and how far the work is."""
+
+    track: int
+    notes: list[list[Note]]
+    done: int
+    total: int
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Others come first."""
+
+    before: int
+
+
+@dataclass
+class Worker:
+    """The model, for one fill at a time; the others wait in turn."""
+
+    checkpoint: Checkpoint = field(default_factory=load_checkpoint)
+    threads: int = min(2, os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        engine = make_engine(self.checkpoint.weights, self.checkpoint.config.head_size, threads=self.threads)
+        self.engine = PatientEngine(engine)
+        self.infiller = Infiller(self.checkpoint, engine=self.engine)
+        self._turns: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, on_wait: Callable[[int], None], check: Callable[[], None]) -> Iterator[None]:
+        """First come, first served. ValueError where too many wait already."""
+        ticket = object()
+        with self._changed:
+            if len(self._turns) > MOST_WAITING:
+                raise ValueError(f"busy: {len(self._turns)} are before you; try again in a minute")
+            self._turns.append(ticket)
+        told = 0
+        try:
+            while True:
+                with self._changed:
+                    before = self._turns.index(ticket)
+                    if not before:
+                        break
+                    if before == told:
+                        self._changed.wait(0.2)
+                check()
+                if before != told:
+                    on_wait(before)
+                    told = before
+            yield
+        finally:
+            with self._changed:
+                self._turns.remove(ticket)
+                self._changed.notify_all()
+
+    def infill(
+        self,
+        score: Score,
+        region: Region,
+        sampling: SamplingConfig,
+        candidates: int,
+        seed: int,
+        style: Style | None = None,
+        locked: Fill | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Waiting | Written | list[Fill]]:
+        """What happens, as it does, and at last the fills. Setting `stop`, or closing the iterator, ends it at the next
+        token (with Stopped)."""
+        happened: queue.Queue[Waiting | Written | list[Fill] | Exception] = queue.Queue()
+        stop = stop or threading.Event()
+
+        def check() -> None:
+            if stop.is_set():
+                raise Stopped
+
+        def work() -> None:
+            try:
+                with self.turn(lambda before: happened.put(Waiting(before)), check):
+                    began = time.monotonic()
+
+                    def on_progress(p: Progress) -> None:
+                        left = (time.monotonic() - began) / p.done * (p.total - p.done)
+                        happened.put(Written(p.track, p.notes, p.done, p.total, left))
+
+                    self.engine.check = check
+                    self.infiller.style = style or Style("none")
+                    found = self.infiller(score, region, sampling, candidates, seed, None, on_progress)
+                    happened.put([with_locked(score, c.fills, locked or {}) for c in found])
+            except Exception as error:
+                happened.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            while True:
+                event = happened.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, list):
+                    return
+        finally:
+            stop.set()
+
+
+def with_locked(score: Score, fill: Fill, locked: Fill) -> Fill:
+    """The fill with the locked notes in it; new ones that would sound into them go, on a track of single notes all that
+    sound at the same time, else those of the same pitch."""
+    merged = dict(fill)
+    for track, kept in locked.items():
+        single = is_monophonic(score.tracks[track].notes)
+        new = []
+        for note in fill.get(track, []):
+            end = note.onset_ticks + note.duration_ticks
+            rivals = [k for k in kept if single or k.pitch == note.pitch]
+            if any(k.onset_ticks <= note.onset_ticks < k.onset_ticks + k.duration_ticks for k in rivals):
+                continue
+            end = min([end] + [k.onset_ticks for k in rivals if k.onset_ticks > note.onset_ticks])
+            new.append(note._replace(duration_ticks=end - note.onset_ticks))
+        merged[track] = sorted(new + kept)
+    return merged
+
+
+def is_monophonic(notes: Sequence[Note]) -> bool:
+    """No note begins while another sounds, nearly: overlaps of legato up to a tenth of a note are let pass."""
+    return all(
+        a.onset_ticks < b.onset_ticks and a.onset_ticks + 0.9 * a.duration_ticks <= b.onset_ticks
+        for a, b in pairwise(notes)
+    )
+
+
+def half_of(region: Region, seed: int) -> Region | None:
+    """About half of the cells, drawn at random, to be written anew in "more like this"; None where there is but one."""
+    cells = sorted(region.cells)
+    if len(cells) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(cells), max(1, len(cells) // 2), replace=False)
+    return Region(frozenset(cells[i] for i in chosen))
