@@ -253,7 +253,7 @@ class Desk:
             if not name.strip():
                 raise ValueError("the style needs a name")
             for step in learn.tune(paths, name.strip(), overwrite, self.worker.checkpoint, stop):
-                plot = pd.DataFrame(step.curve, columns=["step", "nats a note"])
+                plot = pd.DataFrame(step.curve, columns=["step", "nats a note"]) if step.curve else gr.skip()
                 kept = step.made is not None and step.made.path is not None
                 choice = gr.Dropdown(style_names(), value=name.strip()) if kept else gr.skip()
                 yield step.text, plot, choice

@@ -115,7 +115,5 @@ def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, 
 def _verdict(made: Personalized, name: str, seconds: float) -> str:
     gain = f"{made.before:.3f} → {made.after:.3f} nats a note ({100 * (made.after / made.before - 1):+.1f} %)"
     if made.helps:
-        return (
-            f"**{name}** is learned, in {seconds:.0f} s: {gain} on held-out bars. It is in the Song tab now."
-        )
+        return f"**{name}** is learned, in {seconds:.0f} s: {gain} on held-out bars. It is in the Song tab now."
     return "Not kept: it does not help on bars it was not tuned on. More pieces, or pieces more like each other, may."

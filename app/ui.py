@@ -26,7 +26,7 @@ MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
 .gradio-container { max-width: none !important; padding: 4px 12px !important; }
 .mr-tight { gap: 8px !important; align-items: center; }
-.mr-hint { opacity: 0.75; font-size: 13px; align-self: center; }
+.mr-hint { opacity: 0.75; white-space: nowrap; font-size: 13px; align-self: center; }
 footer { display: none !important; }
 """
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -41,11 +41,11 @@ def build(desk: Desk) -> gr.Blocks:
     """The page over a desk."""
     page = gr.Blocks(title="midi-rwkv", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True)
     with page:
+        add_api(desk.worker)  # before the page's own events, which would else take its names
         with gr.Tab("Song"):
             style = song_tab(page, desk)
         with gr.Tab("Personalise"):
             style_tab(page, desk, style)
-        add_api(desk.worker)
     return page
 
 
@@ -53,7 +53,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     """Returns the choice of styles, which the other tab adds to."""
     with gr.Row(equal_height=True, elem_classes="mr-tight"):
         file = gr.UploadButton("Open MIDI …", file_types=[".mid", ".midi"], size="sm", min_width=110, scale=0)
-        gr.HTML("or drop a file on the page; examples:", elem_classes="mr-hint", scale=0, min_width=230)
+        gr.HTML("or drop a file on the page; examples:", elem_classes="mr-hint", scale=0, min_width=250)
         examples = {name: gr.Button(name, size="sm", min_width=100, scale=0) for name in EXAMPLES}
         gr.HTML("", scale=1, min_width=10)
         added = gr.Dropdown(
@@ -109,7 +109,13 @@ def style_tab(page: gr.Blocks, desk: Desk, style: gr.Dropdown) -> None:
     gr.Markdown("Give it a handful of your own pieces, five or more are best. It takes one to three minutes.")
     with gr.Row():
         with gr.Column(scale=3):
-            files = gr.File(label="Your MIDI files", file_count="multiple", file_types=[".mid", ".midi"], height=150)
+            files = gr.File(
+                label="Your MIDI files",
+                file_count="multiple",
+                elem_id="mr-mine",
+                file_types=[".mid", ".midi"],
+                height=150,
+            )
             read = gr.Dataframe(
                 headers=["file", "bars", "notes", "read"],
                 label="What was read",
@@ -122,7 +128,7 @@ def style_tab(page: gr.Blocks, desk: Desk, style: gr.Dropdown) -> None:
                 overwrite = gr.Checkbox(False, label="Replace a style of that name")
             with gr.Row():
                 start = gr.Button("Learn the style", variant="primary", scale=2)
-                stop = gr.Button("Stop early, keep the best", variant="stop", scale=1)
+                stop = gr.Button("Stop early", variant="stop", scale=1)
         with gr.Column(scale=3):
             told = gr.Markdown("", elem_id="mr-told")
             curve = gr.LinePlot(
