@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -53,8 +54,9 @@ class Desk:
         return self.sessions.get(id)
 
     def load(self, request: gr.Request) -> str:
-        """The page has come up."""
-        return view.show(self.session(request))
+        """The page has come up. Nothing is sent where no song is open: it might overtake one that is being opened."""
+        session = self.session(request)
+        return view.show(session) if session.is_open else gr.skip()
 
     def open_file(self, path: str, request: gr.Request) -> str:
         """A file was chosen or dropped."""
@@ -69,25 +71,27 @@ class Desk:
         try:
             session.open(data, name)
         except ValueError as error:
-            raise failed(error, "This file cannot be opened") from None
+            raise failed(error) from None
         return view.show(session)
 
     def mark(self, event: gr.EventData, request: gr.Request) -> None:
         """Other cells are marked."""
-        with _warnings():
+        with suppress(ValueError):  # of a page that is behind: the next thing it is sent sets it right
             self.session(request).mark(event.cells)
 
     def toggle_lock(self, event: gr.EventData, request: gr.Request) -> None:
         """A note was clicked."""
-        with _warnings():
+        with suppress(ValueError):
             self.session(request).toggle_lock(int(event.track), int(event.onset), int(event.pitch))
 
     def choose(self, event: gr.EventData, request: gr.Request) -> None:
         """A candidate was clicked."""
-        self.session(request).choose(int(event.number))
+        with suppress(ValueError):
+            self.session(request).choose(int(event.number))
 
     def infill(
         self,
+        shown: str,
         candidates: int,
         temperature: float,
         style: str,
@@ -117,7 +121,7 @@ class Desk:
             if style and style != NO_STYLE and strength:
                 found = find_style(style, self.worker.checkpoint, strength)
         except ValueError as error:
-            raise failed(error, "This cannot be filled") from None
+            raise failed(error) from None
         number = secrets.randbelow(2**31) if seed is None else int(seed)
         kept: dict[int, list[Note]] = {}
         version = session.at
@@ -189,10 +193,11 @@ class Desk:
         if running:
             running.set()
 
-    def keep(self, request: gr.Request) -> str:
+    def keep(self, shown: str, request: gr.Request) -> str:
         """The chosen candidate goes into the song."""
         session = self.session(request)
         with _warnings():
+            _catch_up(session, shown)
             session.keep()
             return view.show(session, f"kept: {session.versions[session.at]}")
         return view.show(session)
@@ -253,12 +258,13 @@ class Desk:
             if not name.strip():
                 raise ValueError("the style needs a name")
             for step in learn.tune(paths, name.strip(), overwrite, self.worker.checkpoint, stop):
-                plot = pd.DataFrame(step.curve, columns=["step", "nats a note"]) if step.curve else gr.skip()
+                data = pd.DataFrame(step.curve, columns=["step", "nats a note"])
+                plot = gr.LinePlot(data, visible=True) if step.curve else gr.skip()
                 kept = step.made is not None and step.made.path is not None
                 choice = gr.Dropdown(style_names(), value=name.strip()) if kept else gr.skip()
                 yield step.text, plot, choice
         except (ValueError, OSError) as error:
-            raise failed(error, "The style cannot be learned") from None
+            raise failed(error) from None
         yield gr.skip(), gr.skip(), gr.Dropdown(style_names())
 
     def stop_learning(self, request: gr.Request) -> None:
@@ -276,7 +282,7 @@ class Desk:
             sounds = learn.before_and_after(pieces[0], name.strip(), self.worker, self.soundfont, SAMPLE_RATE)
             return [(SAMPLE_RATE, (s * 32767).astype(np.int16)) for s in sounds]
         except (ValueError, OSError) as error:
-            raise failed(error, "Nothing to hear yet") from None
+            raise failed(error) from None
 
     def sound(self, wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
         """Bars [first, last) of some tracks as a WAV file in base64, or what is wrong in one line."""
@@ -300,14 +306,21 @@ def style_names() -> list[str]:
     return [NO_STYLE, *(path.stem for path in style_files())]
 
 
+def _catch_up(session: Session, shown: str) -> None:
+    """Mark and choose what the page shows: its own events of that may still be on their way."""
+    page = json.loads(shown)
+    session.mark(page["cells"])
+    session.choose(int(page["chosen"]))
+
+
 def _outside(score: Score, region: Region, track: int) -> list[Note]:
     cells = {b for t, b in region.cells if t == track}
     return [n for n in score.tracks[track].notes if score.bar_index_at(n.onset_ticks) not in cells]
 
 
-def failed(error: Exception, title: str) -> gr.Error:
+def failed(error: Exception) -> gr.Error:
     """What the page shows of an error: one line, until it is closed."""
-    return gr.Error(_one_line(error), title=title, duration=None, print_exception=False)
+    return gr.Error(_one_line(error), duration=None, print_exception=False)
 
 
 @contextmanager

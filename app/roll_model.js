@@ -36,6 +36,9 @@ function readValue(value) {
     model.candidates = Array.from({ length: view.running }, () => ({ seed: view.seed, fill: {} }));
     model.chosen = Math.min(Math.max(shownWhileRunning, 0), view.running - 1);
   }
+  for (const { fill } of model.candidates) {
+    for (const t of Object.keys(fill)) makeRoom(model.song.tracks[t], fill[t]);
+  }
   for (const line of lines.slice(2)) {
     const event = JSON.parse(line);
     if (event.status) model.status = event.status;
@@ -43,6 +46,7 @@ function readValue(value) {
       event.notes.forEach((notes, i) => {
         const fill = model.candidates[i].fill;
         fill[event.track] = (fill[event.track] || []).concat(notes);
+        makeRoom(model.song.tracks[event.track], notes);
       });
     }
   }
@@ -68,6 +72,18 @@ function readSong(song) {
   }
   song.end = song.bars[song.bars.length - 1];
   return song;
+}
+
+// New notes may lie outside what the lane shows.
+function makeRoom(track, notes) {
+  for (let i = 2; i < notes.length; i += NOTE) {
+    if (!track.drum) {
+      track.low = Math.max(0, Math.min(track.low, notes[i] - 1));
+      track.high = Math.min(127, Math.max(track.high, notes[i] + 1));
+    } else if (!track.rows.includes(notes[i])) {
+      track.rows = [...track.rows, notes[i]].sort((a, b) => a - b);
+    }
+  }
 }
 
 function barAt(tick) {
@@ -129,7 +145,7 @@ function regionText() {
     byTrack.set(t, [...(byTrack.get(t) || []), b]);
   }
   const byBars = new Map();
-  for (const [t, bars] of byTrack) {
+  for (const [t, bars] of [...byTrack].sort((a, b) => a[0] - b[0])) {
     bars.sort((a, b) => a - b);
     const runs = [];
     for (const b of bars) {
@@ -140,5 +156,5 @@ function regionText() {
     const text = runs.map(([lo, hi]) => (lo === hi ? `${lo + first}` : `${lo + first}-${hi + first}`)).join(", ");
     byBars.set(text, [...(byBars.get(text) || []), model.song.tracks[t].name]);
   }
-  return [...byBars].map(([bars, names]) => `bars ${bars} of ${names.join(", ")}`).join("; ");
+  return [...byBars].map(([bars, names]) => `bar${/[-,]/.test(bars) ? "s" : ""} ${bars} of ${names.join(", ")}`).join("; ");
 }

@@ -30,7 +30,12 @@ CSS = """
 footer { display: none !important; }
 """
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}
+AS_SHOWN = """(_, ...others) => {
+    const { model } = document.querySelector(".mr-roll").roll;
+    const cells = [...model.cells].map((cell) => cell.split(",").map(Number));
+    return [JSON.stringify({ cells, chosen: model.chosen }), ...others];
+}"""
+AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}  # quicker, but cannot say what went wrong
 
 
 def theme() -> gr.themes.Base:
@@ -57,7 +62,13 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         examples = {name: gr.Button(name, size="sm", min_width=100, scale=0) for name in EXAMPLES}
         gr.HTML("", scale=1, min_width=10)
         added = gr.Dropdown(
-            [ADD_TRACK, *INSTRUMENTS], value=ADD_TRACK, show_label=False, container=False, min_width=170, scale=0
+            [ADD_TRACK, *INSTRUMENTS],
+            value=ADD_TRACK,
+            elem_id="mr-add",
+            show_label=False,
+            container=False,
+            min_width=170,
+            scale=0,
         )
         undo = gr.Button("↶ Undo", size="sm", min_width=80, scale=0)
         redo = gr.Button("↷ Redo", size="sm", min_width=80, scale=0)
@@ -88,19 +99,21 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
 
     page.load(desk.load, None, roll, **AT_ONCE)
     page.load(lambda: gr.Dropdown(style_names()), None, style, **AT_ONCE)
-    file.upload(desk.open_file, file, roll, **AT_ONCE)
+    file.upload(desk.open_file, file, roll, **EVENT)
     for name, button in examples.items():
-        button.click(desk.open_example, gr.State(EXAMPLES[name]), roll, **AT_ONCE)
+        button.click(desk.open_example, gr.State(EXAMPLES[name]), roll, **EVENT)
     roll.mark(desk.mark, None, None, **AT_ONCE)
     roll.lock(desk.toggle_lock, None, None, **AT_ONCE)
     roll.choose(desk.choose, None, None, **AT_ONCE)
-    infill.click(desk.infill, [*settings, gr.State(False)], roll, concurrency_limit=None, **EVENT)
-    alike.click(desk.infill, [*settings, gr.State(True)], roll, concurrency_limit=None, **EVENT)
+    shown = gr.Textbox(visible=False)  # set by AS_SHOWN as the click is sent: what is marked may not be known here yet
+    now = {"js": AS_SHOWN, "concurrency_limit": None, **EVENT}
+    infill.click(desk.infill, [shown, *settings, gr.State(False)], roll, **now)
+    alike.click(desk.infill, [shown, *settings, gr.State(True)], roll, **now)
     cancel.click(desk.stop, None, None, **AT_ONCE)
-    keep.click(desk.keep, None, roll, **AT_ONCE)
-    added.input(desk.add_track, added, roll, **AT_ONCE).then(lambda: ADD_TRACK, None, added, **AT_ONCE)
-    undo.click(desk.undo, None, roll, **AT_ONCE)
-    redo.click(desk.redo, None, roll, **AT_ONCE)
+    keep.click(desk.keep, shown, roll, **now)
+    added.input(desk.add_track, added, roll, **EVENT).then(lambda: ADD_TRACK, None, added, **AT_ONCE)
+    undo.click(desk.undo, None, roll, **EVENT)
+    redo.click(desk.redo, None, roll, **EVENT)
     return style
 
 
@@ -138,6 +151,7 @@ def style_tab(page: gr.Blocks, desk: Desk, style: gr.Dropdown) -> None:
                 title="Loss on bars that are held out: lower is closer to you",
                 height=240,
                 label="",
+                visible=False,  # it cannot draw nothing
             )
             hear = gr.Button("Hear the same bars before and after")
             before = gr.Audio(label="without the style", interactive=False, buttons=[])

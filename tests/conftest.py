@@ -165,49 +165,18 @@ def shards(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def start_app(tmp_path_factory):
-    """`start_app(*arguments, folder=None)`: `midi-rwkv app` in a process of its own, with a user data folder of its own
-    (or `folder`), once it listens -> an object with `url`, `folder`, `stop()`."""
-    import os
-    import socket
-    import subprocess
-    import time
-    import urllib.error
-    import urllib.request
-    from types import SimpleNamespace
-
+def start_app(script, tmp_path_factory):
+    """`start_app(*arguments, folder=None)`: see `serve` of scripts/drive_app.py; `folder` is a new one where None."""
     running = []
 
-    def start(*arguments: str, folder: Path | None = None) -> SimpleNamespace:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        folder = folder or tmp_path_factory.mktemp("data")
-        log = folder / "log.txt"
-        environment = {**os.environ, "XDG_DATA_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
-        command = [sys.executable, "-m", "midi_rwkv", "app", "--port", str(port), *map(str, arguments)]
-        with log.open("ab") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-
-        def stop() -> None:
-            process.terminate()
-            process.wait(30)
-
-        app = SimpleNamespace(url=f"http://127.0.0.1:{port}/", folder=folder, stop=stop, log=log, process=process)
-        running.append(app)
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(app.url, timeout=5).close()
-                return app
-            except urllib.error.HTTPError:  # it answers: 401, who are you
-                return app
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.2)
+    def start(*arguments, folder: Path | None = None):
+        running.append(script("drive_app").serve(folder or tmp_path_factory.mktemp("data"), *arguments))
+        return running[-1]
 
     yield start
     for app in running:
-        if app.process.poll() is None:
-            app.stop()
+        app.stop()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--need-browser", action="store_true", help="fail rather than skip where no Chromium is installed")

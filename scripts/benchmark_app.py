@@ -1,0 +1,217 @@
+"""How quick the page is, as a browser sees it, and whether it holds with eight composers at once.
+
+    python scripts/benchmark_app.py                     # latency and frame times
+    python scripts/benchmark_app.py --composers 8 --seconds 120
+
+The song of the latencies has 100 bars and 6 tracks: the example for a band, over and over. Needs Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from drive_app import App, Page, serve, visit
+
+from midi_rwkv.midi import read_midi
+from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.splice import splice
+
+EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
+EMPTY = bytes.fromhex("4d546864000000060001000101e04d54726b0000000c00ff58040402180800ff2f00")
+ROUNDS = 9
+FIRST_NOTE = """async (button) => {
+    const { model } = document.querySelector(".mr-roll").roll;
+    const began = performance.now(), before = model.candidates;
+    const written = () => model.candidates !== before && model.candidates.some((c) => Object.values(c.fill).flat().length);
+    const frame = () => new Promise(requestAnimationFrame);
+    [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === button).click();
+    while (!written()) await frame();
+    await frame();
+    const first = performance.now() - began;
+    while (model.running) await frame();
+    return [first, performance.now() - began];
+}"""
+SCROLL = """async () => {
+    const { view } = document.querySelector(".mr-roll").roll, scroll = document.querySelector(".mr-scroll");
+    const frame = () => new Promise(requestAnimationFrame);
+    const gaps = [], drawn = [];
+    let before = await frame();
+    for (let i = 0; i < 240; i++) {
+        scroll.scrollLeft += 12;
+        const now = await frame();
+        gaps.push(now - before);
+        drawn.push(view.drawn);
+        before = now;
+    }
+    return [gaps, drawn];
+}"""
+
+
+def midi(score: Score) -> bytes:
+    """A score as a file: its tracks are new ones of an empty file."""
+    bars = len(score.bars)
+    region = Region.rectangle(range(len(score.tracks)), [(0, bars)])
+    return splice(EMPTY, score, region, {t: list(track.notes) for t, track in enumerate(score.tracks)})
+
+
+def long_song(bars: int) -> bytes:
+    """The example, over and over."""
+    example = read_midi(EXAMPLE)
+    tracks = []
+    for t in example.tracks:
+        notes = []
+        for bar in range(bars):
+            start = example.bar(bar % len(example.bars)).start_ticks
+            shift = bar * 4 * 480 - start * 480 // example.ticks_per_beat
+            for n in t.notes:
+                if example.bar_index_at(n.onset_ticks) == bar % len(example.bars):
+                    ticks = [x * 480 // example.ticks_per_beat for x in (n.onset_ticks, n.duration_ticks)]
+                    notes.append(Note(ticks[0] + shift, n.pitch, max(1, ticks[1]), n.velocity))
+        tracks.append(Track(t.name, t.program, t.is_drum, tuple(sorted(notes))))
+    return midi(Score(480, tuple(tracks), (TimeSignature(0, 4, 4),)))
+
+
+def many_notes(tracks: int, bars: int, notes: int) -> bytes:
+    """So many notes, drawn at random."""
+    rng = random.Random(0)
+    each = notes // tracks
+    made = []
+    for t in range(tracks):
+        slots = sorted(rng.sample(range(bars * 16), each))
+        own = tuple(Note(s * 120, 48 + rng.randrange(24), 110, 80) for s in slots)
+        made.append(Track(f"track {t + 1}", 8 * t, False, own))
+    return midi(Score(480, tuple(made), (TimeSignature(0, 4, 4),)))
+
+
+def latency(page: Page, folder: Path) -> None:
+    """Prints a table."""
+    path = folder / "long.mid"
+    path.write_bytes(long_song(100))
+    page.open(path)
+    page.candidates(1)
+    times: dict[str, list[float]] = {}
+    page.drag(1, 2, 1, 5)
+    page.evaluate(FIRST_NOTE, "Infill the marked bars")  # the first ever compiles and loads
+    for k in range(ROUNDS):
+        page.drag(1, 8 + 10 * k, 1, 11 + 10 * k)
+        for name in ("a new region", "the same region again"):
+            first, whole = page.evaluate(FIRST_NOTE, "Infill the marked bars")
+            times.setdefault(f"{name}: click to first new note on screen", []).append(first)
+            times.setdefault(f"{name}: click to the end of the 4 bars", []).append(whole)
+    print("| what, one track of a 100-bar, 6-track song | median ms | largest ms |\n|---|---|---|")
+    for name, values in times.items():
+        print(f"| {name} | {median(values):.0f} | {max(values):.0f} |")
+
+
+def frames(page: Page, folder: Path) -> None:
+    """Prints a table."""
+    path = folder / "many.mid"
+    path.write_bytes(many_notes(8, 200, 20_000))
+    page.open(path)
+    page.wait("model.song.tracks.length === 8")
+    print("\n| scrolling 8 tracks x 200 bars x 20,000 notes | median ms a frame | 95 % | drawing alone, median |")
+    print("|---|---|---|---|")
+    for name, clicks in (("the whole song in view, zoomed in a little", 1), ("about 16 bars in view", 8)):
+        page.press("Fit")
+        for _ in range(clicks):
+            page.press("Zoom in")
+        page.evaluate("document.querySelector('.mr-scroll').scrollLeft = 0")
+        gaps, drawn = page.evaluate(SCROLL)
+        print(f"| {name} | {median(gaps):.1f} | {sorted(gaps)[int(0.95 * len(gaps))]:.1f} | {median(drawn):.1f} |")
+
+
+def resident(app: App) -> float:
+    """MiB that the server holds."""
+    lines = Path(f"/proc/{app.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def together(browser: Any, app: App, folder: Path, count: int, seconds: float) -> None:
+    """Composers at once, each with a song of its own, filling again and again. Prints what came of it."""
+    pages, marks = [], []
+    for i in range(count):
+        path = folder / f"song{i}.mid"
+        path.write_bytes(long_song(24 + i))
+        pages.append(visit(browser.new_context().new_page(), app.url))
+        pages[i].open(path)
+        pages[i].candidates(2)
+        pages[i].drag(1 + i % 5, 4, 1 + i % 5, 7)
+        marks.append((1 + i % 5, [4, 5, 6, 7]))
+    done, waited, sizes = [0] * count, 0, [resident(app)]
+    until = time.monotonic() + seconds
+    for page in pages:
+        page.press("Infill the marked bars")
+    while time.monotonic() < until:
+        for i, page in enumerate(pages):
+            if page.status().startswith("busy"):
+                waited += 1
+            if not page.roll("model.running") and page.roll("model.candidates.length") == 2:
+                check(page, i, marks[i])
+                done[i] += 1
+                if done[i] % 3 == 0:
+                    page.press("Keep this one")
+                    page.wait(f"model.song.version === {done[i] // 3}")
+                    page.drag(marks[i][0], 4, marks[i][0], 7)
+                page.press("Infill the marked bars")
+                page.page.wait_for_timeout(50)
+        sizes.append(resident(app))
+    for i, page in enumerate(pages):
+        page.wait("!model.running", 120)
+        check(page, i, marks[i])
+        assert page.roll("model.song.version") == done[i] // 3, "a version was lost"
+    third = len(sizes) // 3
+    print(
+        f"{count} composers, {seconds:.0f} s: {sum(done)} fills of 2 candidates x 4 bars ({min(done)}-{max(done)} each)"
+    )
+    print(f"busy seen {waited} times; every song, region and version is its own")
+    print(
+        f"server memory, MiB: {sizes[0]:.0f} at the start, {median(sizes[third : 2 * third]):.0f} in the middle third, "
+        f"{median(sizes[2 * third :]):.0f} in the last"
+    )
+
+
+def check(page: Page, number: int, mark: tuple[int, list[int]]) -> None:
+    """What is on the page is that composer's."""
+    track, bars = mark
+    assert page.roll("model.song.name") == f"song{number}.mid"
+    assert page.roll("model.song.ownBars") == 24 + number
+    marked = sorted(page.roll("[...model.cells]"))
+    assert marked == sorted(f"{track},{b}" for b in bars), f"{marked} is marked, not bars {bars} of {track}"
+    for fill in page.roll("model.candidates.map((c) => c.fill)"):
+        assert list(fill) == [str(track)]
+        onsets = fill[str(track)][::4]
+        assert all(bars[0] * 1920 <= x < (bars[-1] + 1) * 1920 for x in onsets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--composers", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        folder = Path(temporary)
+        app = serve(folder)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        try:
+            if options.composers:
+                together(browser, app, folder, options.composers, options.seconds)
+            else:
+                page = visit(browser.new_context(viewport={"width": 1280, "height": 800}).new_page(), app.url)
+                latency(page, folder)
+                frames(page, folder)
+        finally:
+            browser.close()
+            app.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The app in a process of its own, and a composer at its page: for the tests, the benchmark and the screenshots.
+
+Not a command: tests/test_page.py, benchmark_app.py and picture_app.py use it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NO_ROLL = "{model: {}, view: {}, player: {}}"  # between two pages
+IN_ROLL = f"(({{model, view, player}}) => %s)(document.querySelector('.mr-roll')?.roll || {NO_ROLL})"
+
+
+@dataclass(frozen=True)
+class App:
+    """A server that listens."""
+
+    url: str
+    folder: Path  # the user data
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """End it, if it has not ended."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def serve(folder: Path, *arguments: object) -> App:
+    """`midi-rwkv app ARGUMENTS` on a free port, its user data in `folder`, once it listens. RuntimeError: it ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
+    command = [sys.executable, "-m", "midi_rwkv", "app", "--port", str(port), *map(str, arguments)]
+    log = folder / "log.txt"
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
+    app = App(f"http://127.0.0.1:{port}/", folder, process)
+    until = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(app.url, timeout=5).close()
+            return app
+        except urllib.error.HTTPError:  # it answers: who are you?
+            return app
+        except OSError:
+            if process.poll() is not None or time.monotonic() > until:
+                process.kill()
+                raise RuntimeError(log.read_text()) from None
+            time.sleep(0.2)
+
+
+def visit(page: Any, url: str) -> Page:
+    """Open the app in a Playwright page."""
+    page.goto(url)
+    page.wait_for_selector(".mr-roll")
+    page.wait_for_function("document.querySelector('.mr-roll').roll")
+    return Page(page)
+
+
+class Page:
+    """What a composer does on the page."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.page, name)
+
+    def roll(self, expression: str) -> Any:
+        """What a JavaScript expression of the song view's `model`, `view` and `player` is."""
+        return self.page.evaluate(IN_ROLL % expression)
+
+    def wait(self, expression: str, seconds: float = 30) -> None:
+        """Until it is true."""
+        self.page.wait_for_function(IN_ROLL % expression, timeout=1000 * seconds, polling=20)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).click()
+
+    def open(self, path: Path) -> None:
+        self.page.locator('input[data-testid^="Open MIDI"]').set_input_files(path)
+        self.wait("model.song")
+
+    def example(self, name: str, file: str) -> None:
+        self.press(name)
+        self.wait(f"model.song && model.song.name === '{file}'")
+
+    def at(self, track: int, bar: int, share: float = 0.5) -> tuple[float, float]:
+        """A cell on the screen."""
+        x, y = self.page.evaluate(
+            """([t, b, share]) => {
+            const { model, view } = document.querySelector(".mr-roll").roll;
+            const scroll = document.querySelector(".mr-scroll"), bars = model.song.bars;
+            const bottom = 36 + (t + 1) * view.lane;
+            if (bottom > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = bottom - scroll.clientHeight;
+            if (t * view.lane < scroll.scrollTop) scroll.scrollTop = t * view.lane;
+            const tick = bars[b] + share * (bars[b + 1] - bars[b]);
+            return [tick * view.scale - scroll.scrollLeft, 36 + (t + 0.5) * view.lane - scroll.scrollTop];
+        }""",
+            [track, bar, share],
+        )
+        return self.on_screen(x, y)
+
+    def on_screen(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the song view on the screen."""
+        self.page.evaluate("window.scrollTo(0, 0)")
+        box = self.page.locator(".mr-view").bounding_box()
+        return box["x"] + x, box["y"] + y
+
+    def drag(self, track: int, bar: int, to_track: int, to_bar: int, shift: bool = False) -> None:
+        """Mark cells."""
+        if shift:
+            self.page.keyboard.down("Shift")
+        self.page.mouse.move(*self.at(track, bar))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at(to_track, to_bar), steps=5)
+        self.page.mouse.up()
+        if shift:
+            self.page.keyboard.up("Shift")
+        self.page.wait_for_timeout(150)  # the server hears of it
+
+    def infill(self, seed: int | None = None) -> None:
+        if seed is not None:
+            if not self.page.get_by_label("Seed").is_visible():
+                self.press("What the notes should be like")
+            self.page.get_by_label("Seed").fill(str(seed))
+            self.page.get_by_label("Seed").press("Tab")
+        self.write("Infill the marked bars")
+
+    def write(self, button: str) -> None:
+        """Press a button that writes candidates, and wait for them."""
+        self.page.evaluate("window.before = document.querySelector('.mr-roll').roll.model.candidates")
+        self.press(button)
+        self.wait("!model.running && model.candidates !== window.before && model.candidates.length")
+
+    def candidates(self, count: int) -> None:
+        field = self.page.get_by_label("number input for Candidates")
+        field.fill(str(count))
+        field.press("Tab")
+
+    def status(self) -> str:
+        return self.page.locator(".mr-status").inner_text()
+
+    def marked(self) -> str:
+        return self.page.locator(".mr-marked").inner_text()
+
+    def download(self, path: Path) -> str:
+        with self.page.expect_download() as got:
+            self.page.get_by_role("button", name="Download MIDI").click()
+        got.value.save_as(path)
+        return got.value.suggested_filename
