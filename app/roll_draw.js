@@ -73,7 +73,7 @@ function makeHeads() {
     name.textContent = `${t + 1} ${track.name}`;
     name.title = track.name;
     const kind = document.createElement("small");
-    kind.textContent = track.instrument;
+    kind.textContent = kind.title = track.instrument;
     const buttons = document.createElement("span");
     buttons.className = "mr-ms";
     for (const [letter, set, what] of [["M", sounding.muted, "Mute"], ["S", sounding.solo, "Solo"]]) {

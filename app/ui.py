@@ -24,9 +24,10 @@ INSTRUMENTS = ["Drums", *(program_name(p, False) for p in range(128))]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own: nothing is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
-.gradio-container { max-width: none !important; padding: 4px 12px !important; }
+.gradio-container { max-width: none !important; padding: 4px 12px !important; --block-info-text-color: #6b7280; }
+.dark .gradio-container { --block-info-text-color: #a1a1aa; }
 .mr-tight { gap: 8px !important; align-items: center; }
-.mr-hint { opacity: 0.75; white-space: nowrap; font-size: 13px; align-self: center; }
+.mr-hint { opacity: 0.75; white-space: nowrap; font-size: 12px; min-width: 240px !important; align-self: center; }
 footer { display: none !important; }
 """
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -58,7 +59,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     """Returns the choice of styles, which the other tab adds to."""
     with gr.Row(equal_height=True, elem_classes="mr-tight"):
         file = gr.UploadButton("Open MIDI …", file_types=[".mid", ".midi"], size="sm", min_width=110, scale=0)
-        gr.HTML("or drop a file on the page; examples:", elem_classes="mr-hint", scale=0, min_width=250)
+        gr.HTML("or drop one on the page. Examples:", elem_classes="mr-hint", scale=0, min_width=240)
         examples = {name: gr.Button(name, size="sm", min_width=100, scale=0) for name in EXAMPLES}
         gr.HTML("", scale=1, min_width=10)
         added = gr.Dropdown(

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -150,7 +150,7 @@ class Worker:
         style: Style | None = None,
         locked: Fill | None = None,
         stop: threading.Event | None = None,
-    ) -> Iterator[Waiting | Written | list[Fill]]:
+    ) -> Generator[Waiting | Written | list[Fill]]:
         """What happens, as it does, and at last the fills. Setting `stop`, or closing the iterator, ends it at the next
         token (with Stopped)."""
         happened: queue.Queue[Waiting | Written | list[Fill] | Exception] = queue.Queue()

@@ -29,7 +29,8 @@ ROUNDS = 9
 FIRST_NOTE = """async (button) => {
     const { model } = document.querySelector(".mr-roll").roll;
     const began = performance.now(), before = model.candidates;
-    const written = () => model.candidates !== before && model.candidates.some((c) => Object.values(c.fill).flat().length);
+    const some = () => model.candidates.some((c) => Object.values(c.fill).flat().length);
+    const written = () => model.candidates !== before && some();
     const frame = () => new Promise(requestAnimationFrame);
     [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === button).click();
     while (!written()) await frame();
