@@ -83,7 +83,7 @@ def add_api(worker: Worker) -> None:
                 density=_span("density", density),
                 polyphony=_span("polyphony", polyphony),
                 pitch_range=_span("pitch_range", pitch_range),
-                key=parse_key(key or None),
+                key=parse_key(key or None, "key"),
             )
             found = find_style(style, worker.checkpoint, style_strength) if style else None
             number = secrets.randbelow(2**31) if seed < 0 else seed

@@ -70,23 +70,23 @@ class Desk:
         self._stop(session)
         try:
             session.open(data, name)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise failed(error) from None
         return view.show(session)
 
     def mark(self, event: gr.EventData, request: gr.Request) -> None:
         """Other cells are marked."""
-        with suppress(ValueError):  # of a page that is behind: the next thing it is sent sets it right
+        with suppress(ValueError, OSError):  # of a page that is behind: the next thing it is sent sets it right
             self.session(request).mark(event.cells)
 
     def toggle_lock(self, event: gr.EventData, request: gr.Request) -> None:
         """A note was clicked."""
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             self.session(request).toggle_lock(int(event.track), int(event.onset), int(event.pitch))
 
     def choose(self, event: gr.EventData, request: gr.Request) -> None:
         """A candidate was clicked."""
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             self.session(request).choose(int(event.number))
 
     def infill(
@@ -106,21 +106,23 @@ class Desk:
     ) -> Iterator[str]:
         """Write the marked bars; the roll's text after every cell. alike: keep about half of the chosen candidate."""
         session = self.session(request)
-
         self._stop(session)
         try:
+            _catch_up(session, shown)
             score, region = session.score, session.region
             sampling = SamplingConfig(
                 temperature=temperature,
                 density=parse_range("notes a bar", density or None),
                 polyphony=parse_range("notes at once", polyphony or None),
                 pitch_range=parse_range("the range", pitch_range or None, parse_pitch),
-                key=parse_key(None if key in ("", "any") else key),
+                key=parse_key(None if key in ("", "any") else key, "the key"),
             )
+            if seed is not None and seed < 0:
+                raise ValueError(f"the seed must be 0 or more, got {seed:.0f}")
             found = None
             if style and style != NO_STYLE and strength:
                 found = find_style(style, self.worker.checkpoint, strength)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise failed(error) from None
         number = secrets.randbelow(2**31) if seed is None else int(seed)
         kept: dict[int, list[Note]] = {}
@@ -170,7 +172,7 @@ class Desk:
         except Stopped:
             yield view.show(session, "stopped; the song is as it was")
             return
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield view.show(session, _one_line(error))
             return
         finally:
@@ -199,7 +201,7 @@ class Desk:
         with _warnings():
             _catch_up(session, shown)
             session.keep()
-            return view.show(session, f"kept: {session.versions[session.at]}")
+            return view.show(session, f"kept: {session.versions[session.at].what}")
         return view.show(session)
 
     def add_track(self, instrument: str, request: gr.Request) -> str:
@@ -225,10 +227,11 @@ class Desk:
             return ""
         self._stop(session)
         at = session.at
-        session.step(by)
+        with _warnings():
+            session.step(by)
         if session.at == at:
             return view.show(session, "nothing to undo" if by < 0 else "nothing to redo")
-        undone = session.versions[at] if by < 0 else session.versions[session.at]
+        undone = session.versions[at].what if by < 0 else session.versions[session.at].what
         return view.show(session, f"{'undone' if by < 0 else 'done again'}: {undone}")
 
     def midi(self, wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
@@ -325,10 +328,10 @@ def failed(error: Exception) -> gr.Error:
 
 @contextmanager
 def _warnings() -> Iterator[None]:
-    """A ValueError becomes a note on the page."""
+    """A ValueError or OSError becomes a note on the page."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         gr.Warning(_one_line(error))
 
 

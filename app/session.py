@@ -32,6 +32,8 @@ MAX_OPEN = 64  # sessions kept in memory
 KEEP_DAYS = 180  # sessions on disk that nobody has touched for so long are deleted
 ID = re.compile(r"[0-9a-f]{32}")
 
+SAVED = ("versions", "at", "cells", "locked", "candidates", "chosen", "new_track")
+
 Cell = tuple[int, int]  # track, bar
 Fill = dict[int, list[Note]]
 
@@ -44,13 +46,21 @@ class Candidate:
     fill: Fill
 
 
+@dataclass(frozen=True)
+class Version:
+    """A state of the work: the file FILE.mid, what made it, and the song's name."""
+
+    file: int
+    what: str
+    name: str
+
+
 @dataclass
 class Session:
-    """One composer's work. Methods that change it write it to disk."""
+    """One composer's work. Methods that change it write it to disk. Opening a song is a step that undo takes back."""
 
     folder: Path
-    name: str = ""  # of the file that was opened
-    versions: list[str] = field(default_factory=list)  # what made each; version k is the file k.mid
+    versions: list[Version] = field(default_factory=list)
     at: int = 0
     cells: list[Cell] = field(default_factory=list)
     locked: list[tuple[int, int, int]] = field(default_factory=list)  # track, onset in ticks, pitch
@@ -69,16 +79,23 @@ class Session:
         return bool(self.versions)
 
     @property
+    def name(self) -> str:
+        """Of the song's file; empty where none is open."""
+        return self.versions[self.at].name if self.versions else ""
+
+    @property
     def data(self) -> bytes:
         """The present version as a MIDI file. ValueError where no song is open."""
         if not self.is_open:
             raise ValueError("open a song first")
-        return self._file(self.at).read_bytes()
+        return self._file(self.versions[self.at]).read_bytes()
 
     @property
     def score(self) -> Score:
         """The present version. ValueError where no song is open."""
-        key = self.at, self.new_track
+        if not self.is_open:
+            raise ValueError("open a song first")
+        key = self.versions[self.at].file, self.new_track
         if key not in self._scores:
             score = read_midi(self.data, self.name)
             if self.new_track:
@@ -98,15 +115,10 @@ class Session:
         return Region(frozenset(self.cells))
 
     def open(self, data: bytes, name: str) -> None:
-        """Start anew with a file. ValueError (of one line) where it cannot be read or is too big to be shown."""
-        score = read_midi(data, name)
-        check_size(score)
+        """Go on with another song. ValueError (of one line) where it cannot be read or is too big to be shown."""
+        check_size(read_midi(data, name))
         with self.lock:
-            for old in self.folder.glob("*.mid"):
-                old.unlink()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.name, self.versions = name, []
-            self._add(data, f"opened {name}")
+            self._add(data, f"opened {name}", name)
 
     def add_track(self, program: int, is_drum: bool) -> None:
         """Show an empty track below the others, in place of the one added before; it becomes part of the song with the
@@ -174,10 +186,10 @@ class Session:
             data = self.with_candidate(self.chosen)
             names = ", ".join(self.score.tracks[t].name or f"track {t + 1}" for t in self.region.tracks)
             first = self.score.first_bar_number
-            spans = ", ".join(f"{lo + first}-{hi - 1 + first}" for lo, hi in self.region.bar_runs())
-            del self.versions[self.at + 1 :]
-            self.at = len(self.versions)
-            self._add(data, f"bars {spans} of {names}")
+            runs = [(lo + first, hi - 1 + first) for lo, hi in self.region.bar_runs()]
+            spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
+            bars = "bar" if len(self.region.bars) == 1 else "bars"
+            self._add(data, f"{bars} {spans} of {names}", self.name)
 
     def with_candidate(self, number: int) -> bytes:
         """The song with a candidate in place, as a MIDI file; see `splice`."""
@@ -199,8 +211,7 @@ class Session:
     def save(self) -> None:
         """Write session.json, whole or not at all."""
         record = {
-            "name": self.name,
-            "versions": self.versions,
+            "versions": [[v.file, v.what, v.name] for v in self.versions],
             "at": self.at,
             "cells": self.cells,
             "locked": self.locked,
@@ -212,16 +223,27 @@ class Session:
         }
         _write(self.folder / "session.json", json.dumps(record).encode())
 
-    def _add(self, data: bytes, what: str) -> None:
-        _write(self._file(len(self.versions)), data)
-        self._scores.clear()
-        self.versions.append(what)
+    def _add(self, data: bytes, what: str, name: str) -> None:
+        """A version after the present one; what had been undone goes. Where it cannot be written, nothing changes."""
+        new = Version(1 + max((v.file for v in self.versions), default=-1), what, name)
+        _write(self._file(new), data)
+        gone = self.versions[self.at + 1 :]
+        before = {name: getattr(self, name) for name in SAVED}
+        self.versions = [*self.versions[: self.at + 1], new]
         self.at = len(self.versions) - 1
         self.cells, self.candidates, self.chosen, self.locked, self.new_track = [], [], -1, [], None
-        self.save()
+        try:
+            self.save()
+        except OSError:
+            for field_name, value in before.items():
+                setattr(self, field_name, value)
+            self._file(new).unlink(missing_ok=True)
+            raise
+        for version in gone:
+            self._file(version).unlink(missing_ok=True)
 
-    def _file(self, version: int) -> Path:
-        return self.folder / f"{version}.mid"
+    def _file(self, version: Version) -> Path:
+        return self.folder / f"{version.file}.mid"
 
     def _is_marked(self, note: tuple[int, int, int]) -> bool:
         return (note[0], self.score.bar_index_at(note[1])) in self.cells
@@ -246,8 +268,7 @@ def load_session(folder: Path) -> Session:
         record: dict[str, Any] = json.loads((folder / "session.json").read_bytes())
         session = Session(
             folder,
-            record["name"],
-            record["versions"],
+            [Version(*v) for v in record["versions"]],
             record["at"],
             [(t, b) for t, b in record["cells"]],
             [(t, onset, pitch) for t, onset, pitch in record["locked"]],

@@ -96,13 +96,13 @@ def parse_pitch(text: str) -> int:
     return PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)
 
 
-def parse_key(text: str | None) -> tuple[int, ...] | None:
+def parse_key(text: str | None, name: str = "--key") -> tuple[int, ...] | None:
     """`A minor`, `Bb major`, `D dorian` -> pitch classes."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*([A-Ga-g])([#b]?)\s*(.*?)\s*", text)
     mode = MODES.get((match[3] or "major").lower()) if match else None
     if not match or mode is None:
-        raise ValueError(f"--key must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
+        raise ValueError(f"{name} must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
     tonic = PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]]
     return tuple(sorted((tonic + step) % 12 for step in mode))

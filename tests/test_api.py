@@ -87,7 +87,7 @@ def test_controls_are_met(client):
         ({"num_candidates": 9}, "num_candidates must be 1-8, got 9"),
         ({"temperature": -1}, "temperature must lie in"),
         ({"density": [3]}, "density must be two numbers"),
-        ({"key": "H moll"}, "must be a tonic"),
+        ({"key": "H moll"}, "^key must be a tonic"),
         ({"style": "nobody"}, "nobody"),
     ],
 )

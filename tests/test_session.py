@@ -34,16 +34,7 @@ def fill(bar, pitch, track=0):
 
 
 def same(a, b):
-    return (a.name, a.versions, a.at, a.cells, a.locked, a.candidates, a.chosen, a.new_track) == (
-        b.name,
-        b.versions,
-        b.at,
-        b.cells,
-        b.locked,
-        b.candidates,
-        b.chosen,
-        b.new_track,
-    )
+    return [getattr(a, name) for name in module.SAVED] == [getattr(b, name) for name in module.SAVED]
 
 
 def test_keep_undo_redo(session, song, check_fill):
@@ -66,10 +57,15 @@ def test_keep_undo_redo(session, song, check_fill):
     session.mark([(1, 7)])
     session.answer([Candidate(2, fill(7, 40, track=1))])
     session.keep()
-    assert session.versions[1:] == ["bars 1-1 of track 1", "bars 2-2 of track 1", "bars 8-8 of track 2"]
+    assert [v.what for v in session.versions[1:]] == [
+        "bar 1 of track 1",
+        "bar 2 of track 1",
+        "bar 8 of track 2",
+    ]
     session.step(1)
     assert session.at == 3
     assert session.data != third
+    assert len(list(session.folder.glob("*.mid"))) == 4  # what had been undone is gone
 
 
 def test_a_server_that_starts_again_finds_all(session, song):
@@ -90,9 +86,12 @@ def test_a_server_that_starts_again_finds_all(session, song):
     assert (again.data, again.at, again.new_track) == (session.data, 1, None)
     assert again.score.tracks[2].notes == (fill(1, 76)[0][0],)
     assert len(read_midi(session.data).tracks) == 3
+    kept = session.data
     session.open(song, "other.mid")
     assert same(load_session(session.folder), session)
-    assert (session.versions, session.data) == (["opened other.mid"], song)
+    assert (session.name, session.data, session.at) == ("other.mid", song, 2)
+    session.step(-1)  # another song was opened by mistake: nothing is lost
+    assert (session.name, session.data) == ("song.mid", kept)
 
 
 def test_a_new_track_that_is_not_marked_is_not_written(session):
@@ -149,7 +148,8 @@ def test_a_full_disk_loses_nothing(session, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         session.keep()
     assert same(load_session(session.folder), before)
-    assert not [p for p in session.folder.iterdir() if p.name.startswith(".")]
+    assert same(session, before)
+    assert sorted(p.name for p in session.folder.iterdir()) == ["0.mid", "session.json"]
 
 
 def test_sessions_are_told_apart_kept_and_forgotten(tmp_path, song, monkeypatch):
