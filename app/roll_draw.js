@@ -12,7 +12,7 @@ const find = (selector) => root.querySelector(selector);
 const canvas = find(".mr-view canvas");
 const scroller = find(".mr-scroll");
 const context = canvas.getContext("2d");
-const view = { scale: 0, lane: 80, width: 0, height: 0, drag: null, cursor: null, playhead: null, colours: {} };
+const view = { scale: 0, lane: 80, tall: 1, width: 0, height: 0, drag: null, cursor: null, playhead: null, colours: {} };
 const sounding = { muted: new Set(), solo: new Set() };
 let shownWhileRunning = 0;
 let frame = 0;
@@ -53,7 +53,7 @@ function layOut(scale, anchor = 0) {
   const tick = view.scale ? (scroller.scrollLeft + anchor) / view.scale : 0;
   const least = Math.min(fitScale(), view.width / model.song.end);
   view.scale = Math.min(Math.max(scale || view.scale || 0, least), 1.2 * (480 / model.song.ticksPerBeat));
-  view.lane = Math.min(Math.max((view.height - RULER - 14) / model.song.tracks.length, 52), 150);
+  view.lane = view.tall * Math.min(Math.max((view.height - RULER - 14) / model.song.tracks.length, 52), 150);
   const spacer = find(".mr-spacer");
   spacer.style.width = `${Math.ceil(model.song.end * view.scale)}px`;
   spacer.style.height = `${RULER + Math.ceil(view.lane * model.song.tracks.length)}px`;

@@ -125,6 +125,11 @@ function zoom(by, anchor = view.width / 2) {
   if (model.song) layOut(view.scale * by, anchor);
 }
 
+function taller() {
+  view.tall = view.tall % 3 + 1;
+  layOut(view.scale);
+}
+
 function reveal({ track, bar }) {
   const x = model.song.bars[bar] * view.scale, y = track * view.lane;
   const end = model.song.bars[bar + 1] * view.scale;
@@ -151,6 +156,7 @@ stage.addEventListener("keydown", (event) => {
   else if (key === "-") zoom(1 / 1.4);
   else if (key === "0") layOut(fitScale());
   else if (key.toLowerCase() === "l") toggleLoop();
+  else if (key.toLowerCase() === "t") taller();
   else if (/^[1-9]$/.test(key) && model.candidates.length >= Number(key)) choose(Number(key) - 1);
   else if (key === "o") choose(-1);
   else used = false;

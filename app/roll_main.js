@@ -5,6 +5,7 @@ const ACTIONS = {
   loop: toggleLoop,
   save,
   clear: () => model.song && mark(new Set()),
+  tall: taller,
   in: () => zoom(1.4),
   out: () => zoom(1 / 1.4),
   fit: () => model.song && layOut(fitScale()),

@@ -80,7 +80,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         keep = gr.Button("Keep this one", size="md", scale=2)
         alike = gr.Button("More like this", size="md", scale=2)
     with gr.Row():
-        candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="how many answers to choose from")
+        candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="answers to choose from")
         temperature = gr.Slider(0.3, 1.5, 1.0, step=0.05, label="Temperature", info="lower: plainer, higher: bolder")
         style = gr.Dropdown(style_names(), value=NO_STYLE, label="Style", info="learned from your own pieces")
         strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="Strength", info="of the style; 0: without it")

@@ -213,6 +213,9 @@ def test_by_keyboard(visit):
     before = page.roll("view.scale")
     page.keyboard.press("+")
     assert page.roll("view.scale") > before
+    before = page.roll("view.lane")
+    page.keyboard.press("t")
+    assert page.roll("view.lane") == 2 * before
 
 
 def test_more_like_this_and_locked_notes(visit):
