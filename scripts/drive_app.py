@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NO_ROLL = "{model: {}, view: {}, player: {}}"  # between two pages
+NO_ROLL = "{model: {candidates: []}, view: {}, player: {}}"  # between two pages
 IN_ROLL = f"(({{model, view, player}}) => %s)(document.querySelector('.mr-roll')?.roll || {NO_ROLL})"
 
 
