@@ -25,6 +25,7 @@ from .tokenizer import in_the_manner_of
 
 MAX_REGION_BARS = 512
 MAX_CANDIDATES = 64
+MAX_KEPT_RULES = 256  # of cells, some 0.1 MiB each
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ class Infiller:
         n_positions = self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat)
         key = (target.is_drum, n_positions, allowed.tobytes(), density, polyphony)
         if key not in self._cell_rules:
+            if len(self._cell_rules) >= MAX_KEPT_RULES:  # of a server that has been up for long
+                self._cell_rules.clear()
             self._cell_rules[key] = CellRules(self._tables[target.is_drum], n_positions, allowed, density, polyphony)
         return self._cell_rules[key]
 

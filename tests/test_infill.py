@@ -1,5 +1,7 @@
 """infill() through the library: what it reads, writes and reports."""
 
+import sys
+
 import pytest
 
 from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
@@ -116,3 +118,11 @@ def test_a_section_is_not_left_silent(infiller, score):
     [candidate] = quiet(score, region, seed=0)
     for notes in candidate.fills.values():
         assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]
+
+
+def test_what_is_kept_between_fills_is_bounded(infiller, score, monkeypatch):
+    monkeypatch.setattr(sys.modules["midi_rwkv.infill"], "MAX_KEPT_RULES", 3)
+    region = Region.rectangle([0], [(2, 3)])
+    for low in range(40, 50):
+        infiller(score, region, SamplingConfig(pitch_range=(low, low + 24)), seed=1)
+        assert len(infiller._cell_rules) <= 3
