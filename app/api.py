@@ -168,10 +168,6 @@ def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
 
 
 def _inspect(score: Score) -> dict[str, Any]:
-    counts = [[0] * len(score.bars) for _ in score.tracks]
-    for row, track in zip(counts, score.tracks, strict=True):
-        for note in track.notes:
-            row[score.bar_index_at(note.onset_ticks)] += 1
     return {
         "name": score.name,
         "first_bar_number": score.first_bar_number,
@@ -185,6 +181,6 @@ def _inspect(score: Score) -> dict[str, Any]:
                 "notes": len(t.notes),
                 "notes_per_bar": row,
             }
-            for i, (t, row) in enumerate(zip(score.tracks, counts, strict=True))
+            for i, (t, row) in enumerate(zip(score.tracks, score.note_counts(), strict=True))
         ],
     }

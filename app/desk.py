@@ -22,7 +22,7 @@ import pandas as pd
 from midi_rwkv.arguments import parse_key, parse_pitch, parse_range
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.instruments import find_program
-from midi_rwkv.score import Note, Region, Score
+from midi_rwkv.score import Note
 from midi_rwkv.style import find_style, style_files
 
 from . import learn, view
@@ -130,8 +130,7 @@ class Desk:
         wanted = region
         if alike and 0 <= session.chosen < len(session.candidates):
             base = session.candidates[session.chosen].fill
-            for t, notes in base.items():
-                score = score.with_notes(t, [*_outside(score, region, t), *notes])
+            score = score.with_fill(region, base)
             half = half_of(region, number)
             if half is None:
                 sampling = SamplingConfig(**{**sampling.to_dict(), "temperature": min(temperature, 0.8)})
@@ -296,8 +295,7 @@ class Desk:
                 raise ValueError("there is nothing to play")
             score = session.score
             if 0 <= number < len(session.candidates):
-                for t, notes in session.candidates[number].fill.items():
-                    score = score.with_notes(t, [*_outside(score, session.region, t), *notes])
+                score = score.with_fill(session.region, session.candidates[number].fill)
             samples = render(score, first, last, self.soundfont, SAMPLE_RATE, set(wanted["tracks"]), loudness=0.35)
             return {"wav": base64.b64encode(wav_bytes(samples, SAMPLE_RATE)).decode()}
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -314,11 +312,6 @@ def _catch_up(session: Session, shown: str) -> None:
     page = json.loads(shown)
     session.mark(page["cells"])
     session.choose(int(page["chosen"]))
-
-
-def _outside(score: Score, region: Region, track: int) -> list[Note]:
-    cells = {b for t, b in region.cells if t == track}
-    return [n for n in score.tracks[track].notes if score.bar_index_at(n.onset_ticks) not in cells]
 
 
 def failed(error: Exception) -> gr.Error:

@@ -96,7 +96,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, 
     """The same bars of a piece, filled with the same seed without and with the style, and two bars around, as sound."""
     score = piece.score
     track = max(range(len(score.tracks)), key=lambda t: len(score.tracks[t].notes))
-    counts = [len(score.notes_in(track, b)) for b in range(len(score.bars))]
+    counts = score.note_counts()[track]
     sums = np.convolve(counts, np.ones(min(HEARD_BARS, len(counts))), "valid")
     first = int(np.argmax(sums))
     region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
@@ -104,9 +104,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, 
     for found in (None, find_style(style, worker.checkpoint)):
         for event in worker.infill(score, region, SamplingConfig(), 1, SEED, found):
             if isinstance(event, list):
-                cells = {b for _, b in region.cells}
-                kept = [n for n in score.tracks[track].notes if score.bar_index_at(n.onset_ticks) not in cells]
-                filled = score.with_notes(track, [*kept, *event[0][track]])
+                filled = score.with_fill(region, event[0])
                 lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)
                 sounds.append(render(filled, lo, hi, soundfont, rate))
     return sounds

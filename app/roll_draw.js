@@ -231,7 +231,7 @@ function drawNotes(track, t, top, from, to) {
   context.fill();
   context.strokeStyle = shade;
   context.lineWidth = 1.4;
-  for (const [onset, duration, pitch] of hollow) outlined(track, t, top, onset, duration, pitch, false, fill);
+  for (const [onset, duration, pitch] of hollow) outlined(track, t, top, onset, duration, pitch, false);
   if (fill) {
     context.fillStyle = NEW;
     context.beginPath();

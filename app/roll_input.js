@@ -37,7 +37,7 @@ function markSpan([t1, t2, b1, b2], add, remove) {
 }
 
 function tellMarked() {
-  find(".mr-marked").textContent = model.song ? regionText() : "";
+  find(".mr-marked").textContent = find(".mr-marked").title = model.song ? regionText() : "";
 }
 
 // The note under the pointer in marked cells, of what is shown there.

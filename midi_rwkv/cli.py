@@ -173,10 +173,7 @@ def run_inspect(options: argparse.Namespace) -> None:
     from .midi import read_midi
 
     score = read_midi(options.song, allow_empty=True)
-    counts = [[0] * len(score.bars) for _ in score.tracks]
-    for row, track in zip(counts, score.tracks, strict=True):
-        for note in track.notes:
-            row[score.bar_index_at(note.onset_ticks)] += 1
+    counts = score.note_counts()
     metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
     if options.json:
         report: dict[str, Any] = {

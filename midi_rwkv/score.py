@@ -7,7 +7,7 @@ from the file's first bar; a bar *number* is what people read and type: 1-based,
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -164,6 +164,22 @@ class Score:
         lo = bisect_right(notes, (span.start_ticks - 1, 128, 0, 0))
         hi = bisect_right(notes, (span.end_ticks - 1, 128, 0, 0))
         return list(notes[lo:hi])
+
+    def note_counts(self) -> list[list[int]]:
+        """Notes in each bar of each track, [track][bar]."""
+        counts = [[0] * len(self.bars) for _ in self.tracks]
+        for row, track in zip(counts, self.tracks, strict=True):
+            for note in track.notes:
+                row[self.bar_index_at(note.onset_ticks)] += 1
+        return counts
+
+    def with_fill(self, region: Region, fills: Mapping[int, Sequence[Note]]) -> Score:
+        """A copy in which the notes of the region's cells are those of `fills`, by track index."""
+        score = self
+        for t, notes in fills.items():
+            kept = [n for n in self.tracks[t].notes if (t, self.bar_index_at(n.onset_ticks)) not in region.cells]
+            score = score.with_notes(t, [*kept, *notes])
+        return score
 
     def with_notes(self, track: int, notes: Iterable[Note]) -> Score:
         """A copy in which one track holds `notes`."""

@@ -110,6 +110,34 @@ def test_files_that_were_not_uploaded_are_not_read(app, client, tmp_path):
         assert "Violin" not in text
 
 
+@pytest.mark.slow
+def test_personalize_and_the_style_it_makes(start_app, checkpoint_folder, build_midi, note, tmp_path):
+    app = start_app("--checkpoint", checkpoint_folder)
+    client = Client(app.url, verbose=False)
+    files = []
+    for i in range(3):
+        pitches = [60 + (i + 2 * b + 3 * k) % 12 for b in range(24) for k in range(4)]
+        files.append(tmp_path / f"mine{i}.mid")
+        files[-1].write_bytes(build_midi([[e for k, p in enumerate(pitches) for e in note(k * 480, p, 240)]]))
+    files.append(tmp_path / "broken.mid")
+    files[-1].write_bytes(b"nothing")
+    request = {"files": [handle_file(f) for f in files], "name": "mine"}
+    made = client.predict(**request, api_name="/personalize")
+    assert made["style"] == "mine"
+    assert made["held_out_after"] < made["held_out_before"]
+    assert "broken.mid" in made["skipped"]
+    assert [s["name"] for s in client.predict(api_name="/styles")] == ["mine"]
+    with pytest.raises(Exception, match="mine is taken"):
+        client.predict(**request, api_name="/personalize")
+    request = {"song": handle_file(SONG), "tracks": [0], "bars": [3], "seed": 1}
+    plain, styled, none = (
+        Path(client.predict(**request, **style, api_name="/infill")[0][0]).read_bytes()
+        for style in ({}, {"style": "mine"}, {"style": "mine", "style_strength": 0})
+    )
+    assert styled != plain == none
+    app.stop()
+
+
 def test_by_plain_http(app):
     event = json.loads(post(f"{app.url}gradio_api/call/styles", {"data": []}))["event_id"]
     with urllib.request.urlopen(f"{app.url}gradio_api/call/styles/{event}", timeout=60) as answer:

@@ -93,3 +93,13 @@ def test_regions():
     assert uneven.bar_runs(1) == [(2, 4), (9, 10)]
     with pytest.raises(ValueError, match="empty"):
         Region(frozenset())
+
+
+def test_a_fill_replaces_the_notes_of_the_cells_alone():
+    notes = [Note(b * 1920 + k * 960, 60 + b, 480, 80) for b in range(3) for k in range(2)]
+    score = song(notes=notes)
+    assert score.note_counts() == [[2, 2, 2]]
+    new = Note(1920 + 100, 72, 50, 90)
+    filled = score.with_fill(Region.rectangle([0], [(1, 2)]), {0: [new]})
+    assert filled.tracks[0].notes == (*notes[:2], new, *notes[4:])
+    assert filled.note_counts() == [[2, 1, 2]]
