@@ -12,9 +12,14 @@ RWKV-7's decay never falls below exp(-exp(-0.5)) = 0.545 a step: over 32 steps 1
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .packing import by_sequence
+from .wkv7_reference import check_shapes
 
 
 def wkv7_chunked(
@@ -25,21 +30,30 @@ def wkv7_chunked(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     chunk: int = 32,
 ) -> tuple[Tensor, Tensor]:
     """r, log_decay, k, v, a, b: (B, T, H, K); state: (B, H, K, V) or None for zeros -> y (B, T, H, V), final state.
 
-    Computes in float32 (float64 inputs stay so). The same as `wkv7_reference`.
+    Computes in float32 (float64 inputs stay so). The same as `wkv7_reference`; packed sequences are worked one by one.
     """
-    dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    if cu_seqlens is not None:
+        form = functools.partial(wkv7_chunked, chunk=chunk)
+        return by_sequence(form, (r, log_decay, k, v, a, b), state, cu_seqlens)
+    given = r.dtype
+    dtype = torch.float64 if given == torch.float64 else torch.float32
     B, T, H, K = r.shape
+    V = v.shape[-1]
+    if T == 0:
+        return torch.empty_like(v), r.new_zeros(B, H, K, V, dtype=dtype) if state is None else state.to(dtype)
     L = min(chunk, T)
     pad = -T % L
     n = (T + pad) // L
 
     def split(x: Tensor) -> Tensor:
         x = F.pad(x.to(dtype), (0, 0, 0, 0, 0, pad)) if pad else x.to(dtype)
-        return x.view(B, n, L, H, K).permute(0, 3, 1, 2, 4)  # (B, H, n, L, K)
+        return x.view(B, n, L, H, x.shape[-1]).permute(0, 3, 1, 2, 4)  # (B, H, n, L, K)
 
     r, log_decay, k, v, a, b = (split(x) for x in (r, log_decay, k, v, a, b))
     total = log_decay.cumsum(3)
@@ -57,13 +71,13 @@ def wkv7_chunked(
     b_end, k_end = b * (last - total).exp(), k * (last - total).exp()
     m = b_end.mT @ p + torch.diag_embed(last.squeeze(-2).exp())  # (B, H, n, K, K)
     add = b_end.mT @ q + k_end.mT @ v  # (B, H, n, K, V)
-    s = torch.zeros(B, H, K, K, dtype=dtype, device=r.device) if state is None else state.to(dtype)
+    s = torch.zeros(B, H, K, V, dtype=dtype, device=r.device) if state is None else state.to(dtype)
     starts = []
     for i in range(n):
         starts.append(s)
-        s = torch.baddbmm(add[:, :, i].reshape(B * H, K, K), m[:, :, i].reshape(B * H, K, K), s.reshape(B * H, K, K))
-        s = s.view(B, H, K, K)
+        s = torch.baddbmm(add[:, :, i].reshape(B * H, K, V), m[:, :, i].reshape(B * H, K, K), s.reshape(B * H, K, V))
+        s = s.view(B, H, K, V)
     s0 = torch.stack(starts, 2)
     u = p @ s0 + q
     y = r_in @ s0 + scores_r[..., :L].tril() @ u + scores_r[..., L:].tril() @ v
-    return y.permute(0, 2, 3, 1, 4).reshape(B, T + pad, H, K)[:, :T], s
+    return y.permute(0, 2, 3, 1, 4).reshape(B, T + pad, H, V)[:, :T].to(given), s

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
+from midi_rwkv.kernels.packing import sequence_bounds
 from midi_rwkv.kernels.wkv7_reference import check_shapes
 
 SEGMENT = 16  # tokens between two kept states
@@ -35,6 +36,7 @@ def wkv7_numba(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """`wkv7_reference` on the CPU; differentiable in every input, the initial state included.
@@ -45,41 +47,46 @@ def wkv7_numba(
     Raises:
         ValueError: shapes that do not belong together, K not a multiple of 16, or a tensor that is not on the CPU.
     """
-    check_shapes(r, log_decay, k, v, a, b, state)
-    batch, _, heads, key_size = r.shape
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    batch, steps, heads, key_size = r.shape
     if key_size % LANES:
         raise ValueError(f"K must be a multiple of {LANES} for wkv7_numba, given {key_size}; use wkv7_chunked")
     if r.device.type != "cpu":
         raise ValueError(f"wkv7_numba runs on the CPU, given tensors on {r.device}; use wkv7_triton or wkv7_chunked")
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
+    bounds = sequence_bounds(batch, steps, cu_seqlens)
     if state is None:
-        state = r.new_zeros(batch, heads, key_size, v.shape[-1], dtype=compute)
-    if r.shape[1] == 0:
+        state = r.new_zeros(len(bounds) - 1, heads, key_size, v.shape[-1], dtype=compute)
+    if steps == 0:
         return torch.empty_like(v), state
     inputs = (x.to(compute) for x in (r, log_decay.to(compute).exp(), k, v, a, b, state))
-    y, final = _Wkv7Numba.apply(*inputs, threads)
+    y, final = _Wkv7Numba.apply(*inputs, bounds, threads)
     return y.to(r.dtype), final
 
 
 class _Wkv7Numba(torch.autograd.Function):
-    """(r, decay, k, v, a, b, state, threads) -> (y, final state); decay is not a logarithm here."""
+    """(r, decay, k, v, a, b, state, bounds, threads) -> (y, final state); decay is not a logarithm here."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *tensors, threads = args
+        *tensors, bounds, threads = args
         r, decay, k, v, a, b, state = (x.contiguous() for x in tensors)
         batch, steps, heads, key_size = r.shape
         value_size = v.shape[-1]
-        segments = -(-steps // SEGMENT) if any(ctx.needs_input_grad) else 0
+        keep = any(ctx.needs_input_grad)
+        starts = np.array(bounds)
+        segments = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // SEGMENT))])  # where each sequence's begin
         y = torch.empty_like(v)
-        found = v.new_empty(batch * heads, steps + 1, value_size)  # a^T S; the last one is of no token
-        kept = r.new_empty(batch * heads, segments, value_size, key_size)
+        # a^T S of every token, and one more a sequence, which is of no token
+        found = v.new_empty((batch * steps + len(state)) * heads, value_size)
+        kept = r.new_empty(int(segments[-1]) * heads if keep else 0, value_size, key_size)
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format)  # (B, H, V, K)
         _use_threads(threads)
         scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
-        scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), batch, steps, heads, value_size, segments > 0)
-        if segments:
+        scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), starts, segments, heads, value_size, keep)
+        if keep:
             ctx.save_for_backward(r, decay, k, v, a, b, found, kept)
+            ctx.places = starts, segments
             ctx.threads = threads
         return y, final.transpose(-1, -2)
 
@@ -89,13 +96,13 @@ class _Wkv7Numba(torch.autograd.Function):
         r, decay, k, v, a, b, found, kept = ctx.saved_tensors
         grad_y = grads[0].contiguous()
         grad_state = grads[1].transpose(-1, -2).clone(memory_format=torch.contiguous_format)
-        batch, steps, heads, key_size = r.shape
+        heads, key_size = r.shape[2:]
         outs = [torch.empty_like(x) for x in (r, decay, k, v, a, b)]
         _use_threads(ctx.threads)
         scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
         tensors = (r, decay, k, v, a, b, found, kept, grad_y, grad_state, *outs)
-        scan(*_flat(*tensors), batch, steps, heads, v.shape[-1])
-        return *outs, grad_state.transpose(-1, -2), None
+        scan(*_flat(*tensors), *ctx.places, heads, v.shape[-1])
+        return *outs, grad_state.transpose(-1, -2), None, None
 
 
 def _use_threads(threads: int) -> None:
@@ -136,29 +143,33 @@ def _make_forward(key_size: int, double: bool, parallel: bool) -> Callable[..., 
             y.put_one(value_at + j, (row * row_r).sum())
             found.put_one(next_found_at + j, (row * row_a).sum())
 
-    def scan(r, decay, k, v, a, b, state, y, found, kept, batch, steps, heads, value_size, keep):  # type: ignore[no-untyped-def]
+    def scan(r, decay, k, v, a, b, state, y, found, kept, starts, segments, heads, value_size, keep):  # type: ignore[no-untyped-def]
         size = value_size * key_size
-        segments = (steps + SEGMENT - 1) // SEGMENT
-        for head in prange(batch * heads):
-            first = (head // heads) * steps * heads + head % heads
-            for j in range(value_size):
-                total = number(0)
-                for i in range(key_size):
-                    total += state[head * size + j * key_size + i] * a[first * key_size + i]
-                found[head * (steps + 1) * value_size + j] = total
+        for head in prange((len(starts) - 1) * heads):
+            n, h = head // heads, head % heads
+            steps = starts[n + 1] - starts[n]
+            first = starts[n] * heads + h
+            first_found = (starts[n] + n) * heads + h * (steps + 1)
+            first_kept = segments[n] * heads + h * (segments[n + 1] - segments[n])
+            if steps > 0:
+                for j in range(value_size):
+                    total = number(0)
+                    for i in range(key_size):
+                        total += state[head * size + j * key_size + i] * a[first * key_size + i]
+                    found[first_found * value_size + j] = total
             for t in range(steps):
                 if keep and t % SEGMENT == 0:
-                    start = (head * segments + t // SEGMENT) * size
+                    start = (first_kept + t // SEGMENT) * size
                     for i in range(size):
                         kept[start + i] = state[head * size + i]
                 at, after = first + t * heads, first + min(t + 1, steps - 1) * heads
                 key_at, next_key_at, value_at = at * key_size, after * key_size, at * value_size
-                found_at = (head * (steps + 1) + t) * value_size
+                found_at = (first_found + t) * value_size
                 next_found_at = found_at + value_size
                 places = (head * size, key_at, next_key_at, value_at, found_at, next_found_at, value_size)
                 step((state, r, decay, k, v, a, b, y, found), places)
 
-    signature = types.void(*[number[::1]] * 10, *[types.intp] * 4, types.boolean)
+    signature = types.void(*[number[::1]] * 10, *[types.int64[::1]] * 2, *[types.intp] * 2, types.boolean)
     return njit(signature, parallel=parallel, nogil=True)(scan)
 
 
@@ -199,28 +210,32 @@ def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[...,
         for total, out in ((sum_r, dr), (sum_decay, ddecay), (sum_k, dk), (sum_a, da), (sum_b, db)):
             out.put(key_at, total.row())
 
-    def scan(r, decay, k, v, a, b, found, kept, dy, grad, dr, ddecay, dk, dv, da, db, batch, steps, heads, value_size):  # type: ignore[no-untyped-def]
+    def scan(  # type: ignore[no-untyped-def]
+        r, decay, k, v, a, b, found, kept, dy, grad, dr, ddecay, dk, dv, da, db, starts, segments, heads, value_size
+    ):  # fmt: skip
         size = value_size * key_size
-        segments = (steps + SEGMENT - 1) // SEGMENT
-        for head in prange(batch * heads):
-            first = (head // heads) * steps * heads + head % heads
+        for head in prange((len(starts) - 1) * heads):
+            n, h = head // heads, head % heads
+            steps, count = starts[n + 1] - starts[n], segments[n + 1] - segments[n]
+            first = starts[n] * heads + h
+            first_found, first_kept = (starts[n] + n) * heads + h * (steps + 1), segments[n] * heads + h * count
             states = np.empty((SEGMENT + 1) * size, kept.dtype)
-            for segment in range(segments - 1, -1, -1):
+            for segment in range(count - 1, -1, -1):
                 start, stop = segment * SEGMENT, min((segment + 1) * SEGMENT, steps)
                 for i in range(size):
-                    states[i] = kept[(head * segments + segment) * size + i]
+                    states[i] = kept[(first_kept + segment) * size + i]
                 for t in range(start, stop):
-                    at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
+                    at, found_at = first + t * heads, (first_found + t) * value_size
                     before = (t - start) * size
                     replay(
                         (states, decay, k, v, b, found),
                         (before, before + size, at * key_size, at * value_size, found_at, value_size),
                     )
                 for t in range(stop - 1, start - 1, -1):
-                    at, found_at = first + t * heads, (head * (steps + 1) + t) * value_size
+                    at, found_at = first + t * heads, (first_found + t) * value_size
                     before = (t - start) * size
                     places = (head * size, before, before + size, at * key_size, at * value_size, found_at, value_size)
                     step((grad, states, r, decay, k, v, a, b, found, dy, dr, ddecay, dk, dv, da, db), places)
 
-    signature = types.void(*[number[::1]] * 16, *[types.intp] * 4)
+    signature = types.void(*[number[::1]] * 16, *[types.int64[::1]] * 2, *[types.intp] * 2)
     return njit(signature, parallel=parallel, nogil=True)(scan)

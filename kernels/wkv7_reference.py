@@ -10,6 +10,8 @@ initial state included. It keeps every intermediate state for the backward pass:
 import torch
 from torch import Tensor
 
+from .packing import by_sequence
+
 
 def wkv7_reference(
     r: Tensor,
@@ -19,6 +21,7 @@ def wkv7_reference(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence over a batch of sequences.
 
@@ -30,6 +33,8 @@ def wkv7_reference(
         a: what is looked up for removal, (B, T, H, K); RWKV-7 gives `-kk`, the negated normalised removal key.
         b: where the looked-up value is added back, (B, T, H, K); RWKV-7 gives `kk * in_context_learning_rate`.
         state: the state before the first token, (B, H, K, V); zeros if None.
+        cu_seqlens: where sequences of different lengths, packed in one row (B = 1), begin, and the last one's end,
+            (N + 1,); the states are then (N, H, K, V).
 
     Returns:
         y (B, T, H, V) and the state after the last token (B, H, K, V).
@@ -37,7 +42,9 @@ def wkv7_reference(
     Raises:
         ValueError: shapes that do not belong together.
     """
-    check_shapes(r, log_decay, k, v, a, b, state)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    if cu_seqlens is not None:
+        return by_sequence(wkv7_reference, (r, log_decay, k, v, a, b), state, cu_seqlens)
     batch, steps, heads, key_size = r.shape
     if state is None:
         state = r.new_zeros(batch, heads, key_size, v.shape[-1])
@@ -54,9 +61,16 @@ def wkv7_reference(
 
 
 def check_shapes(
-    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+    r: Tensor,
+    log_decay: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None = None,
 ) -> None:
-    """Raise ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B, H, K, V)."""
+    """Raise ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B or N, H, K, V)."""
     if r.ndim != 4:
         raise ValueError(f"r must have 4 dimensions (B, T, H, K), given {tuple(r.shape)}")
     for name, tensor in (("log_decay", log_decay), ("k", k), ("a", a), ("b", b)):
@@ -65,5 +79,6 @@ def check_shapes(
     if v.ndim != 4 or v.shape[:3] != r.shape[:3]:
         raise ValueError(f"v must have shape {(*r.shape[:3], 'V')}, given {tuple(v.shape)}")
     batch, _, heads, key_size = r.shape
-    if state is not None and state.shape != (batch, heads, key_size, v.shape[-1]):
-        raise ValueError(f"state must have shape {(batch, heads, key_size, v.shape[-1])}, given {tuple(state.shape)}")
+    expected = (batch if cu_seqlens is None else len(cu_seqlens) - 1, heads, key_size, v.shape[-1])
+    if state is not None and state.shape != expected:
+        raise ValueError(f"state must have shape {expected}, given {tuple(state.shape)}")

@@ -1,16 +1,21 @@
 """Every form of the WKV recurrence against its definition, and the definition against a loop over single numbers."""
 
+import itertools
+import logging
+
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from midi_rwkv.kernels import dispatch
+from midi_rwkv.kernels.dispatch import wkv7
+from midi_rwkv.kernels.packing import cut, sequence_bounds
 from midi_rwkv.kernels.wkv7_chunked import wkv7_chunked
 from midi_rwkv.kernels.wkv7_numba import wkv7_numba
 from midi_rwkv.kernels.wkv7_reference import wkv7_reference
 
-NAMES = ("y", "final state", "dr", "dlog_decay", "dk", "dv", "da", "db", "dstate")
+FORMS = [wkv7_numba, wkv7_chunked]
+KINDS = ("plain", "repeated keys", "fastest decay", "slowest decay", "both ends")
 
 
 @pytest.fixture(autouse=True)
@@ -21,40 +26,13 @@ def _nan_in_fresh_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def make_inputs(batch: int, steps: int, heads: int, size: int, kind: str = "plain", seed: int = 0) -> list[Tensor]:
-    """r, log_decay, k, v, a, b, state in float64, as RWKV-7 makes them."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    shape = (batch, steps, heads, size)
-    r, k, v, state = normal(*shape), normal(*shape), normal(*shape), normal(batch, heads, size, size)
-    log_decay = -torch.exp(-F.softplus(normal(*shape) * 3) - 0.5)
-    removal = F.normalize(normal(*shape), dim=-1)
-    rate = torch.sigmoid(normal(*shape) * 3)
-    if kind == "repeated keys":  # a note that is struck again and again
-        removal = removal[:, :1].expand(shape).contiguous()
-        rate, log_decay = torch.ones(shape, dtype=torch.float64), log_decay * 0
-    if kind == "fastest decay":
-        log_decay = torch.full(shape, -float(np.exp(-0.5)), dtype=torch.float64)
-    return [r, log_decay, k, v, -removal, removal * rate, state]
+@pytest.fixture(scope="module")
+def cases(script):
+    return script("kernel_inputs")
 
 
-def run(form, inputs: list[Tensor], dtype: torch.dtype, grads: tuple[Tensor, Tensor], **options) -> list[Tensor]:
-    leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in inputs]
-    y, state = form(*leaves, **options)
-    torch.autograd.backward([y, state], [g.to(dtype) for g in grads])
-    return [y.detach(), state.detach()] + [x.grad for x in leaves]
-
-
-def relative_errors(got: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
-    pairs = zip(NAMES, got, expected, strict=True)
-    return {name: float((g.double() - e).norm() / e.norm().clamp_min(1e-3)) for name, g, e in pairs}
-
-
-def test_reference_is_the_equation():
-    inputs = make_inputs(2, 5, 2, 3)
+def test_reference_is_the_equation(cases):
+    inputs = cases.make_inputs(2, 5, 2, 3)
     r, log_decay, k, v, a, b, state = (x.numpy() for x in inputs)
     y, final = wkv7_reference(*inputs)
     for n, h in np.ndindex(2, 2):
@@ -70,13 +48,13 @@ def test_reference_is_the_equation():
         np.testing.assert_allclose(final[n, h], s, rtol=1e-12)
 
 
-def test_reference_gradients():
-    inputs = [x.requires_grad_() for x in make_inputs(1, 4, 1, 3)]
+def test_reference_gradients(cases):
+    inputs = [x.requires_grad_() for x in cases.make_inputs(1, 4, 1, 3)]
     assert torch.autograd.gradcheck(wkv7_reference, inputs)
 
 
-def test_reference_starts_from_zeros_and_continues():
-    *inputs, state = make_inputs(1, 9, 2, 4)
+def test_reference_starts_from_zeros_and_continues(cases):
+    *inputs, state = cases.make_inputs(1, 9, 2, 4)
     whole, final = wkv7_reference(*inputs)
     zeros, _ = wkv7_reference(*inputs, torch.zeros_like(state))
     first, between = wkv7_reference(*(x[:, :4] for x in inputs))
@@ -86,40 +64,83 @@ def test_reference_starts_from_zeros_and_continues():
     torch.testing.assert_close(final, last)
 
 
-@pytest.mark.parametrize("kind", ["plain", "repeated keys", "fastest decay"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 15, 63, 64])
-@pytest.mark.parametrize("form", [wkv7_numba, wkv7_chunked])
-def test_forms_agree_with_the_reference(form, steps: int, kind: str):
-    batch, heads, size = 2, 2, 32
-    inputs = make_inputs(batch, steps, heads, size, kind, seed=steps)
-    grads = (torch.randn(batch, steps, heads, size).double(), torch.randn(batch, heads, size, size).double())
-    expected = run(wkv7_reference, inputs, torch.float64, grads)
-    for dtype, limit in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-        errors = relative_errors(run(form, inputs, dtype, grads), expected)
-        assert max(errors.values()) < limit, (dtype, errors)
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_agree_with_the_reference(cases, form, steps: int, kind: str):
+    inputs = cases.make_inputs(2, steps, 2, 32, kind, seed=steps)
+    for dtype in (torch.float64, torch.float32):
+        errors = cases.errors_of(form, wkv7_reference, inputs, dtype)
+        assert max(errors.values()) < cases.LIMITS[dtype], (dtype, errors)
 
 
-def test_long_sequence_of_full_heads():
-    inputs = make_inputs(1, 1000, 1, 64)
-    grads = (torch.randn(1, 1000, 1, 64).double(), torch.randn(1, 1, 64, 64).double())
-    expected = run(wkv7_reference, inputs, torch.float64, grads)
-    for form in (wkv7_numba, wkv7_chunked):
-        errors = relative_errors(run(form, inputs, torch.float32, grads), expected)
+def test_long_sequence_of_full_heads(cases):
+    inputs = cases.make_inputs(1, 1000, 1, 64)
+    for form in FORMS:
+        errors = cases.errors_of(form, wkv7_reference, inputs, torch.float32)
         assert max(errors.values()) < 1e-4, (form.__name__, errors)
 
 
-def test_numba_on_two_threads_leaves_torch_its_threads():
+@pytest.mark.parametrize("form", FORMS)
+def test_values_may_have_another_size_than_keys(cases, form):
+    r, log_decay, k, v, a, b, state = cases.make_inputs(1, 37, 2, 32)
+    inputs = [r, log_decay, k, v[..., :16].contiguous(), a, b, state[..., :16].contiguous()]
+    errors = cases.errors_of(form, wkv7_reference, inputs, torch.float32)
+    assert max(errors.values()) < 1e-4, errors
+
+
+@pytest.mark.parametrize("form", [wkv7_reference, *FORMS])
+def test_packed_sequences_are_those_run_one_by_one(cases, form):
+    ends = torch.tensor([0, 1, 1, 34, 100])  # one of them is empty
+    inputs = cases.make_inputs(1, 100, 2, 32, states=4)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y, final = form(*leaves, cu_seqlens=ends)
+    (y.square().sum() + final.square().sum()).backward()
+    for n, (start, stop) in enumerate(itertools.pairwise(ends)):
+        own = [x[:, start:stop].clone().requires_grad_() for x in inputs[:6]]
+        state = inputs[6][n : n + 1].clone().requires_grad_()
+        one, last = wkv7_reference(*own, state)
+        (one.square().sum() + last.square().sum()).backward()
+        torch.testing.assert_close(y[:, start:stop], one)
+        torch.testing.assert_close(final[n : n + 1], last)
+        torch.testing.assert_close(leaves[6].grad[n : n + 1], state.grad)
+        for whole, part in zip(leaves[:6], own, strict=True):
+            grad = torch.zeros_like(part) if part.grad is None else part.grad
+            torch.testing.assert_close(whole.grad[:, start:stop], grad)
+
+
+def test_chunks_of_packed_sequences():
+    chunks = cut((0, 5, 5, 25), 16, torch.device("cpu"))
+    assert chunks.starts.tolist() == [0, 5, 21]
+    assert chunks.lengths.tolist() == [5, 16, 4]
+    assert chunks.first.tolist() == [0, 1, 1, 3]
+    assert sequence_bounds(2, 3, None) == (0, 3, 6)
+    assert sequence_bounds(2, 0, None) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [([0, 3], "rise from 0"), ([0, 6, 5, 9], "rise from 0"), ([0.0, 9.0], "whole numbers"), ([9], "whole numbers")],
+)
+def test_wrong_sequence_bounds(ends: list[float], message: str):
+    with pytest.raises(ValueError, match=message):
+        sequence_bounds(1, 9, torch.tensor(ends))
+    with pytest.raises(ValueError, match="B must be 1"):
+        sequence_bounds(2, 9, torch.tensor([0, 9]))
+
+
+def test_numba_on_two_threads_leaves_torch_its_threads(cases):
     torch.set_num_threads(1)
-    inputs = make_inputs(2, 33, 3, 16)
+    inputs = cases.make_inputs(2, 33, 3, 16)
     grads = (torch.randn(2, 33, 3, 16).double(), torch.randn(2, 3, 16, 16).double())
-    serial = run(wkv7_numba, inputs, torch.float32, grads)
-    for one, two in zip(serial, run(wkv7_numba, inputs, torch.float32, grads, threads=2), strict=True):
+    serial = cases.run(wkv7_numba, inputs, torch.float32, grads)
+    for one, two in zip(serial, cases.run(wkv7_numba, inputs, torch.float32, grads, threads=2), strict=True):
         torch.testing.assert_close(one, two)
     assert torch.get_num_threads() == 1
 
 
-def test_numba_without_gradients_keeps_the_initial_state():
-    inputs = [x.float() for x in make_inputs(1, 20, 1, 16)]
+def test_numba_without_gradients_keeps_the_initial_state(cases):
+    inputs = [x.float() for x in cases.make_inputs(1, 20, 1, 16)]
     before = inputs[-1].clone()
     y, final = wkv7_numba(*inputs)
     expected, expected_final = wkv7_reference(*inputs)
@@ -128,8 +149,8 @@ def test_numba_without_gradients_keeps_the_initial_state():
     assert torch.equal(inputs[-1], before)
 
 
-def test_numba_in_half_precision_and_of_no_tokens():
-    inputs = [x.bfloat16() for x in make_inputs(1, 20, 1, 16)]
+def test_numba_in_half_precision_and_of_no_tokens(cases):
+    inputs = [x.bfloat16() for x in cases.make_inputs(1, 20, 1, 16)]
     y, final = wkv7_numba(*inputs)
     assert y.dtype == torch.bfloat16
     assert final.dtype == torch.float32
@@ -138,11 +159,45 @@ def test_numba_in_half_precision_and_of_no_tokens():
     assert torch.equal(final, inputs[-1])
 
 
-def test_errors_name_the_tensor():
-    r, log_decay, k, v, a, b, state = make_inputs(1, 3, 1, 16)
+def test_errors_name_the_tensor(cases):
+    r, log_decay, k, v, a, b, state = cases.make_inputs(1, 3, 1, 16)
     with pytest.raises(ValueError, match="k must have r's shape"):
         wkv7_reference(r, log_decay, k[:, :2], v, a, b)
     with pytest.raises(ValueError, match="state must have shape"):
         wkv7_numba(r, log_decay, k, v, a, b, state[:, :, :8])
     with pytest.raises(ValueError, match="multiple of 16"):
         wkv7_numba(*(x[..., :8] for x in (r, log_decay, k, v, a, b)))
+
+
+def test_dispatch_says_once_what_it_took_and_why(cases, caplog):
+    dispatch._say.cache_clear()
+    inputs = [x.float() for x in cases.make_inputs(1, 5, 1, 16)]
+    narrow = [x.float() for x in cases.make_inputs(1, 5, 1, 8)]
+    with caplog.at_level(logging.INFO, dispatch.log.name):
+        for given in (inputs, inputs, narrow, [x[:, :1] for x in inputs[:6]]):
+            wkv7(*given)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(",")[0] for line in said] == ["wkv7: numba", "wkv7: chunked", "wkv7: reference"]
+    assert "multiple of 16 channels, not 8" in said[1]
+
+
+def test_dispatch_refuses_what_cannot_run(cases, monkeypatch):
+    inputs = cases.make_inputs(1, 5, 1, 8)
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, reference, chunked, numba, triton, given 'cuda'"
+    ):
+        wkv7(*inputs, backend="cuda")
+    with pytest.raises(ValueError, match="multiple of 16"):
+        wkv7(*inputs, backend="numba")
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="not installed"):
+        wkv7(*inputs, backend="triton")
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked", "numba"])
+def test_dispatch_runs_each(cases, backend: str):
+    inputs = cases.make_inputs(1, 20, 1, 16, states=2)
+    ends = torch.tensor([0, 7, 20])
+    expected = wkv7_reference(*inputs, ends)
+    for got, one in zip(wkv7(*inputs, ends, backend=backend), expected, strict=True):
+        torch.testing.assert_close(got, one)
