@@ -343,7 +343,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_style_options(p)
     p.add_argument("--checkpoint", metavar="DIR|file", help="another model than the one that ships")
     p.add_argument(
-        "--backend", choices=("auto", "numba", "torch"), default="auto", help="what runs the model (default: auto)"
+        "--backend",
+        choices=("auto", "numba", "torch", "triton"),
+        default="auto",
+        help="what runs the model (default: auto)",
     )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     p.add_argument(

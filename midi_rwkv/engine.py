@@ -6,14 +6,15 @@
     state = state.repeat(8)                        # eight candidates from here on
     logits = engine.step(chosen, state)            # (8, V)
 
-Two engines do the same: "numba" (engine_numba.py: one compiled function, no torch) and "torch" (engine_torch.py, for
-where numba cannot run). Neither torch nor numba is imported before an engine is made. A Transformer's weights get an
-engine of their own (engine_attention.py).
+Three engines do the same: "numba" (engine_numba.py: one compiled function, no torch), "torch" (engine_torch.py, for
+where numba cannot run) and "triton" (engine_triton.py, on a GPU). Neither torch nor numba is imported before an engine
+is made. A Transformer's weights get an engine of their own (engine_attention.py).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-BACKENDS = ("auto", "numba", "torch")
+BACKENDS = ("auto", "numba", "torch", "triton")
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ def make_engine(
 ) -> Engine:
     """An engine over `weights`: RWKV-LM's names, float32 arrays.
 
-    backend: "numba", "torch", or "auto": numba unless it is not installed or the model's shape does not suit it.
+    backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
+        or the model's shape does not suit it.
     threads: cores for prefill, and for steps of several rows. `on_choice` is told which engine was taken and why.
 
     Raises:
@@ -155,14 +157,21 @@ def make_engine(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
     if is_transformer(weights):
-        if backend == "numba":
+        if backend in ("numba", "triton"):
             raise ValueError(
-                "the numba engine runs RWKV-7 only, these are a Transformer's weights; use backend='torch'"
+                f"the {backend} engine runs RWKV-7 only, these are a Transformer's weights; use backend='torch'"
             )
         from .engine_attention import AttentionEngine
 
         on_choice("decoding a Transformer with torch")
         return AttentionEngine(weights, head_size, threads)
+    if backend == "triton":
+        if reason := _no_triton():
+            raise ValueError(f"the triton engine cannot run here: {reason}; use backend='auto'")
+        from .engine_triton import TritonEngine
+
+        on_choice("decoding with triton, as asked")
+        return TritonEngine(weights, head_size, threads)
     if backend != "torch":
         reason = _no_numba(weights, head_size)
         if not reason:
@@ -192,3 +201,13 @@ def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:
     if head_size % 16:
         return f"its heads must have a multiple of 16 channels, these have {head_size}"
     return ""
+
+
+def _no_triton() -> str:
+    """Why the triton engine cannot run, or nothing."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    import torch
+
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return "" if torch.cuda.is_available() or interpreted else "there is no GPU that torch can use"

@@ -7,7 +7,8 @@ than half the time of `F.linear` on (out, in).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,11 @@ BLOCK_TOKENS = 256  # rows x tokens that prefill works on at once
 class TorchEngine(Engine):
     """See `Engine`. `threads` are torch's, for the whole process."""
 
-    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1) -> None:
+    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, device: str = "cpu") -> None:
         super().__init__(weights, head_size)
         self.name = "torch"
         torch.set_num_threads(threads)
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(x, np.float32)) for name, x in weights.items()}
+        tensors = {name: torch.tensor(np.asarray(x, np.float32), device=device) for name, x in weights.items()}
         ln0 = tensors["blocks.0.ln0.weight"], tensors["blocks.0.ln0.bias"]
         self.embedding = F.layer_norm(tensors["emb.weight"], (self.n_embd,), *ln0)
         self.outer = {name: x for name, x in tensors.items() if not name.startswith("blocks.")}
@@ -44,14 +45,14 @@ class TorchEngine(Engine):
             self.layers.append(own)
         self.head = self.outer["head.weight"].T.contiguous()
 
-    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+    def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
         ids = self.check_tokens(tokens)
         steps = max(1, BLOCK_TOKENS // state.batch)
         for start in range(0, len(ids), steps):
             logits = self._advance(np.tile(ids[start : start + steps], (state.batch, 1)), state)
         return logits
 
-    def step(self, tokens: ArrayLike, state: State) -> Floats:
+    def step(self, tokens: ArrayLike, state: Any) -> Floats:
         return self._advance(self.check_tokens(tokens, state.batch)[:, None], state)
 
     @torch.inference_mode()
@@ -103,11 +104,14 @@ class TorchEngine(Engine):
         kk = F.normalize((k * own["att.k_k"]).view(heads), dim=-1)
         k = (k * (1 + (rate - 1) * own["att.k_a"])).view(heads)
         r, v_heads = r.view(heads), v.view(heads)
-        form = wkv7_reference if steps == 1 else wkv7_chunked
-        y, state = form(r, log_decay.view(heads), k, v_heads, -kk, kk * rate.view(heads), state)
+        y, state = self.form(steps)(r, log_decay.view(heads), k, v_heads, -kk, kk * rate.view(heads), state)
         y = F.group_norm(y.reshape(-1, size), self.n_head, own["att.ln_x.weight"], own["att.ln_x.bias"], 64e-5)
         y = y.view(heads) + (r * k * own["att.r_k"]).sum(-1, keepdim=True) * v_heads
         return (y.view(h.shape) * gate) @ own["att.output.weight"], first_values, state
+
+    def form(self, steps: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The form of the recurrence that takes so many tokens."""
+        return wkv7_reference if steps == 1 else wkv7_chunked
 
     def _norm(self, x: Tensor, own: dict[str, Tensor], name: str) -> Tensor:
         return F.layer_norm(x, (self.n_embd,), own[f"{name}.weight"], own[f"{name}.bias"])

@@ -258,7 +258,7 @@ def test_auto_takes_torch_for_odd_heads():
 
 
 def test_unsuitable_weights_are_refused():
-    with pytest.raises(ValueError, match="backend must be one of auto, numba, torch, given 'cuda'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, numba, torch, triton, given 'cuda'"):
         make_engine(WEIGHTS, backend="cuda")
     with pytest.raises(ValueError, match="not the state dict of an RWKV-7"):
         make_engine({"wte": np.zeros((2, 2), np.float32)})
@@ -293,3 +293,31 @@ def test_the_second_process_does_not_compile_and_a_damaged_cache_is_made_anew(tm
 def test_an_unusable_cache_folder_is_no_obstacle(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
     assert run_program(tmp_path / "file") == "0 False\n"
+
+
+def test_the_triton_engine_agrees_with_torch():
+    """In Triton's interpreter where there is no GPU."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    weights = random_weights(2, 64, 32)
+    ours, torchs = make_engine(weights, 32, "triton"), make_engine(weights, 32, "torch")
+    limit = 1e-2 if torch.cuda.is_available() else 1e-5  # matrices are bfloat16 on a GPU
+    state, expected = ours.new_state(), torchs.new_state()
+    assert relative_error(ours.prefill([1, 2, 3, 4], state), torchs.prefill([1, 2, 3, 4], expected)) < limit
+    state, expected = state.repeat(2), expected.repeat(2)
+    for tokens in ([5, 6], [7, 89]):
+        assert relative_error(ours.step(tokens, state), torchs.step(tokens, expected)) < limit
+    state, expected = state.concat([state.select([1]), state]), expected.concat([expected.select([1]), expected])
+    assert state.batch == 3
+    for name in ("att_shift", "ffn_shift", "wkv"):
+        assert relative_error(getattr(state, name).cpu().numpy(), getattr(expected, name)) < limit
+
+
+def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU that torch can use; use backend='auto'"):
+        make_engine(random_weights(1, 64, 32), 32, "triton")
+    monkeypatch.setattr("midi_rwkv.engine.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        make_engine(random_weights(1, 64, 32), 32, "triton")

@@ -1,16 +1,12 @@
-"""Triton's kernels against the definition: in Triton's interpreter, or on the GPU where there is one.
+"""Triton's kernels against the definition: in Triton's interpreter (conftest.py), or on the GPU where there is one.
 
 The interpreter takes milliseconds for each step of each program, so shapes are small; scripts/check_kernels.py does the
 same on a GPU at full size.
 """
 
-import os
-
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 pytest.importorskip("triton")
 
 from midi_rwkv.kernels.dispatch import wkv7
