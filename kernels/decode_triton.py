@@ -1,8 +1,8 @@
 """One token of RWKV-7 for a batch of candidates, in five launches a layer.
 
 `project` normalises, shifts and multiplies; `recur` does everything between the first products of a time mix and its
-last; `add` multiplies and adds to the residual. A launch needs every channel of the one before, and programs cannot wait
-for one another, so this is as far as fusion goes without a barrier across the GPU:
+last; `add` multiplies and adds to the residual. A launch needs every channel of the one before, and programs cannot
+wait for one another, so this is as far as fusion goes without a barrier across the GPU:
 
     project   layer norm, token shift, six lerps; receptance, key, value and the adapters' first halves in one product
     recur     (a row and head) the adapters' second halves, value residual, key normalisation, state, group norm, gate
@@ -109,7 +109,8 @@ def recur(
     """A program a row and head of D channels: z (rows, N), what `project` made, to the gated output (rows, C).
 
     z holds receptance, key, value (C each), then the low ranks of w, v, a, g. vectors (8, C): w0, v0, a0, k_k, k_a,
-    r_k, and the group norm's scale and bias. state (rows, H, D, D) moves on in place. FIRST: layer 0, whose values are kept.
+    r_k, and the group norm's scale and bias. state (rows, H, D, D) moves on in place. FIRST: layer 0, which keeps its
+    values.
     """
     row, head = tl.program_id(0), tl.program_id(1)
     i = tl.arange(0, D)

@@ -38,8 +38,9 @@ def wkv7_triton(
     three TF32 products for float32), all accumulated in float32; float64 stays float64. y has r's dtype; the states are
     float32 (float64).
 
-    chunk: tokens a chunk, 16, 32 or 64; 0 chooses. No decay may fall below exp(-88 / chunk) a token, or what is divided
-    by it leaves float32's range; RWKV-7's stays above exp(-0.61), which 64 tokens allow (kernels/README.md).
+    chunk: tokens a chunk, 16, 32 or 64; 0 takes the longest whose backward kernel hardly spills. No decay may fall
+    below exp(-88 / chunk) a token, or what is divided by it leaves float32's range; RWKV-7's stays above exp(-0.61),
+    which 64 tokens allow (kernels/README.md).
 
     Raises:
         ValueError: shapes that do not belong together, sizes other than 16, 32, 64, 128, dtypes that have no kernel, or
@@ -52,7 +53,7 @@ def wkv7_triton(
         raise ValueError(f"K and V must each be one of {SIZES} for wkv7_triton, given {key_size} and {value_size}")
     if r.dtype not in KINDS:
         raise ValueError(f"r must be one of {', '.join(str(d) for d in KINDS)}, given {r.dtype}")
-    chunk = chunk or (64 if max(key_size, value_size) <= 64 and r.dtype == torch.bfloat16 else 32)
+    chunk = chunk or (32 if max(key_size, value_size) <= 64 and r.dtype == torch.bfloat16 else 16)
     if chunk not in CHUNKS:
         raise ValueError(f"chunk must be one of {CHUNKS}, given {chunk}")
     if r.device.type != "cuda" and not INTERPRETED.value:

@@ -1,7 +1,8 @@
 """Decoding on a GPU: prompts through the Triton training kernels, then a token a step in one CUDA graph.
 
 A step of a small model is some sixty launches that take less time than it takes to ask for them; a CUDA graph asks
-once. There is a graph for each number of candidates, over buffers of its own, which the state is copied into and out of.
+once. There is a graph for each number of candidates, over buffers of its own, which the state is copied into and out
+of.
 """
 
 from __future__ import annotations

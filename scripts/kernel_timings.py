@@ -1,0 +1,167 @@
+"""How fast the kernels are on the GPU at hand: the recurrence, decoding and training, each as a markdown table.
+
+Every figure is a ratio or comes with what it is measured against in the same run: the time to move the bytes that must
+move at the measured copy bandwidth, or the measured rate of a bfloat16 matrix product. check_kernels.py calls these.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHAPES = ((8, 4096, 12), (32, 2048, 6), (1, 32768, 12))  # B, T, H; heads of 64
+MODELS = (("8 x 256", 8, 256, 4096), ("12 x 384", 12, 384, 16000))
+
+
+def milliseconds(work: Callable[[], Any], rounds: int = 20) -> float:
+    """Median of the device's own clock, after a warm-up that also tunes and compiles."""
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a millisecond, read and written, of a large copy."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / milliseconds(lambda: target.copy_(source))
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a millisecond of a large bfloat16 product."""
+    n = 8192
+    x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16)
+    return 2 * n**3 / milliseconds(lambda: x @ x)
+
+
+def fla_form() -> tuple[str, Callable[..., Any]] | None:
+    """flash-linear-attention's chunked RWKV-7 with its version, where it is installed."""
+    try:
+        import fla
+        from fla.ops.rwkv7 import chunk_rwkv7
+    except ImportError:
+        return None
+
+    def form(r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return chunk_rwkv7(r, log_decay, k, v, a, b, scale=1.0, output_final_state=True)
+
+    return f"flash-linear-attention {fla.__version__}", form
+
+
+def recurrence_table() -> str:
+    """Forward, and forward and backward, of every form at SHAPES: milliseconds, and times the floor."""
+    from midi_rwkv.kernels.wkv7_triton import wkv7_triton
+    from midi_rwkv.kernels.wkv7_triton_sequential import wkv7_triton_sequential
+
+    forms: dict[str, Callable[..., Any]] = {
+        f"triton, chunks of {c}": lambda *x, c=c: wkv7_triton(*x, chunk=c) for c in (16, 32, 64)
+    }
+    forms["triton, sequential"] = wkv7_triton_sequential
+    other = fla_form()
+    if other:
+        forms[other[0]] = other[1]
+    bandwidth = copy_bandwidth()
+    lines = [f"Copy bandwidth {bandwidth / 1e6:.0f} GB/s. bfloat16, heads of 64.\n"]
+    lines += ["| B, T, H | form | forward ms | x floor | both ms | x floor |", "|---|---|---|---|---|---|"]
+    for batch, steps, heads in SHAPES:
+        inputs = training_inputs(batch, steps, heads)
+        size = inputs[0].numel() * 2
+        floors = 7 * size / bandwidth, (7 + 13) * size / bandwidth  # six read, y written; again, dy, six gradients
+        grad = torch.randn_like(inputs[0])
+        for name, form in forms.items():
+            plain = [x.detach() for x in inputs]
+
+            def both(form: Callable[..., Any] = form, inputs: list[Tensor] = inputs, grad: Tensor = grad) -> None:
+                form(*inputs)[0].backward(grad)
+                for x in inputs:
+                    x.grad = None
+
+            with torch.no_grad():
+                forward = milliseconds(lambda form=form, plain=plain: form(*plain))
+            whole = milliseconds(both)
+            ratios = f"{forward:.3f} | {forward / floors[0]:.2f} | {whole:.3f} | {whole / floors[1]:.2f}"
+            lines.append(f"| {batch}, {steps}, {heads} | {name} | {ratios} |")
+    return "\n".join(lines)
+
+
+def training_inputs(batch: int, steps: int, heads: int, size: int = 64) -> list[Tensor]:
+    """r, log_decay, k, v, a, b in bfloat16 on the GPU, as RWKV-7 makes them, wanting gradients."""
+
+    def normal() -> Tensor:
+        return torch.randn(batch, steps, heads, size, device="cuda")
+
+    removal = F.normalize(normal(), dim=-1)
+    log_decay = -torch.exp(-F.softplus(normal()) - 0.5)
+    inputs = (normal(), log_decay, normal(), normal(), -removal, removal * torch.sigmoid(normal()))
+    return [x.bfloat16().requires_grad_() for x in inputs]
+
+
+def random_model(n_layer: int, n_embd: int, vocabulary: int) -> Any:
+    """A model of that shape with fresh weights, and they as the engines take them."""
+    from midi_rwkv.config import ModelConfig
+    from midi_rwkv.model import make_model
+
+    torch.manual_seed(0)
+    return make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
+
+
+def decode_table() -> str:
+    """Tokens a second of the GPU engine, with and without a CUDA graph, against reading the weights once a step."""
+    from midi_rwkv.engine_triton import TritonEngine
+
+    bandwidth = copy_bandwidth()
+    lines = [
+        "| model | candidates | tokens/s, graph | without | share of the bandwidth floor |",
+        "|---|---|---|---|---|",
+    ]
+    for name, n_layer, n_embd, vocabulary in MODELS:
+        weights = {k: v.detach().numpy() for k, v in random_model(n_layer, n_embd, vocabulary).state_dict().items()}
+        size = 2 * sum(x.size for k, x in weights.items() if x.ndim >= 2 and k != "emb.weight")
+        for batch in (1, 8, 64):
+            rates = []
+            for graphs in (True, False):
+                engine = TritonEngine(weights, 64, graphs=graphs)
+                state = engine.new_state(batch)
+                tokens = [1] * batch
+                rates.append(1e3 * batch / milliseconds(lambda e=engine, t=tokens, s=state: e.step(t, s)))
+            moved = size + 2 * 4 * batch * n_layer * n_embd * 64  # the weights; the states, read and written
+            share = rates[0] * moved / batch / (1e3 * bandwidth)
+            lines.append(f"| {name} | {batch} | {rates[0]:,.0f} | {rates[1]:,.0f} | {share:.2f} |")
+    return "\n".join(lines)
+
+
+def training_table(rows: int = 16, steps: int = 2048) -> str:
+    """Tokens a second of a training step (bfloat16 autocast, forward and backward), by form of the recurrence."""
+    rate = matrix_rate()
+    lines = [f"A bfloat16 product runs at {rate / 1e9:.0f} TFLOP/s here. {rows} rows of {steps} tokens.\n"]
+    lines += ["| model | form | tokens/s | share of the product's rate |", "|---|---|---|---|"]
+    for name, n_layer, n_embd, vocabulary in MODELS:
+        model = random_model(n_layer, n_embd, vocabulary).cuda()
+        ids = torch.randint(vocabulary, (rows, steps + 1), device="cuda")
+        for backend in ("triton", "chunked"):
+
+            def step(model: Any = model, ids: Tensor = ids, backend: str = backend) -> None:
+                with torch.autocast("cuda", torch.bfloat16):
+                    logits, _ = model(ids[:, :-1], backend=backend)
+                    loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+                loss.backward()
+                model.zero_grad()
+
+            tokens = 1e3 * rows * steps / milliseconds(step, 10)
+            work = 6 * sum(p.numel() for p in model.parameters()) * tokens / 1e3
+            lines.append(f"| {name} | {backend} | {tokens:,.0f} | {work / rate:.3f} |")
+    return "\n".join(lines)
