@@ -3,8 +3,8 @@
 A recurrent model's past is its state, so a long song needs the activations of one piece at a time. The exact form goes
 through the pieces once without gradients, keeping the state before each, then backwards: each piece runs again, with
 gradients, and the gradient of the state after it, which the later piece gave, is handed on to the state before it. That
-costs a second forward pass. The truncated form trains each piece as it goes and lets no gradient cross from one into the
-next: no second pass, and what a piece should have remembered for a later one is not learned.
+costs a second forward pass. The truncated form trains each piece as it goes and lets no gradient cross from one into
+the next: no second pass, and what a piece should have remembered for a later one is not learned.
 """
 
 from __future__ import annotations
