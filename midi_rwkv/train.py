@@ -79,9 +79,9 @@ def autocast(config: TrainConfig, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
 
 
-def loss_of(model: RWKV7 | Transformer, ids: Tensor, roles: Tensor) -> Tensor:
-    """Mean nats over the target ids that carry music. ids, roles: (B, T + 1)."""
-    logits, _ = model(ids[:, :-1])
+def loss_of(model: RWKV7 | Transformer, ids: Tensor, roles: Tensor, starts: Tensor | None = None) -> Tensor:
+    """Mean nats over the target ids that carry music. ids, roles, starts: (B, T + 1); None: a sample a row."""
+    logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
     # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every
     # step.
     targets = ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
@@ -232,11 +232,11 @@ class Trainer:
         self.log({"tokens": self.tokens, "kind": "valid", "loss": round(mean, 4), "by_source": json.dumps(by_source)})
         return mean
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         while self.tokens < self.config.total_tokens:
             rows = [self.rows[self.row + j] for j in range(self.config.batch_size)]
-            ids, roles = (torch.from_numpy(np.stack(x)).to(self.device) for x in zip(*rows, strict=True))
-            yield ids, roles
+            ids, roles, starts = (torch.from_numpy(np.stack(x)).to(self.device) for x in zip(*rows, strict=True))
+            yield ids, roles, starts
 
     def run(self) -> None:
         """Train to `total_tokens`. Ctrl-C and SIGTERM save first."""
@@ -247,13 +247,13 @@ class Trainer:
         losses: list[float] = []
         clocked = 0  # tokens since `logged`
         try:
-            for ids, roles in self.batches():
+            for ids, roles, starts in self.batches():
                 lr = learning_rate(c, self.tokens)
                 for optimizer in self.optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                 with autocast(c, self.device):
-                    loss = loss_of(self.model, ids, roles)
+                    loss = loss_of(self.model, ids, roles, starts)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
                 for optimizer in self.optimizers:
