@@ -5,8 +5,8 @@ import torch
 
 from midi_rwkv.config import ARCHS, ModelConfig
 from midi_rwkv.dataset import CONTEXT
+from midi_rwkv.losses import music_nats
 from midi_rwkv.model import RWKV7, ModelState, make_model
-from midi_rwkv.train import loss_of
 
 LENGTHS = ((1, 37, 2, 40), (50, 30))  # of the samples in each row; T = 80
 
@@ -97,8 +97,8 @@ def test_the_loss_of_a_packed_row_does_not_depend_on_what_stands_before_a_sample
     roles[1] = 0
     other = ids.clone()
     other[0, :40] = ids[0, :40].flip(0)
-    assert torch.equal(loss_of(model, ids, roles, starts), loss_of(model, other, roles, starts))
-    assert not torch.equal(loss_of(model, ids, roles), loss_of(model, other, roles))
+    assert torch.equal(music_nats(model, ids, roles, starts), music_nats(model, other, roles, starts))
+    assert not torch.equal(music_nats(model, ids, roles), music_nats(model, other, roles))
 
 
 def test_a_transformer_takes_starts_or_a_state():
