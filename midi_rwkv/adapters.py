@@ -27,10 +27,10 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .dataset import NOT_MUSIC, Sample, to_batches
 from .engine import make_engine
+from .losses import fill_nats, wanted_nats
 from .model import RWKV7
 from .personalize import Piece, draw_fills
 from .prompt import PromptTokens
-from .train import fill_nats, wanted_nats
 from .tuning import fills_nats, read_fill
 
 # Chosen among two to four rates on pieces 9-16 of two of the styles (lang, giuliani); initial-state: the paper's.

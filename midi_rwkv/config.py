@@ -30,6 +30,7 @@ class Config:
 
 
 ARCHS = ("rwkv7", "transformer")
+AVERAGES = ("none", "ema", "decay")
 
 
 @dataclass(frozen=True)
@@ -139,4 +140,12 @@ class TrainConfig(Config):
     seed: int = 0
     save_seconds: float = 300.0
     eval_tokens: int = 1_000_000  # between two evaluations
+    average: str = "none"  # weights: "ema", exponentially over all steps; "decay", plainly over the decay phase's
+    ema: float = 0.999  # share of the average that a step leaves
     source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
+
+    def __post_init__(self) -> None:
+        if self.average not in AVERAGES:
+            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+        if not 0 < self.ema < 1:
+            raise ValueError(f"ema must lie between 0 and 1, got {self.ema}")

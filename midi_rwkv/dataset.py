@@ -120,7 +120,7 @@ def lay_out(
 
 
 class TrainingRows:
-    """Endless packed rows: `rows[i]` -> ids, roles, each (seq_len + 1,)."""
+    """Endless packed rows: `rows[i]` -> ids, roles and starts (True at a sample's first id), each (seq_len + 1,)."""
 
     def __init__(
         self, shards: Path, tokenizer: Tokenizer, seq_len: int, seed: int, weights: Mapping[str, float] | None = None
@@ -137,11 +137,12 @@ class TrainingRows:
         self.pad = self.sampler.tokens.pad
         self.seq_len, self.seed = seq_len, seed
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self.seed, i))
         size = self.seq_len + 1
         ids: list[int] = []
         roles: list[int] = []
+        starts = np.zeros(size, bool)
         while size - len(ids) >= 160:
             k = int(rng.choice(len(self.shards), p=self.p))
             song = self.shards[k][int(rng.choice(len(self.shards[k]), p=self.song_p[k]))]
@@ -150,10 +151,11 @@ class TrainingRows:
                 budget = int(rng.integers(min(160, budget), budget + 1))
             sample = self.sampler.draw(song, rng, budget)
             if sample:
+                starts[len(ids)] = True
                 ids += sample.ids
                 roles += [NOT_MUSIC, *sample.roles[1:]]
         padding = size - len(ids)
-        return np.array(ids + [self.pad] * padding), np.array(roles + [NOT_MUSIC] * padding, np.int8)
+        return np.array(ids + [self.pad] * padding), np.array(roles + [NOT_MUSIC] * padding, np.int8), starts
 
 
 def validation_samples(

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .kernels.dispatch import wkv7
+from .packing import Packing, wkv7_packed
 from .transformer import Transformer
 
 
@@ -34,9 +34,10 @@ class ModelState:
     wkv: Tensor  # (L, B, H, K, V)
 
 
-def token_shift(x: Tensor, last: Tensor) -> Tensor:
-    """x (B, T, C), last (B, C) -> the previous token's vector minus this one's."""
-    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1) - x
+def token_shift(x: Tensor, last: Tensor, starts: Tensor | None = None) -> Tensor:
+    """x (B, T, C), last (B, C) -> the previous token's vector minus this one's; before a start (B, T) it is zero."""
+    previous = torch.cat([last.unsqueeze(1), x[:, :-1]], 1)
+    return (previous if starts is None else previous.masked_fill(starts.unsqueeze(-1), 0.0)) - x
 
 
 class TimeMix(nn.Module):
@@ -79,12 +80,18 @@ class TimeMix(nn.Module):
         self.ln_x = nn.GroupNorm(config.n_head, C, eps=64e-5)
 
     def forward(
-        self, x: Tensor, v_first: Tensor | None, shift: Tensor, state: Tensor | None, backend: str
+        self,
+        x: Tensor,
+        v_first: Tensor | None,
+        shift: Tensor,
+        state: Tensor | None,
+        backend: str,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, C) -> output (B, T, C), v_first (B, T, C), final wkv state (B, H, K, V)."""
         B, T, C = x.shape
         heads = (B, T, self.n_head, self.head_size)
-        xx = token_shift(x, shift)
+        xx = token_shift(x, shift, packing.starts if packing else None)
         xr, xw, xk, xv, xa, xg = (
             torch.addcmul(x, xx, m) for m in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
@@ -99,7 +106,7 @@ class TimeMix(nn.Module):
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
         r, v_heads, a = r.view(heads), v.view(heads), a.view(heads)
-        y, final = wkv7(r, -torch.exp(w).view(heads), k, v_heads, -kk, kk * a, state, backend=backend)
+        y, final = wkv7_packed(r, -torch.exp(w).view(heads), k, v_heads, -kk, kk * a, state, packing, backend)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v_heads
         return self.output(y.reshape(B, T, C) * g), v_first, final
@@ -114,8 +121,8 @@ class ChannelMix(nn.Module):
         self.key = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.value = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        return self.value(torch.relu(self.key(torch.addcmul(x, token_shift(x, shift), self.x_k))) ** 2)
+    def forward(self, x: Tensor, shift: Tensor, starts: Tensor | None = None) -> Tensor:
+        return self.value(torch.relu(self.key(torch.addcmul(x, token_shift(x, shift, starts), self.x_k))) ** 2)
 
 
 class Block(nn.Module):
@@ -152,27 +159,35 @@ class RWKV7(nn.Module):
         wkv = like.new_zeros(c.n_layer, batch, c.n_head, c.head_size, c.head_size, dtype=torch.float32)
         return ModelState(shift, shift.clone(), wkv if wkv0 is None else wkv + wkv0[:, None])
 
-    def hidden(self, ids: Tensor, state: ModelState | None = None, backend: str = "auto") -> tuple[Tensor, ModelState]:
-        """ids (B, T) -> the last layer's normalised output (B, T, C), and the state after the last token."""
+    def hidden(
+        self, ids: Tensor, state: ModelState | None = None, backend: str = "auto", starts: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """ids (B, T) -> the last layer's normalised output (B, T, C), and the state after the last token.
+
+        starts: (B, T), True at a packed sample's first token, where everything before is forgotten (packing.py).
+        """
         state = self.new_state(len(ids)) if state is None else state
+        packing = None if starts is None else Packing.of(starts)
         x = self.emb(ids)
         x = self.layers()[0].ln0(x)
         v_first = None
         att_shift, ffn_shift, wkv = [], [], []
         for i, block in enumerate(self.layers()):
             h = block.ln1(x)
-            out, v_first, final = block.att(h, v_first, state.att_shift[i].to(h.dtype), state.wkv[i], backend)
+            out, v_first, final = block.att(h, v_first, state.att_shift[i].to(h.dtype), state.wkv[i], backend, packing)
             att_shift.append(h[:, -1].float())
             wkv.append(final)
             x = x + out
             h = block.ln2(x)
-            x = x + block.ffn(h, state.ffn_shift[i].to(h.dtype))
+            x = x + block.ffn(h, state.ffn_shift[i].to(h.dtype), starts)
             ffn_shift.append(h[:, -1].float())
         return self.ln_out(x), ModelState(torch.stack(att_shift), torch.stack(ffn_shift), torch.stack(wkv))
 
-    def forward(self, ids: Tensor, state: ModelState | None = None, backend: str = "auto") -> tuple[Tensor, ModelState]:
-        """ids (B, T) -> logits (B, T, vocabulary), state. Pass the state on to continue."""
-        h, state = self.hidden(ids, state, backend)
+    def forward(
+        self, ids: Tensor, state: ModelState | None = None, backend: str = "auto", starts: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """ids (B, T) -> logits (B, T, vocabulary), state. Pass the state on to continue. starts: as in `hidden`."""
+        h, state = self.hidden(ids, state, backend, starts)
         return self.head(h), state
 
     def step(self, ids: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:

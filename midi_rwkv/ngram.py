@@ -140,7 +140,7 @@ def sampled_stream(rows: TrainingRows, tokens: int) -> tuple[np.ndarray, np.ndar
     ids = np.full((count, rows.seq_len + 1), rows.pad, np.uint16)
     counted = np.zeros(ids.shape, bool)
     for i in range(count):
-        ids[i], roles = rows[i]
+        ids[i], roles, _ = rows[i]
         counted[i] = roles != NOT_MUSIC
     return ids.ravel(), counted.ravel()
 

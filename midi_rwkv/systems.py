@@ -176,8 +176,8 @@ class System:
     def _model_nats(self, sample: Sample) -> float:
         import torch
 
+        from .losses import fill_nats
         from .model import RWKV7
-        from .train import fill_nats
         from .tuning import styled_nats
 
         if not hasattr(self, "_model"):

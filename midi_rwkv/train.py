@@ -1,6 +1,7 @@
 """The training loop: token shards in, a checkpoint folder out.
 
-    python -m midi_rwkv.train SHARDS RUN --threads 2
+    midi-rwkv train SHARDS RUN --threads 2
+    torchrun --nproc-per-node 2 -m midi_rwkv train SHARDS RUN
 
 A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped (written whole every
 `save_seconds`, so a kill at any moment loses no more than that); `curve.csv` the losses; `checkpoint/` what
@@ -12,126 +13,39 @@ stopped and resumed with another `--total-tokens`.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_hash
-from .config import ARCHS, PRESETS, ModelConfig, TrainConfig
+from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig
 from .corpus import Shard
-from .dataset import FILL, NOT_MUSIC, TrainingRows, to_batches, validation_samples
-from .model import RWKV7, ModelState, make_model
+from .dataset import TrainingRows, to_batches, validation_samples
+from .losses import fill_nats, music_nats
+from .model import make_model
 from .tokenizer import Tokenizer
-from .transformer import Transformer
+from .train_files import Curve, read_state, write_state
+from .train_loader import Batch, Loader
+from .train_optim import WeightAverage, learning_rate, make_optimizers
+from .train_parallel import Group, join
 
 EVAL_FILLS_PER_SOURCE = 8
 EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
-
-
-def learning_rate(config: TrainConfig, tokens: int) -> float:
-    """Warm-up, hold, linear decay to zero, as a function of the tokens seen."""
-    warm = min(1.0, (tokens + 1) / config.warmup_tokens)
-    left = (config.total_tokens - tokens) / (config.decay_fraction * config.total_tokens)
-    return config.lr * min(warm, 1.0, max(0.0, left))
-
-
-def make_optimizers(model: RWKV7 | Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the square-ish matrices inside the blocks, AdamW for the rest; or AdamW for all."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in named if n.startswith("blocks.") and n.endswith(".weight") and p.ndim == 2]
-    if config.optimizer == "adamw":
-        muon: list[torch.nn.Parameter] = []
-    elif config.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"torch {torch.__version__} has no Muon; use torch 2.9 or newer, or optimizer=adamw")
-        muon = matrices
-    else:
-        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer}")
-    taken = {id(p) for p in muon}
-    rest = [(n, p) for n, p in named if id(p) not in taken]
-    decayed = [p for n, p in rest if p.ndim == 2 and not n.endswith("r_k")]
-    plain = [p for n, p in rest if p.ndim != 2 or n.endswith("r_k")]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-10)]
-    if muon:
-        optimizers.append(
-            torch.optim.Muon(
-                muon, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return optimizers
-
-
-def autocast(config: TrainConfig, device: torch.device) -> Any:
-    """bf16 for the matrix products where asked for; a CPU must have instructions for it to be quick."""
-    return torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
-
-
-def loss_of(model: RWKV7 | Transformer, ids: Tensor, roles: Tensor) -> Tensor:
-    """Mean nats over the target ids that carry music. ids, roles: (B, T + 1)."""
-    logits, _ = model(ids[:, :-1])
-    # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every
-    # step.
-    targets = ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
-
-
-def wanted_nats(
-    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
-) -> tuple[Tensor, Tensor]:
-    """Nats of the wanted ids and the row of each, both (N,); differentiable. ids, wanted: (B, T + 1).
-
-    state: what an RWKV-7 has read before, for each row; None: nothing.
-    """
-    device = model.head.weight.device
-    tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
-    if isinstance(model, RWKV7):
-        h, _ = model.hidden(tokens[:, :-1], state)
-    else:
-        h, _ = model.hidden(tokens[:, :-1])
-    nats = F.cross_entropy(model.head(h[mask]).float(), tokens[:, 1:][mask], reduction="none")
-    return nats, mask.nonzero()[:, 0]
-
-
-def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:
-    """Sums over each of `count` rows, (count,), of what `wanted_nats` gives."""
-    return np.bincount(rows.cpu().numpy(), nats.detach().double().cpu().numpy(), count)
-
-
-@torch.no_grad()
-def fill_nats(
-    model: RWKV7 | Transformer,
-    batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
-    wkv: Tensor | None = None,
-) -> np.ndarray:
-    """Nats of each validation sample's fill, the closing tokens included. (samples,)
-
-    wkv: an RWKV-7's initial state (L, H, K, V), None: zeros.
-    """
-    out = np.zeros(sum(len(b[2]) for b in batches))
-    for ids, roles, numbers in batches:
-        state = None
-        if wkv is not None:
-            assert isinstance(model, RWKV7)
-            state = model.new_state(len(ids), wkv)
-        out[numbers] = by_row(*wanted_nats(model, ids, roles == FILL, state), len(numbers))
-    return out
+LOG_STEPS = 20
 
 
 class Trainer:
-    """One run in one folder: `Trainer(...).run()`."""
+    """One run in one folder: `Trainer(...).run()`. Under torchrun each process has one; the first writes the files."""
 
     def __init__(
         self,
@@ -141,27 +55,39 @@ class Trainer:
         config: TrainConfig,
         device: str = "auto",
         start: Path | None = None,
+        workers: int | None = None,
+        rows_at_once: int = 0,
     ):
-        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that."""
+        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
+
+        workers: processes that make rows ahead of time; None: 4 for a GPU, none for a CPU. rows_at_once: rows that one
+        forward pass takes, where a step's share does not fit the memory; 0: all.
+        """
         self.run_folder, self.config = run, config
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
+        self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
+        self.group: Group = join(device)
+        self.device = self.group.device
+        self.workers = (4 if self.device.type == "cuda" else 0) if workers is None else workers
+        self.rows_at_once = rows_at_once
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
         self.optimizers = make_optimizers(self.model, config)
-        self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
+        self.average = WeightAverage(self.model, config) if config.average != "none" else None
         samples = validation_samples(Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE)
         self.valid_sources = np.array([s for s, _, _ in samples])
         self.valid_notes = np.array([n for _, _, n in samples])
         self.valid_batches = to_batches([s for _, s, _ in samples], self.rows.pad, rows=4)
-        self.row = self.tokens = 0
+        self.row = self.tokens = self.step = 0
+        self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats and targets since the last log
         run.mkdir(parents=True, exist_ok=True)
-        self.state_path, self.curve_path = run / "state.pt", run / "curve.csv"
+        self.state_path, self.curve = run / "state.pt", Curve(run / "curve.csv")
         if self.state_path.exists():
             self._resume()
         elif start is not None:
             self._start_from(load_checkpoint(start))
+        self.parallel = self.group.wrap(self.model)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """A new run from a checkpoint's weights; ValueError where model or tokenizer differ."""
@@ -176,157 +102,242 @@ class Trainer:
         self.model.load_state_dict({k: torch.from_numpy(v) for k, v in checkpoint.weights.items()})
 
     def _resume(self) -> None:
-        state = torch.load(self.state_path, map_location=self.device, weights_only=True)
+        state = read_state(self.state_path, self.device)
         if state["model_config"] != self.model_config.to_dict():
             raise ValueError(
                 f"{self.state_path} holds another model; name a new run folder, or the same --preset and --arch"
             )
+        if state.get("tokenizer", tokenizer_hash(self.tokenizer)) != tokenizer_hash(self.tokenizer):
+            raise ValueError(f"{self.state_path} was trained on shards with another tokenizer; name a new run folder")
         self.model.load_state_dict(state["model"])
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"{self.state_path} holds another optimizer's state; use the --optimizer it began with")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.row, self.tokens = state["row"], state["tokens"]
-        if self.curve_path.exists():  # drop what was logged after the last save
-            with self.curve_path.open(newline="") as f:
-                kept = [r for r in csv.reader(f) if not r[0].isdigit() or int(r[0]) <= self.tokens]
-            with self.curve_path.open("w", newline="") as f:
-                csv.writer(f).writerows(kept)
+        self.row, self.tokens, self.step = state["row"], state["tokens"], state.get("step", 0)
+        if "window" in state:
+            self.window = state["window"]
+        if self.average and state.get("average"):
+            self.average.load_state_dict(state["average"])
+        if self.group.first:
+            self.curve.cut(self.tokens)
+            print(f"going on at {self.tokens:,} tokens", flush=True)
 
     def save(self) -> None:
-        """`state.pt` and `checkpoint/`, each whole or not at all."""
+        """`state.pt` and `checkpoint/`, each file whole or not at all; the first process's work."""
+        if not self.group.first:
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
+            "average": self.average.state_dict() if self.average else None,
             "row": self.row,
             "tokens": self.tokens,
+            "step": self.step,
+            "window": self.window,
             "model_config": self.model_config.to_dict(),
+            "tokenizer": tokenizer_hash(self.tokenizer),
         }
-        partial = self.state_path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.state_path)
-        weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        write_state(self.state_path, state)
+        self._save_checkpoint("checkpoint", self.model)
+
+    def _save_checkpoint(self, name: str, model: torch.nn.Module) -> None:
+        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         training = {"tokens_seen": self.tokens, **self.config.to_dict()}
-        save_checkpoint(self.run_folder / "checkpoint", self.model_config, weights, self.tokenizer, training)
+        save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training)
 
-    def log(self, values: dict[str, float | str]) -> None:
-        names = ["tokens", "kind", "loss", "lr", "tokens_per_second", "by_source"]
-        new = not self.curve_path.exists()
-        with self.curve_path.open("a", newline="") as f:
-            writer = csv.writer(f)
-            if new:
-                writer.writerow(names)
-            writer.writerow([values.get(n, "") for n in names])
-        print(" ".join(f"{k}={v}" for k, v in values.items()), flush=True)
+    def autocast(self) -> Any:
+        """bf16 for the matrix products where asked for; a CPU must have instructions for it to be quick."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
-    def evaluate(self) -> float:
-        """Nats per note on the fixed validation fills, mean over the sources; logged."""
-        self.model.eval()
-        with autocast(self.config, self.device):
-            nats = fill_nats(self.model, self.valid_batches)
-        self.model.train()
+    def evaluate(self, model: Any = None, kind: str = "valid") -> float:
+        """Nats per note on the fixed validation fills, mean over the sources; logged as `kind`. Every process takes
+        its share of the fills."""
+        model = self.model if model is None else model
+        model.eval()
+        mine = self.valid_batches[self.group.rank :: self.group.size]
+        with self.autocast():
+            nats = self.group.total(fill_nats(model, mine, samples=len(self.valid_notes)))
+        model.train()
         by_source = {
-            s: round(float(nats[m].sum() / self.valid_notes[m].sum()), 4)
+            str(s): round(float(nats[m].sum() / self.valid_notes[m].sum()), 4)
             for s in np.unique(self.valid_sources)
             for m in [self.valid_sources == s]
         }
         mean = float(np.mean(list(by_source.values())))
-        self.log({"tokens": self.tokens, "kind": "valid", "loss": round(mean, 4), "by_source": json.dumps(by_source)})
+        if self.group.first:
+            by = json.dumps(by_source)
+            self.curve.log({"tokens": self.tokens, "kind": kind, "loss": round(mean, 4), "by_source": by})
         return mean
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while self.tokens < self.config.total_tokens:
-            rows = [self.rows[self.row + j] for j in range(self.config.batch_size)]
-            ids, roles = (torch.from_numpy(np.stack(x)).to(self.device) for x in zip(*rows, strict=True))
-            yield ids, roles
+    def gradients(self, batch: Batch, targets: float) -> Tensor:
+        """Gradients of the mean nats over `targets`, those of all processes; returns the sum over this one's, ()."""
+        chunk = self.rows_at_once or len(batch.ids)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for at in range(0, len(batch.ids), chunk):
+            ids, roles, starts = (x[at : at + chunk].to(self.device, non_blocking=True) for x in batch[:3])
+            last = at + chunk >= len(batch.ids)  # only then are gradients exchanged
+            with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                with self.autocast():
+                    nats = music_nats(self.parallel, ids, roles, starts)
+                (nats * (self.group.size / targets)).backward()  # the processes' gradients are averaged, not summed
+            total += nats.detach()
+        return total
+
+    def train_step(self, batch: Batch, targets: float) -> float:
+        """One step of the optimizers; targets: of all processes. Returns the learning rate."""
+        lr = learning_rate(self.config, self.tokens)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        nats = self.group.total_on_device(self.gradients(batch, targets))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.window += torch.stack([nats, torch.full_like(nats, targets)])
+        self.tokens += self.config.batch_size * self.config.seq_len
+        self.row += self.config.batch_size
+        self.step += 1
+        if self.average:
+            self.average.update(self.model, self.tokens)
+        return lr
+
+    def batches(self) -> Loader:
+        """What is left to train on."""
+        c = self.config
+        steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
+        return Loader(self.rows, c.batch_size, self.row, steps, self.group, self.workers)
 
     def run(self) -> None:
-        """Train to `total_tokens`. Ctrl-C and SIGTERM save first."""
+        """Train to `total_tokens`. Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt."""
         c = self.config
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(stop, signal.default_int_handler)
+        loader = self.batches()
         saved = logged = time.monotonic()
-        losses: list[float] = []
         clocked = 0  # tokens since `logged`
-        try:
-            for ids, roles in self.batches():
-                lr = learning_rate(c, self.tokens)
-                for optimizer in self.optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-                with autocast(c, self.device):
-                    loss = loss_of(self.model, ids, roles)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses.append(loss.item())
-                before, self.tokens = self.tokens, self.tokens + roles[:, 1:].numel()
-                self.row += c.batch_size
+        waited = 0.0  # seconds, by then
+        with stop_requests(insist=self.group.size == 1) as stop:
+            for batch in loader:
+                targets, stopping = self.group.total(np.array([batch.targets, stop.is_set()]))
+                if stopping:  # all processes see it before the same step
+                    self.save()
+                    raise KeyboardInterrupt(f"saved at {self.tokens:,} tokens; the same command goes on from there")
+                before = self.tokens
+                lr = self.train_step(batch, targets)
                 clocked += self.tokens - before
-                now = time.monotonic()
-                if len(losses) == 20:
-                    rate = clocked / (now - logged)
-                    mean = round(sum(losses) / len(losses), 4)
-                    self.log(
-                        {
-                            "tokens": self.tokens,
-                            "kind": "train",
-                            "loss": mean,
-                            "lr": lr,
-                            "tokens_per_second": round(rate),
-                        }
-                    )
-                    losses, logged, clocked = [], now, 0
+                if self.step % LOG_STEPS == 0:
+                    nats, count = self.window.tolist()
+                    self.window.zero_()
+                    now = time.monotonic()
+                    seconds = now - logged
+                    if self.group.first:
+                        self.curve.log(
+                            {
+                                "tokens": self.tokens,
+                                "kind": "train",
+                                "loss": round(nats / count, 4),
+                                "lr": lr,
+                                "tokens_per_second": round(clocked / seconds),
+                                "waited": round((loader.waited - waited) / seconds, 4),
+                            }
+                        )
+                    logged, clocked, waited = now, 0, loader.waited
                 if before // c.eval_tokens != self.tokens // c.eval_tokens:
                     self.evaluate()
-                    logged, clocked = time.monotonic(), 0
-                if now - saved > c.save_seconds:
+                    logged, clocked, waited = time.monotonic(), 0, loader.waited
+                if time.monotonic() - saved > c.save_seconds:
                     self.save()
-                    saved = now
-        except KeyboardInterrupt:
-            self.save()
-            raise
-        self.evaluate()
+                    saved = time.monotonic()
+        self.finish()
+
+    def finish(self) -> None:
+        """The last evaluation, of the average too, and all files."""
         self.save()
+        done = {(r["kind"], r["tokens"]) for r in self.curve.rows()} if self.group.first else set()
+        if not self.group.total(np.array([("valid", str(self.tokens)) in done]))[0]:
+            self.evaluate()
+        if self.average and self.average.started:
+            self.evaluate(self.average.model, "valid average")
+            if self.group.first:
+                self._save_checkpoint("checkpoint-average", self.average.model)
+        self.group.close()
+
+
+@contextmanager
+def stop_requests(insist: bool) -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets. insist: the second one interrupts at once."""
+    stop = threading.Event()
+
+    def request(number: int, _: Any) -> None:
+        stop.set()
+        if insist:
+            signal.signal(number, signal.default_int_handler)
+
+    usual = {}
+    if threading.current_thread() is threading.main_thread():
+        usual = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `midi-rwkv train`."""
+    parser = argparse.ArgumentParser(prog="midi-rwkv train", description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path, help="a folder that `midi-rwkv corpus` wrote")
+    parser.add_argument("run", type=Path, help="the run's folder; the same command again goes on in it")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="the model's shape (default: small)")
+    parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--workers", type=int, help="processes that make rows (default: 4 for a GPU, 0 for a CPU)")
+    parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
+    parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
+    parser.add_argument("--float32", action="store_true", help="no bf16")
+    defaults = TrainConfig()
+    for name, text in {
+        "seq_len": "ids in a row",
+        "batch_size": "rows a step, over all processes",
+        "total_tokens": "where the run ends",
+        "warmup_tokens": "of rising learning rate",
+        "lr": "highest learning rate",
+        "optimizer": "muon or adamw",
+        "decay_fraction": "of the run, with falling learning rate",
+        "ema": "share of the average that a step leaves, with --average ema",
+        "seed": "same seed, same rows",
+        "save_seconds": "between two saved states",
+        "eval_tokens": "between two evaluations",
+    }.items():
+        value = getattr(defaults, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"{text} (default: {value})"
+        )
+    for name in ("n_layer", "n_embd"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m midi_rwkv.train SHARDS RUN`"""
-    parser = argparse.ArgumentParser(prog="midi_rwkv.train", description=__doc__.splitlines()[0])
-    parser.add_argument("shards", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    defaults = TrainConfig()
-    for name in (
-        "seq_len",
-        "batch_size",
-        "total_tokens",
-        "lr",
-        "optimizer",
-        "decay_fraction",
-        "seed",
-        "save_seconds",
-        "eval_tokens",
-    ):
-        value = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    for name in ("n_layer", "n_embd"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
-    options = vars(parser.parse_args(arguments))
+    """`midi-rwkv train SHARDS RUN`"""
+    options = vars(build_parser().parse_args(arguments))
     shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
-    preset, device, threads = (options.pop(k) for k in ("preset", "device", "threads"))
+    preset, threads, arch = (options.pop(k) for k in ("preset", "threads", "arch"))
+    machine = {k: options.pop(k) for k in ("device", "workers", "rows_at_once")}
+    for name, least in (("threads", 0), ("workers", 0), ("rows_at_once", 0), ("batch_size", 1), ("seq_len", 160)):
+        value = {"threads": threads, **machine, **options}[name]
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     shape = {k: v for k in ("n_layer", "n_embd") if (v := options.pop(k))}
     if threads:
         torch.set_num_threads(threads)
-    arch = options.pop("arch")
     model_config = ModelConfig(
         arch=arch, **{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape}
     )
-    Trainer(shards, run, model_config, replace(defaults, **options), device, start).run()
+    options["bf16"] = not options.pop("float32")
+    Trainer(shards, run, model_config, replace(TrainConfig(), **options), start=start, **machine).run()
 
 
 if __name__ == "__main__":

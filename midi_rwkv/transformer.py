@@ -133,13 +133,24 @@ class Transformer(nn.Module):
         empty = self.head.weight.new_zeros(c.n_layer, batch, c.n_head, 0, c.head_size)
         return KeyValueCache(empty, empty.clone(), torch.zeros(batch, dtype=torch.int64, device=empty.device))
 
-    def hidden(self, ids: Tensor, state: KeyValueCache | None = None) -> tuple[Tensor, KeyValueCache | None]:
-        """ids (B, T) -> the last layer's normalised output (B, T, C), and `state`, which is changed in place."""
+    def hidden(
+        self, ids: Tensor, state: KeyValueCache | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, KeyValueCache | None]:
+        """ids (B, T) -> the last layer's normalised output (B, T, C), and `state`, which is changed in place.
+
+        starts: (B, T), True at a packed sample's first token: nothing looks further back, and positions count from it.
+        """
+        if state is not None and starts is not None:
+            raise ValueError("starts is for training rows: give it or a state, not both")
         B, T = ids.shape
         steps = torch.arange(T, device=ids.device).expand(B, T)
         positions = steps if state is None else steps + state.lengths[:, None]
-        cos, sin = rotation(positions, self.config.head_size)
         mask = None
+        if starts is not None:
+            positions = steps - steps.where(starts, 0).cummax(1).values
+            sample = starts.cumsum(1)  # (B, T)
+            mask = ((sample[:, :, None] == sample[:, None]) & (steps[:, :, None] >= steps[:, None]))[:, None]
+        cos, sin = rotation(positions, self.config.head_size)
         if state is not None:
             end = int(state.lengths.max()) + T
             if end > state.keys.shape[3]:
@@ -159,9 +170,11 @@ class Transformer(nn.Module):
             state.lengths += T
         return self.norm_out(x), state
 
-    def forward(self, ids: Tensor, state: KeyValueCache | None = None) -> tuple[Tensor, KeyValueCache | None]:
-        """ids (B, T) -> logits (B, T, vocabulary), state."""
-        h, state = self.hidden(ids, state)
+    def forward(
+        self, ids: Tensor, state: KeyValueCache | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, KeyValueCache | None]:
+        """ids (B, T) -> logits (B, T, vocabulary), state. starts: as in `hidden`."""
+        h, state = self.hidden(ids, state, starts)
         return self.head(h), state
 
     @torch.no_grad()

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from .dataset import FILL, Sample
 from .engine import Engine, State
+from .losses import by_row, wanted_nats
 from .model import RWKV7, ModelState
 from .style import Style
-from .train import by_row, wanted_nats
 
 LEARNING_RATES = (0.03, 0.1)
 SCALES = (1.0, 1.25, 1.5, 2.0, 2.5)

@@ -69,7 +69,7 @@ def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
 
 def checkpoint_nats(path: Path, samples: Sequence[Sample], pad: int) -> np.ndarray:
     """Nats of each sample's fill under the checkpoint, fp32 (samples,)."""
-    from midi_rwkv.train import fill_nats
+    from midi_rwkv.losses import fill_nats
 
     return fill_nats(load_checkpoint(path).model(), to_batches(samples, pad, rows=4))
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midi_rwkv import model as model_module
+from midi_rwkv import packing as packing_module
 from midi_rwkv.kernels.dispatch import wkv7
 from midi_rwkv.tuning import Fill, Tuning, fill_losses, fills_nats
 
@@ -64,7 +64,7 @@ class KernelTuning(Tuning):
     def __post_init__(self) -> None:
         c = self.model.config
         self.hook = Receptances(c.n_layer)
-        model_module.wkv7 = self.hook
+        packing_module.wkv7 = self.hook
         some = [self.fills[i] for i in np.random.default_rng(self.seed).permutation(len(self.fills))[:16]]
         seen = watch(self.model, self.hook, some)  # (L, N, H, K)
         chosen = torch.linspace(0, seen.shape[1] - 1, 2 * c.head_size).long()
@@ -106,7 +106,7 @@ class DecorrelatedTuning(Tuning):
     def __post_init__(self) -> None:
         c = self.model.config
         self.hook = Receptances(c.n_layer)
-        model_module.wkv7 = self.hook
+        packing_module.wkv7 = self.hook
         self.R = torch.eye(c.head_size).repeat(c.n_layer, c.n_head, 1, 1)
         some = [self.fills[i] for i in np.random.default_rng(self.seed).permutation(len(self.fills))[:32]]
         seen = watch(self.model, self.hook, some)

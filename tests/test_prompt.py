@@ -122,10 +122,11 @@ def test_training_rows_are_reproducible_and_well_formed(tokenizer, song, tmp_pat
     other = TrainingRows(tmp_path, tokenizer, 512, seed=3, weights={"a": 1.0})
     tokens = PromptTokens(tokenizer)
     for i in (7, 2, 5):
-        ids, roles = rows[i]
+        ids, roles, starts = rows[i]
         assert np.array_equal(ids, other[i][0])
-        assert ids.shape == roles.shape == (513,)
-        assert ids[0] == tokens.bos
+        assert ids.shape == roles.shape == starts.shape == (513,)
+        assert starts[0]
+        assert np.array_equal(starts, ids == tokens.bos)
         assert (roles == FILL).any()
         assert (roles[ids == tokens.pad] == NOT_MUSIC).all()
         assert (roles[ids == tokens.fill_end] == FILL).all()
