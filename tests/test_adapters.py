@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from midi_rwkv import adapters
-from midi_rwkv import model as model_module
+from midi_rwkv import packing as packing_module
 from midi_rwkv.adapters import adapt, full_nats
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.engine import make_engine
@@ -99,7 +99,7 @@ def test_unknown_methods_are_refused(checkpoint, pieces):
 
 @pytest.mark.parametrize("variant", ["kernel", "decorrelated"])
 def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, script, variant, monkeypatch):
-    monkeypatch.setattr(model_module, "wkv7", model_module.wkv7)  # put back afterwards
+    monkeypatch.setattr(packing_module, "wkv7", packing_module.wkv7)  # put back afterwards
     plain = prepare(pieces, checkpoint, checkpoint.model().requires_grad_(False))
     tuning = script("state_variants").make_variant(variant, plain)
     assert tuning.before == pytest.approx(plain.before, rel=1e-5)
