@@ -10,6 +10,11 @@ notes of that cell; a cell that is masked and not yet filled holds `Infill_Bar`.
 `Program FillBar_Start [controls] notes FillBar_End`. So a fill continues the bars before it, right after what the other
 tracks play in the same bar, and every cell stands in the sequence exactly once.
 
+That is the order "bars", in which the models that ship are trained. For experiments `build_prompt` knows three others:
+"asked-late", the question after the context; "twice", the context read twice; and "tracks", the paper's, where the
+context is one track after another with the run's bars in their places, then the question, then the cells to fill, track
+by track.
+
 A region of several runs is filled run by run, each in the context of those already filled. Where the song is longer
 than the budget, the bars nearest to the run are kept, of all tracks; tracks silent in what is kept are left out.
 """
@@ -23,6 +28,7 @@ import numpy as np
 
 from .tokenizer import Kind, TokenizedSong, Tokenizer
 
+ORDERS = ("bars", "asked-late", "twice", "tracks")
 MAX_ASKED_BARS = 16
 POLYPHONY_LEVELS = 6
 DENSITY_LEVELS = 18
@@ -36,6 +42,8 @@ class PromptTokens:
         self.bos = tokenizer.id("BOS_None")
         self.infill_bar = tokenizer.id("Infill_Bar")
         self.infill_track = tokenizer.id("Infill_Track")
+        self.track_start = tokenizer.id("Track_Start")
+        self.track_end = tokenizer.id("Track_End")
         self.fill_start = tokenizer.id("FillBar_Start")
         self.fill_end = tokenizer.id("FillBar_End")
         self.after = tokenizer.id("Context_After")
@@ -80,14 +88,18 @@ def build_prompt(
     context_bars: int | None = None,
     open_end: bool = False,
     absent: Collection[int] = (),
+    order: str = "bars",
 ) -> Prompt:
     """The prompt for one run of bars.
 
     targets: per bar of the run (consecutive bar indices), the tracks to write. masked: further (bar, track) cells
     that are hidden because they are not filled yet. budget: ids of `asked`, context and given cells together; the
     run's own bars are always kept. context_bars: at most so many bars on each side. open_end: the song goes on after
-    the run and nothing of that is known (a continuation). absent: tracks of which nothing is shown.
+    the run and nothing of that is known (a continuation). absent: tracks of which nothing is shown. order: one of
+    ORDERS.
     """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, given {order!r}")
     first, last = min(targets), max(targets) + 1
     if sorted(targets) != list(range(first, last)):
         raise ValueError(f"the bars of a run must be consecutive, got {sorted(targets)}")
@@ -98,35 +110,51 @@ def build_prompt(
         visible[b, t] = 0
     visible[:, list(absent)] = 0
     asked = _asked(tokens, song, asked_tracks, first, last)
-    lo, hi = _window(visible, first, last, budget - len(asked) - 6, context_bars, last if open_end else song.n_bars)
+    end = last if open_end else song.n_bars
+    lo, hi = _window(visible, first, last, budget - len(asked) - 6, context_bars, end, order)
 
     shown = visible[lo:hi].sum(0) > 0
-    order = [t for t in range(song.n_tracks) if shown[t] and t not in asked_tracks]
-    order += [t for t in asked_tracks if shown[t]]
+    in_order = [t for t in range(song.n_tracks) if shown[t] and t not in asked_tracks]
+    in_order += [t for t in asked_tracks if shown[t]]
+    programs = [int(p) for p in song.programs]
 
     def bar_ids(bar: int, tracks: Sequence[int]) -> list[int]:
         ids = list(song.headers[bar])
         for t in tracks:
-            ids.append(int(song.programs[t]))
+            ids.append(programs[t])
             ids += [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
         return ids
 
+    if order == "tracks":
+        context = []
+        for t in in_order:
+            context += [tokens.track_start, programs[t]]
+            for bar in range(lo, hi):
+                cell = [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
+                context += [*song.headers[bar], *cell]
+            context.append(tokens.track_end)
+        plans = [BarPlan(bar, [], (t,)) for t in asked_tracks for bar in range(first, last) if t in targets[bar]]
+        return Prompt(asked[:2], [*context, *asked[2:], tokens.middle], plans, programs, lo, hi)
+
     context = [tokens.after]
     for bar in range(last, hi):
-        context += bar_ids(bar, order)
+        context += bar_ids(bar, in_order)
     if hi == song.n_bars and not open_end:
         context.append(tokens.song_end)
     context.append(tokens.before)
     if lo == 0:
         context.append(tokens.song_start)
     for bar in range(lo, first):
-        context += bar_ids(bar, order)
-    context.append(tokens.middle)
+        context += bar_ids(bar, in_order)
+    if order == "twice":
+        context += context
     plans = [
-        BarPlan(bar, bar_ids(bar, [t for t in order if t not in targets[bar]]), tuple(targets[bar]))
+        BarPlan(bar, bar_ids(bar, [t for t in in_order if t not in targets[bar]]), tuple(targets[bar]))
         for bar in range(first, last)
     ]
-    return Prompt(asked, context, plans, [int(p) for p in song.programs], lo, hi)
+    if order == "asked-late":
+        asked, context = asked[:2], context + asked[2:]
+    return Prompt(asked, [*context, tokens.middle], plans, programs, lo, hi)
 
 
 def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], context: int) -> int:
@@ -149,13 +177,20 @@ def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], fir
 
 
 def _window(
-    visible: np.ndarray, first: int, last: int, budget: int, context_bars: int | None, end: int
+    visible: np.ndarray, first: int, last: int, budget: int, context_bars: int | None, end: int, order: str
 ) -> tuple[int, int]:
     """Bars to show, half-open: the run and, a bar at a time on either side in turn, as many neighbours as fit.
 
     visible: (bars, tracks) ids in each cell that may be shown.
     """
-    cost = visible.sum(1) + int((visible.sum(0) > 0).sum()) + 2
+    tracks = int((visible.sum(0) > 0).sum())
+    if order == "tracks":  # each has its own header in every bar, and what is hidden a token
+        cost = visible.sum(1) + 3 * tracks
+    else:
+        cost = visible.sum(1) + tracks + 2
+    if order == "twice":
+        cost[:first] *= 2
+        cost[last:] *= 2
     reach = len(visible) if context_bars is None else context_bars
     floor, ceiling = max(0, first - reach), min(end, last + reach)
     left = budget - int(cost[first:last].sum())

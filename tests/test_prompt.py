@@ -5,7 +5,7 @@ import pytest
 
 from midi_rwkv.corpus import Shard, write_shard
 from midi_rwkv.dataset import FILL, NOT_MUSIC, RegionSampler, TrainingRows, count_notes, validation_samples
-from midi_rwkv.prompt import PromptTokens, build_prompt, control_ids, prompt_budget
+from midi_rwkv.prompt import ORDERS, PromptTokens, build_prompt, control_ids, prompt_budget
 from midi_rwkv.score import Note, Score, TimeSignature, Track
 
 
@@ -60,6 +60,31 @@ def test_layout(tokenizer, tokens, song):
     assert given[:2] == ["Bar_None", "TimeSig_4/4"]
     assert "Program_73" not in given
     assert "Program_-1" in given
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_shows_what_is_visible_and_keeps_the_budget(tokenizer, tokens, song, score, order):
+    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (0, 2)}, budget=100_000, order=order)
+    context, given = names(tokenizer, prompt.context), names(tokenizer, [i for p in prompt.bars for i in p.given])
+    run = sum(len(score.notes_in(1, b)) for b in (8, 9))
+    around = sum(len(score.notes_in(t, b)) for t in range(3) for b in range(20) if b not in (8, 9))
+    expected = {"tracks": (around + run, 0), "twice": (2 * around, run)}.get(order, (around, run))
+    assert (sum(n.startswith("Pitch") for n in context), sum(n.startswith("Pitch") for n in given)) == expected
+    assert [(p.bar, t) for p in prompt.bars for t in p.targets] == (
+        [(8, 0), (9, 0), (8, 2), (9, 2)] if order == "tracks" else [(8, 0), (8, 2), (9, 0), (9, 2)]
+    )
+    where = prompt.context if order in ("asked-late", "tracks") else prompt.asked
+    assert names(tokenizer, where).count("Infill_Track") == 2
+    assert context[-1] == "Context_Middle"
+    for budget in (200, 400, 700):
+        small = build_prompt(tokens, song, {8: (0,), 9: (0,)}, budget=budget, order=order)
+        assert len(small.asked) + len(small.context) + sum(len(p.given) for p in small.bars) <= budget
+        assert small.last_bar - small.first_bar > 2
+
+
+def test_an_unknown_order_is_refused(tokens, song):
+    with pytest.raises(ValueError, match="order must be one of bars, asked-late, twice, tracks, given 'paper'"):
+        build_prompt(tokens, song, {8: (0,)}, order="paper")
 
 
 def test_masked_notes_appear_nowhere(tokenizer, tokens, song, score):
