@@ -47,7 +47,10 @@ class Sample:
 class RegionSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
-    def __init__(self, tokenizer: Tokenizer, evaluation: bool = False):
+    def __init__(self, tokenizer: Tokenizer, evaluation: bool = False, order: str = "bars", sections: str = "several"):
+        """order: of the prompt, one of `prompt.ORDERS`. sections: "several" tracks at once where the draw says so, with
+        others not yet filled, or "one" always, as the paper has it."""
+        self.order, self.sections = order, sections
         self.tokenizer = tokenizer
         self.tokens = PromptTokens(tokenizer)
         self.evaluation = evaluation  # no control tokens, nothing hidden but the region
@@ -67,7 +70,7 @@ class RegionSampler:
         if len(sounding) == 0:
             return None
         kind = rng.random()
-        if kind < 0.5 or len(sounding) == 1:
+        if kind < 0.5 or len(sounding) == 1 or self.sections == "one":
             pool = np.arange(song.n_tracks) if rng.random() < 0.1 else sounding
             tracks = [int(rng.choice(pool))]
         elif kind < 0.75:
@@ -82,14 +85,14 @@ class RegionSampler:
         absent: list[int] = []
         open_end = rng.random() < 0.12
         if not self.evaluation:
-            if rng.random() < 0.2:  # other runs of the same region that are not filled yet
+            if rng.random() < 0.2 and self.sections != "one":  # other runs of the same region that are not filled yet
                 start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
                 masked = {(b, t) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
             if len(tracks) < song.n_tracks and rng.random() < 0.1:
                 absent = tracks
         answer_size = int(lengths[first:last, tracks].sum()) + 6 * count * len(tracks)
         prompt = build_prompt(
-            self.tokens, song, targets, masked, budget - answer_size, open_end=open_end, absent=absent
+            self.tokens, song, targets, masked, budget - answer_size, None, open_end, absent, self.order
         )
         density, polyphony = (not self.evaluation and rng.random() < 0.2 for _ in range(2))
         sample = lay_out(self.tokenizer, self.tokens, song, prompt, density, polyphony)
@@ -123,7 +126,14 @@ class TrainingRows:
     """Endless packed rows: `rows[i]` -> ids, roles and starts (True at a sample's first id), each (seq_len + 1,)."""
 
     def __init__(
-        self, shards: Path, tokenizer: Tokenizer, seq_len: int, seed: int, weights: Mapping[str, float] | None = None
+        self,
+        shards: Path,
+        tokenizer: Tokenizer,
+        seq_len: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        order: str = "bars",
+        sections: str = "several",
     ):
         self.weights = weights = dict(weights or DEFAULT_SOURCE_WEIGHTS)
         missing = [n for n in weights if not (shards / f"{n}.npz").exists()]
@@ -133,7 +143,7 @@ class TrainingRows:
         self.p = np.array(list(weights.values())) / sum(weights.values())
         # A long song counts for more, but less than in proportion.
         self.song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]
-        self.sampler = RegionSampler(tokenizer)
+        self.sampler = RegionSampler(tokenizer, order=order, sections=sections)
         self.pad = self.sampler.tokens.pad
         self.seq_len, self.seed = seq_len, seed
 
@@ -159,10 +169,10 @@ class TrainingRows:
 
 
 def validation_samples(
-    shard: Shard, tokenizer: Tokenizer, budget: int, per_source: int, seed: int = 0
+    shard: Shard, tokenizer: Tokenizer, budget: int, per_source: int, seed: int = 0, order: str = "bars"
 ) -> list[tuple[str, Sample, int]]:
     """A fixed set of fills: (source, sample, notes in the fill), `per_source` of each source named in the shard."""
-    sampler = RegionSampler(tokenizer, evaluation=True)
+    sampler = RegionSampler(tokenizer, evaluation=True, order=order)
     by_source: dict[str, list[int]] = {}
     for i, name in enumerate(shard.names):
         by_source.setdefault(name.split("/")[0], []).append(i)

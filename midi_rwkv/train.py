@@ -65,7 +65,15 @@ class Trainer:
         """
         self.run_folder, self.config = run, config
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
-        self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
+        self.rows = TrainingRows(
+            shards,
+            self.tokenizer,
+            config.seq_len,
+            config.seed,
+            config.source_weights or None,
+            config.order,
+            config.sections,
+        )
         self.group: Group = join(device)
         self.device = self.group.device
         self.workers = (4 if self.device.type == "cuda" else 0) if workers is None else workers
@@ -75,7 +83,9 @@ class Trainer:
         self.model = make_model(self.model_config).to(self.device)
         self.optimizers = make_optimizers(self.model, config)
         self.average = WeightAverage(self.model, config) if config.average != "none" else None
-        samples = validation_samples(Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE)
+        samples = validation_samples(
+            Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE, order=config.order
+        )
         self.valid_sources = np.array([s for s, _, _ in samples])
         self.valid_notes = np.array([n for _, _, n in samples])
         self.valid_batches = to_batches([s for _, s, _ in samples], self.rows.pad, rows=4)
@@ -144,7 +154,8 @@ class Trainer:
     def _save_checkpoint(self, name: str, model: torch.nn.Module) -> None:
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         training = {"tokens_seen": self.tokens, **self.config.to_dict()}
-        save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training)
+        order = self.config.order
+        save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training, prompt=order)
 
     def autocast(self) -> Any:
         """bf16 for the matrix products where asked for; a CPU must have instructions for it to be quick."""

@@ -49,3 +49,44 @@ def test_files_are_spread_over_the_sources(corpus_run):
     assert [sum(n.startswith(s) for n in chosen) for s in ("big/", "small/", "mid/")] == [8, 2, 1]
     assert len(set(chosen)) == 11
     assert corpus_run.choose_files(names, 10**9) == sorted(names)
+
+
+def test_literal_cells_are_those_that_stand_before_in_the_same_ids(script):
+    from midi_rwkv.dataset import CONTEXT, FILL, NOT_MUSIC
+
+    bar, end = 1, 2
+    cells = [([10, 11], CONTEXT), ([12], CONTEXT), ([10, 11], FILL), ([13], FILL), ([13], FILL), ([], FILL)]
+    ids, roles = [], []
+    for cell, role in cells:
+        ids += [bar, *cell] + [end] * (role == FILL)
+        roles += [NOT_MUSIC] + [role] * (len(cell) + (role == FILL))
+    found = script("experiments").literal_cells(np.array(ids), np.array(roles), end, frozenset([bar]))
+    spans = np.split(found, np.flatnonzero(np.array(ids) == bar)[1:])
+    assert [s[1:].all() if len(s) > 1 else None for s in spans] == [False, False, True, False, True, False]
+
+
+def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
+    experiments = script("experiments")
+    tiny = {"n_layer": 1, "n_embd": 64}
+    variants = [
+        experiments.Variant("bars", model=tiny),
+        experiments.Variant("tracks", {"order": "tracks", "sections": "one"}, tiny),
+    ]
+    experiments.groups = lambda shards: {"order": variants}
+    for _ in range(2):  # the second finds everything done
+        experiments.run_group("order", shards, tmp_path, 4096, [0])
+    assert capsys.readouterr().out.count("nats a note") == 2
+    records = experiments.read_results(tmp_path)
+    assert [r["variant"] for r in records] == ["bars", "tracks"]
+    for record in records:
+        assert record["tokens"] == 4096
+        assert 0 < record["nats"] < 30
+        assert record["notes"] >= record["literal_notes"] > 0
+    assert "| tracks | 4,096 |" in experiments.table(tmp_path)
+    assert all(0 < s < 1 for s in experiments.step_seconds(variants, shards, tmp_path, script_config()))
+
+
+def script_config():
+    from midi_rwkv.config import TrainConfig
+
+    return TrainConfig(seq_len=256, batch_size=2)

@@ -1,0 +1,243 @@
+"""Small training runs that differ in one thing, and a table a question: nats per note on the validation fills.
+
+    python scripts/experiments.py SHARDS OUT --group order              # train what is missing, one after another
+    python scripts/experiments.py SHARDS OUT --group optimizer --tokens 2000000 --seeds 0,1
+    python scripts/experiments.py SHARDS OUT --table                    # OUT/experiments.md from what is there
+
+Runs go on where they stopped. A group whose variants cost different time a token (shape, bpe, arch) trains each for as
+long as `--tokens` of the first take: speeds are measured beforehand, in turn, on this machine. SHARDS is a folder of
+`midi-rwkv corpus`; for bpe, SHARDS-1024 and so on, built with other --vocab-size, stand beside it.
+
+Beside the mean over sources of nats per note, each run says what it costs to predict cells whose notes stand literally
+in what the prompt shows (recall), and all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a run has that the others of its group don't: overrides of TrainConfig and ModelConfig, another SHARDS."""
+
+    name: str
+    train: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    shards: str = ""  # put after SHARDS
+
+
+def weights_by(power: float, shards: Path) -> dict[str, float]:
+    """Source weights in proportion to (tokens of the source) ** power."""
+    from midi_rwkv.corpus import Shard
+
+    found = {p.stem: Shard(p).n_tokens for p in sorted(shards.glob("*.npz")) if p.stem != "valid"}
+    total = sum(n**power for n in found.values())
+    return {name: round(n**power / total, 4) for name, n in found.items()}
+
+
+def groups(shards: Path) -> dict[str, list[Variant]]:
+    """Every question with its variants; the first is what the rest is measured against."""
+    return {
+        "order": [Variant(x, {"order": x}) for x in ("bars", "asked-late", "twice", "tracks")],
+        "sections": [Variant(x, {"sections": x}) for x in ("several", "one")],
+        "optimizer": [
+            Variant("muon 2e-3"),
+            Variant("muon 1e-3", {"lr": 1e-3}),
+            Variant("muon 4e-3", {"lr": 4e-3}),
+            Variant("adamw 2e-3", {"optimizer": "adamw"}),
+            Variant("adamw 1e-3", {"optimizer": "adamw", "lr": 1e-3}),
+            Variant("muon 2e-3, decay over all", {"decay_fraction": 1.0}),
+        ],
+        "batch": [Variant(f"{n} rows of 1,024", {"batch_size": n}) for n in (4, 2, 8)],
+        "sources": [
+            Variant("musical use"),
+            Variant("proportional", {"source_weights": weights_by(1.0, shards)}),
+            Variant("square root", {"source_weights": weights_by(0.5, shards)}),
+        ],
+        "shape": [
+            Variant("8 x 256"),
+            Variant("4 x 384", model={"n_layer": 4, "n_embd": 384}),
+            Variant("14 x 192", model={"n_layer": 14, "n_embd": 192}),
+            Variant("8 x 256, heads of 32", model={"head_size": 32}),
+        ],
+        "arch": [Variant("rwkv7"), Variant("transformer", model={"arch": "transformer"})],
+        "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (1024, 2048, 8192, 16384))],
+    }
+
+
+AT_EQUAL_TIME = ("shape", "arch", "bpe")
+
+
+def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
+    """A trainer, new or going on, of one variant."""
+    from midi_rwkv.config import ModelConfig
+    from midi_rwkv.train import Trainer
+
+    return Trainer(
+        Path(f"{shards}{variant.shards}"), run, ModelConfig(**variant.model), replace(config, **variant.train)
+    )
+
+
+def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: Any) -> list[float]:
+    """Seconds a token of each variant, the least of five steps taken in turn."""
+    trainers = [make_trainer(v, shards, out / "speed" / v.name, config) for v in variants]
+    batches = [iter(t.batches()) for t in trainers]
+    best = [np.inf] * len(variants)
+    for round_number in range(6):
+        for i, (trainer, rows) in enumerate(zip(trainers, batches, strict=True)):
+            batch = next(rows)
+            began = time.perf_counter()
+            trainer.train_step(batch, batch.targets)
+            if round_number:
+                best[i] = min(best[i], time.perf_counter() - began)
+    return [b / (t.config.batch_size * t.config.seq_len) for b, t in zip(best, trainers, strict=True)]
+
+
+def literal_cells(ids: np.ndarray, roles: np.ndarray, fill_end: int, separators: frozenset[int]) -> np.ndarray:
+    """Which ids of a sample's fill belong to a cell whose notes stand in the same ids before it; ids, roles: (T,).
+
+    separators: ids that begin or end a cell in the context.
+    """
+    from midi_rwkv.dataset import FILL
+
+    out = np.zeros(len(ids), bool)
+    seen: set[tuple[int, ...]] = set()
+    cell: list[int] = []
+    filling: list[int] = []  # places of the fill that is being read
+    for at, (i, role) in enumerate(zip(ids.tolist(), roles.tolist(), strict=True)):
+        if role == FILL:
+            filling.append(at)
+            if i == fill_end:
+                notes = tuple(ids[filling[:-1]].tolist())
+                out[filling] = bool(notes) and notes in seen
+                seen.add(notes)
+                filling = []
+        elif i in separators:
+            seen.add(tuple(cell))
+            cell = []
+        else:
+            cell.append(i)
+    return out
+
+
+def recall(trainer: Any) -> dict[str, float]:
+    """Nats per note of literal repeats and of all other cells, over all validation fills."""
+    import torch
+
+    from midi_rwkv.dataset import FILL
+    from midi_rwkv.losses import wanted_nats
+
+    tokenizer = trainer.tokenizer
+    special = ("Program", "Bar_None", "TimeSig", "Infill", "FillBar", "Context", "Song", "Track", "AC", "Tempo", "BOS")
+    named = [i for i, parts in enumerate(tokenizer.expansions) if tokenizer.base_names[parts[0]].startswith(special)]
+    end, separators = trainer.rows.sampler.tokens.fill_end, frozenset(named)
+    nats, notes = np.zeros(2), np.zeros(2)
+    with torch.no_grad(), trainer.autocast():
+        for ids, roles, _ in trainer.valid_batches:
+            literal = np.stack([literal_cells(i, r, end, separators) for i, r in zip(ids, roles, strict=True)])
+            for kind, wanted in enumerate((literal, (roles == FILL) & ~literal)):
+                found, _ = wanted_nats(trainer.model, ids, wanted)
+                nats[kind] += float(found.double().sum())
+                notes[kind] += float(tokenizer.notes_per_id[ids[wanted]].sum())
+    return {
+        "recall": round(nats[0] / max(1, notes[0]), 4),
+        "other": round(nats[1] / max(1, notes[1]), 4),
+        "literal_notes": int(notes[0]),
+        "notes": int(notes.sum()),
+    }
+
+
+def run_group(name: str, shards: Path, out: Path, tokens: int, seeds: Sequence[int]) -> None:
+    """Train and measure what OUT/results.jsonl does not have yet."""
+    from midi_rwkv.config import TrainConfig
+
+    config = TrainConfig(total_tokens=tokens, warmup_tokens=tokens // 20, eval_tokens=tokens, save_seconds=120)
+    variants = groups(shards)[name]
+    budgets = [tokens] * len(variants)
+    if name in AT_EQUAL_TIME:
+        seconds = step_seconds(variants, shards, out, config)
+        budgets = [round(tokens * seconds[0] / s) for s in seconds]
+    known = {r["key"] for r in read_results(out)}
+    for seed in seeds:
+        for variant, budget in zip(variants, budgets, strict=True):
+            key = f"{name}/{variant.name}/{tokens}/{seed}"
+            if key in known:
+                continue
+            own = replace(config, total_tokens=budget, warmup_tokens=budget // 20, eval_tokens=budget, seed=seed)
+            trainer = make_trainer(variant, shards, out / "runs" / key, own)
+            began = time.monotonic()
+            trainer.run()
+            record = {
+                "key": key,
+                "group": name,
+                "variant": variant.name,
+                "tokens": trainer.tokens,
+                "seed": seed,
+                "seconds": round(time.monotonic() - began),
+                "parameters": sum(p.numel() for p in trainer.model.parameters()),
+                "nats": trainer.evaluate(),
+                **recall(trainer),
+            }
+            with (out / "results.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"{key}: {record['nats']:.4f} nats a note, {record['seconds']} s", flush=True)
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    path = out / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(out: Path) -> str:
+    """Markdown, a table a group; means over seeds, with their spread where there are several."""
+    results, lines = read_results(out), []
+    for name in dict.fromkeys(r["group"] for r in results):
+        mine = [r for r in results if r["group"] == name]
+        lines += [f"\n### {name}\n", "| variant | tokens | parameters | nats per note | recall | other |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for variant in dict.fromkeys(r["variant"] for r in mine):
+            runs = [r for r in mine if r["variant"] == variant]
+            nats = [r["nats"] for r in runs]
+            spread = f" ± {(max(nats) - min(nats)) / 2:.3f} ({len(nats)})" if len(nats) > 1 else ""
+            rest = [f"{np.mean([r[k] for r in runs]):.3f}" for k in ("recall", "other")]
+            size = f"{runs[0]['tokens']:,} | {runs[0]['parameters']:,}"
+            lines.append(f"| {variant} | {size} | {np.mean(nats):.3f}{spread} | {' | '.join(rest)} |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--group", action="append", default=[], help="repeat for several")
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.group:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    names = list(groups(options.shards)) if options.group else []
+    for name in options.group:
+        if name not in names:
+            parser.error(f"--group must be one of {', '.join(names)}, given {name!r}")
+        run_group(name, options.shards, options.out, options.tokens, [int(s) for s in options.seeds.split(",")])
+    if options.table:
+        (options.out / "experiments.md").write_text(table(options.out))
+        print(table(options.out))
+
+
+if __name__ == "__main__":
+    main()
