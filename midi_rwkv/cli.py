@@ -276,7 +276,7 @@ def run_module(name: str) -> Callable[[argparse.Namespace], None]:
     def run(options: argparse.Namespace) -> None:
         from importlib import import_module
 
-        import_module(f".{name}", __package__).main(options.arguments)
+        import_module({"corpus": ".cli_corpus", "train": ".train"}[name], __package__).main(options.arguments)
 
     return run
 

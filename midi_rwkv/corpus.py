@@ -1,13 +1,12 @@
-"""MIDI files -> token shards, one `.npz` a source, from which training samples are assembled without re-tokenizing.
+"""Songs as arrays, and token shards, from which training samples are assembled without re-tokenizing.
 
 A shard holds every song's cells (track x bar) as ids with offsets, so any window, region and track order can be cut out
-of arrays. Songs are read with symusic, which is quick; `midi.read_midi` is for files that are to be edited.
+of arrays. A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on (`corpus_build.py`
+writes them). Songs are read with symusic, which is quick; `midi.read_midi` is for files that are to be edited.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .files import whole_file
 from .score import Bar, TimeSignature, bar_grid
-from .tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
-
-BPE_TRAINING_SONGS = 2500
+from .tokenizer import TokenizedSong
 
 
 @dataclass(frozen=True)
@@ -70,67 +68,57 @@ def song_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield name, archive.read(name)
 
 
-def read_songs(path: Path) -> Iterator[CorpusSong]:
-    """Every readable song of a zip or folder; the others are named on stderr."""
-    for name, data in song_files(path):
-        try:
-            yield read_song(data, name)
-        except ValueError as error:
-            print(f"skipped {error}", file=sys.stderr)
-
-
-def learn_tokenizer(paths: Sequence[Path], vocab_size: int, seed: int = 0) -> Tokenizer:
-    """BPE over the cells of at most `BPE_TRAINING_SONGS` songs, spread evenly over the sources."""
-    base = base_tokenizer()
-    rng = np.random.default_rng(seed)
-    texts: list[str] = []
-    for path in paths:
-        files = list(song_files(path))
-        take = min(len(files), BPE_TRAINING_SONGS // len(paths) + 1)
-        for i in sorted(rng.choice(len(files), take, replace=False)):
-            try:
-                song = read_song(files[i][1], files[i][0])
-            except ValueError:
-                continue
-            for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
-                texts += [t for t in base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum) if t]
-            texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
-    return train_tokenizer(texts, vocab_size)
-
-
 def write_shard(path: Path, songs: Sequence[tuple[str, TokenizedSong]]) -> None:
-    """One `.npz` for many songs. Arrays: see `Shard`."""
+    """One `.npz` for many songs, whole or not at all. The same songs give the same bytes. Arrays: see `Shard`."""
     headers = sorted({h for _, s in songs for h in s.headers})
     number = {h: i for i, h in enumerate(headers)}
-    np.savez_compressed(
-        path,
-        names=np.array([n for n, _ in songs]),
-        n_tracks=np.array([s.n_tracks for _, s in songs], np.int32),
-        n_bars=np.array([s.n_bars for _, s in songs], np.int32),
-        programs=np.concatenate([s.programs for _, s in songs]).astype(np.uint16),
-        bar_headers=np.array([number[h] for _, s in songs for h in s.headers], np.uint16),
-        header_ids=np.array([i for h in headers for i in h], np.uint16),
-        header_lengths=np.array([len(h) for h in headers], np.uint16),
-        tempos=np.concatenate([s.tempos for _, s in songs]).astype(np.uint16),
-        cells=np.concatenate([s.cells for _, s in songs]).astype(np.uint16),
-        cell_lengths=np.concatenate([np.diff(s.offsets) for _, s in songs]).astype(np.uint16),
-    )
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array([n for n, _ in songs]),
+            n_tracks=np.array([s.n_tracks for _, s in songs], np.int32),
+            n_bars=np.array([s.n_bars for _, s in songs], np.int32),
+            programs=np.concatenate([s.programs for _, s in songs]).astype(np.uint16),
+            bar_headers=np.array([number[h] for _, s in songs for h in s.headers], np.uint16),
+            header_ids=np.array([i for h in headers for i in h], np.uint16),
+            header_lengths=np.array([len(h) for h in headers], np.uint16),
+            tempos=np.concatenate([s.tempos for _, s in songs]).astype(np.uint16),
+            cells=np.concatenate([s.cells for _, s in songs]).astype(np.uint16),
+            cell_lengths=np.concatenate([np.diff(s.offsets) for _, s in songs]).astype(np.uint16),
+        )
+
+
+def shard_files(path: str | Path) -> list[Path]:
+    """`a.npz` and its further parts `a.1.npz`, `a.2.npz` ..., as far as they are there."""
+    files = [Path(path)]
+    while (further := files[0].with_suffix(f".{len(files)}.npz")).exists():
+        files.append(further)
+    return files
+
+
+def sources_in(folder: Path) -> list[str]:
+    """Names of the training sources that have shards in a folder."""
+    names = {f.name.split(".")[0] for f in folder.glob("*.npz")}
+    return sorted(names - {"valid", "test"})
 
 
 class Shard:
-    """The songs of one `.npz`; `shard[i]` is a `TokenizedSong` of views."""
+    """The songs of one `.npz` and its further parts; `shard[i]` is a `TokenizedSong` of views."""
 
     def __init__(self, path: str | Path):
-        with np.load(path) as z:
-            data = {k: z[k] for k in z.files}
+        self._headers: list[tuple[int, ...]] = []
+        parts = []
+        for file in shard_files(path):
+            with np.load(file) as z:
+                part = {k: z[k] for k in z.files}
+            ends = np.cumsum(part["header_lengths"])
+            ids = [part["header_ids"][e - n : e] for e, n in zip(ends, part["header_lengths"], strict=True)]
+            table = [tuple(int(i) for i in x) for x in ids]
+            self._headers += [table[i] for i in part["bar_headers"]]
+            parts.append(part)
+        data = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         self.names = [str(n) for n in data["names"]]
         self._n_tracks, self._n_bars = data["n_tracks"].astype(np.int64), data["n_bars"].astype(np.int64)
-        ends = np.cumsum(data["header_lengths"])
-        table = [
-            tuple(int(i) for i in data["header_ids"][e - n : e])
-            for e, n in zip(ends, data["header_lengths"], strict=True)
-        ]
-        self._headers = [table[i] for i in data["bar_headers"]]
         self._programs, self._tempos = data["programs"].astype(np.int32), data["tempos"].astype(np.int32)
         self._cells = data["cells"]
         self._offsets = np.concatenate([[0], np.cumsum(data["cell_lengths"], dtype=np.int64)])
@@ -162,45 +150,3 @@ class Shard:
             cells=self._cells[offsets[0] : offsets[-1]],
             offsets=offsets - offsets[0],
         )
-
-
-def tokenize(path: Path, tokenizer: Tokenizer) -> list[tuple[str, TokenizedSong]]:
-    """Every readable song of a zip or folder as ids."""
-    return [
-        (s.name, tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat))
-        for s in read_songs(path)
-    ]
-
-
-def build(corpus: Path, out: Path, vocab_size: int) -> None:
-    """`<corpus>/<source>.train.zip` and `valid.zip` -> `<out>/tokenizer.json`, `<source>.npz`, `valid.npz`.
-
-    An existing tokenizer in `out` is kept, so that a checkpoint's own tokenizer can be put there first.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    sources = sorted(corpus.glob("*.train.zip"))
-    if not sources:
-        raise ValueError(f"no <source>.train.zip in {corpus}")
-    target = out / "tokenizer.json"
-    if not target.exists():
-        learn_tokenizer(sources, vocab_size).save(target)
-    tokenizer = Tokenizer.load(target)
-    for path in [*sources, corpus / "valid.zip"]:
-        songs = tokenize(path, tokenizer)
-        name = path.name.removesuffix(".train.zip").removesuffix(".zip")
-        write_shard(out / f"{name}.npz", songs)
-        print(f"{name}: {len(songs)} songs, {sum(len(s.cells) for _, s in songs):,} tokens", flush=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m midi_rwkv.corpus CORPUS OUT`"""
-    parser = argparse.ArgumentParser(prog="midi_rwkv.corpus", description=build.__doc__)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    options = parser.parse_args(arguments)
-    build(options.corpus, options.out, options.vocab_size)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .corpus import Shard
+from .corpus import Shard, sources_in
 from .prompt import Prompt, PromptTokens, build_prompt, control_ids
 from .tokenizer import TokenizedSong, Tokenizer
 
@@ -135,11 +135,20 @@ class TrainingRows:
         order: str = "bars",
         sections: str = "several",
     ):
-        self.weights = weights = dict(weights or DEFAULT_SOURCE_WEIGHTS)
-        missing = [n for n in weights if not (shards / f"{n}.npz").exists()]
-        if missing:
-            raise ValueError(f"no shard for {', '.join(missing)} in {shards}; build it with `midi_rwkv.corpus`")
-        self.shards = [Shard(shards / f"{n}.npz") for n in weights]
+        """weights: by source; None: `DEFAULT_SOURCE_WEIGHTS` where the folder has all of these sources, else the root
+        of each source's bars. ValueError where a source has no shard."""
+        there = sources_in(shards)
+        if weights is None and set(DEFAULT_SOURCE_WEIGHTS) <= set(there):
+            weights = DEFAULT_SOURCE_WEIGHTS
+        missing = sorted(set(weights or ()) - set(there))
+        if missing or not there:
+            what = ", ".join(missing) or "any source"
+            raise ValueError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
+        opened = {n: Shard(shards / f"{n}.npz") for n in weights or there}
+        if weights is None:
+            weights = {n: float(np.sqrt(s.n_bars.sum())) for n, s in opened.items()}
+        self.weights = weights = dict(weights)
+        self.shards = list(opened.values())
         self.p = np.array(list(weights.values())) / sum(weights.values())
         # A long song counts for more, but less than in proportion.
         self.song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]

@@ -18,7 +18,7 @@ import numpy as np
 from .baselines import calibrate
 from .checkpoint import Checkpoint, tokenizer_hash
 from .config import TrainConfig
-from .corpus import Shard
+from .corpus import Shard, shard_files
 from .dataset import TrainingRows
 from .metrics import runs
 from .ngram import NGram, sampled_stream
@@ -61,7 +61,8 @@ def build_reference(
     rows = TrainingRows(shards, tokenizer, training["seq_len"], training["seed"], training["source_weights"] or None)
     crc = 0
     for name in rows.weights:
-        crc = zlib.crc32((shards / f"{name}.npz").read_bytes(), crc)
+        for file in shard_files(shards / f"{name}.npz"):
+            crc = zlib.crc32(file.read_bytes(), crc)
     made_from: dict[str, Any] = {
         "tokenizer": tokenizer_hash(tokenizer),
         "ngram_ids": training["tokens_seen"] or training["total_tokens"],

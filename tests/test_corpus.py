@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from midi_rwkv.corpus import Shard, build, read_song, song_files
+from midi_rwkv.corpus import read_song, song_files
 from midi_rwkv.midi import read_midi
 from midi_rwkv.prompt import PromptTokens
 from midi_rwkv.tokenizer import Tokenizer
@@ -28,31 +27,6 @@ def songs(build_midi, note):
         drums = [e for b in range(9) for e in note(b * 1440, 36, 100, channel=9)]
         out[f"{i:04}.mid"] = build_midi([head, melody, drums])
     return out
-
-
-def test_build(songs, tmp_path, capsys):
-    corpus, out = tmp_path / "corpus", tmp_path / "shards"
-    corpus.mkdir()
-    for name, folder in (("a.train.zip", "a"), ("b.train.zip", "b"), ("valid.zip", "a")):
-        with zipfile.ZipFile(corpus / name, "w") as archive:
-            for file, data in songs.items():
-                archive.writestr(f"{folder}/{file}", data)
-            archive.writestr(f"{folder}/broken.mid", b"MThd nonsense")
-    build(corpus, out, vocab_size=900)
-    assert "broken.mid" in capsys.readouterr().err
-    tokenizer = Tokenizer.load(out / "tokenizer.json")
-    assert 800 < tokenizer.vocab_size <= 900
-    shard = Shard(out / "b.npz")
-    assert shard.names == [f"b/{n}" for n in songs]
-    score = read_midi(songs["0002.mid"])
-    song, want = shard[2], tokenizer.encode(score)
-    assert (song.n_tracks, song.n_bars) == (2, 9)
-    assert np.array_equal(song.cells, want.cells)
-    assert np.array_equal(song.programs, want.programs)
-    assert song.headers == want.headers
-    before = (out / "tokenizer.json").read_bytes()
-    build(corpus, out, vocab_size=1000)
-    assert (out / "tokenizer.json").read_bytes() == before, "a tokenizer that is there is kept"
 
 
 def test_the_quick_reader_agrees_with_the_editing_one(songs):

@@ -1,0 +1,306 @@
+"""MIDI files in any amount -> token shards: read, judge, part, tokenize, write.
+
+    midi-rwkv corpus INPUT ... OUT
+
+Every file is read twice, a chunk at a time, by as many processes as asked for. The first reading judges it and takes
+its sketch; then copies are left out and splits drawn, for all pieces at once; the second reading tokenizes what is
+kept. Chunks and their order depend on the inputs alone and results are taken in that order, so the shards are the same,
+byte for byte, whoever does the work. What is held in memory is a sketch a piece and one part of a shard.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .config import Config
+from .corpus import CorpusSong, read_song, write_shard
+from .corpus_checks import Filters, Piece, Sorted, scan, sort_pieces
+from .corpus_engine import Engine
+from .corpus_inputs import Chunk, chunks, find_sources, read_chunk
+from .tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
+
+PART_IDS = 8_000_000  # in one file, about; so many are held in memory
+BPE_TRAINING_SONGS = 2500
+TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
+
+
+@dataclass(frozen=True)
+class CorpusConfig(Config):
+    """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
+    piece."""
+
+    vocab_size: int = 4096
+    valid: float = 0.05
+    test: float = 0.0
+    transpose: int = 0
+    seed: int = 0
+    filters: Filters = field(default_factory=Filters)
+
+    def __post_init__(self) -> None:
+        if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
+            raise ValueError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
+        if not 0 <= self.transpose <= len(TRANSPOSITIONS):
+            raise ValueError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
+        if not 0 <= self.vocab_size < 2**16:
+            raise ValueError(f"vocab_size must lie in 0-65535, got {self.vocab_size}")
+
+
+def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
+    """A copy in another key, drums as they are; None where a note would leave 0-127."""
+    tracks = []
+    for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
+        moved = notes if is_drum else notes + np.array([0, semitones, 0, 0])
+        if moved[:, 1].min() < 0 or moved[:, 1].max() > 127:
+            return None
+        tracks.append(moved)
+    return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat)
+
+
+@functools.cache
+def _tokenizer(params: str) -> Tokenizer:
+    return Tokenizer(json.loads(params))  # once a process
+
+
+def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> list[tuple[int, str, TokenizedSong]]:
+    """Tokenize the files of a chunk whose place is in `copies`, and so many transpositions of each.
+
+    params: the tokenizer's JSON. Returns the place, the name (`...+3` for a copy three semitones up) and the ids.
+    """
+    tokenizer = _tokenizer(params)
+    out = []
+    for place, file in enumerate(read_chunk(chunk)):
+        if place not in copies:
+            continue
+        song = read_song(file.data, file.name)
+        pitched = not all(is_drum for _, is_drum in song.programs)
+        moves = [m for m in _moves(file.name) if pitched and transpose(song, m)][: copies[place]]
+        for move in (0, *moves):
+            s = transpose(song, move) if move else song
+            assert s is not None
+            ids = tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat)
+            out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
+    return out
+
+
+def _moves(name: str) -> list[int]:
+    """The transpositions in the order in which this piece takes them."""
+    rng = np.random.default_rng(list(name.encode()))
+    return [int(m) for m in rng.permutation(TRANSPOSITIONS)]
+
+
+def cell_texts(chunk: Chunk, places: Sequence[int]) -> list[str]:
+    """What a tokenizer learns from: the cells and bar headers of some files as base characters."""
+    base = _base()
+    texts: list[str] = []
+    for place, file in enumerate(read_chunk(chunk)):
+        if place in places:
+            song = read_song(file.data, file.name)
+            for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
+                texts += [t for t in base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum) if t]
+            texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
+    return texts
+
+
+_base = functools.cache(base_tokenizer)
+
+
+class ShardWriter:
+    """Songs in, `<name>.npz`, `<name>.1.npz` ... out, so that no more than one part is in memory."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name, self.parts = folder, name, 0
+        self.songs: list[tuple[str, TokenizedSong]] = []
+        self.size = self.tokens = self.count = 0
+        self._headers: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def add(self, name: str, song: TokenizedSong) -> None:
+        headers = tuple(self._headers.setdefault(h, h) for h in song.headers)  # one object, however many bars have it
+        cells = song.cells.astype(np.uint16)
+        self.songs.append((name, TokenizedSong(song.programs, headers, song.tempos, cells, song.offsets)))
+        self.size += len(song.cells)
+        self.tokens += len(song.cells)
+        self.count += 1
+        if self.size >= PART_IDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.songs:
+            suffix = f".{self.parts}" if self.parts else ""
+            write_shard(self.folder / f"{self.name}{suffix}.npz", self.songs)
+            self.songs, self.size, self.parts = [], 0, self.parts + 1
+
+    def close(self) -> str:
+        """Write what is left; says what was written."""
+        self.flush()
+        return f"{self.name}: {self.count:,} songs, {self.tokens:,} tokens"
+
+
+@contextmanager
+def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Build in a folder beside `out`; its files move there when all are complete. Old shards go then, and only then."""
+    old = sorted(out.glob("*.npz")) if out.is_dir() else []
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; the last argument names the folder to write")
+    if old and not overwrite:
+        raise ValueError(f"{out} holds shards already ({old[0].name} ...); use --overwrite to replace them")
+    folder = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        out.mkdir(exist_ok=True)
+        for file in old:
+            file.unlink()
+        for file in sorted(folder.iterdir()):
+            os.replace(file, out / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(
+    inputs: Sequence[str],
+    out: Path,
+    config: CorpusConfig | None = None,
+    engine: Engine | None = None,
+    licences: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Inputs (see `find_sources`) -> a folder: `<source>.npz`, `valid.npz`, `test.npz`, `pieces.csv`, `tokenizer.json`.
+
+    pieces.csv has a line a file: its split, licence, size, or why it was left out. An existing tokenizer in `out` is
+    kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. ValueError (one
+    line) where an input cannot be read or nothing is left; `out` is as it was then.
+    """
+    config, engine = config or CorpusConfig(), engine or Engine()
+    work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
+    if not work:
+        raise ValueError(f"no MIDI files in {', '.join(inputs)}")
+    with _whole_folder(out, overwrite) as folder, engine.started():
+        began = time.perf_counter()
+        read = list(engine.run(scan, [(c, config.filters) for c in work]))
+        pieces = [p for part in read for p in part]
+        places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
+        say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s")
+        sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
+        _write_pieces(folder / "pieces.csv", pieces, sorted_)
+        for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
+            say(f"left out {count:,}: {reason}")
+        if "train" not in sorted_.splits:
+            raise ValueError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
+        if (out / "tokenizer.json").exists():
+            tokenizer = Tokenizer.load(out / "tokenizer.json")
+        else:
+            began = time.perf_counter()
+            tokenizer = _learn(engine, work, pieces, places, sorted_, config)
+            tokenizer.save(folder / "tokenizer.json")
+            say(f"learned {tokenizer.vocab_size:,} tokens in {time.perf_counter() - began:.0f} s")
+        began = time.perf_counter()
+        tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
+        say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
+    say(memory())
+
+
+def _learn(
+    engine: Engine,
+    work: Sequence[Chunk],
+    pieces: Sequence[Piece],
+    places: Sequence[tuple[int, int]],
+    sorted_: Sorted,
+    config: CorpusConfig,
+) -> Tokenizer:
+    """BPE over the cells of at most `BPE_TRAINING_SONGS` training pieces, spread evenly over the sources."""
+    rng = np.random.default_rng(config.seed)
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for i, piece in enumerate(pieces):
+        if sorted_.splits[i] == "train":
+            by_source[piece.source].append(i)
+    chosen: dict[int, list[int]] = defaultdict(list)  # by chunk: places
+    for _, numbers in sorted(by_source.items()):
+        take = min(len(numbers), BPE_TRAINING_SONGS // len(by_source) + 1)
+        for k in sorted(rng.choice(len(numbers), take, replace=False)):
+            chunk, place = places[numbers[k]]
+            chosen[chunk].append(place)
+    texts = engine.run(cell_texts, [(work[c], chosen[c]) for c in sorted(chosen)])
+    return train_tokenizer((t for part in texts for t in part), config.vocab_size)
+
+
+def _tokenize(
+    engine: Engine,
+    work: Sequence[Chunk],
+    pieces: Sequence[Piece],
+    places: Sequence[tuple[int, int]],
+    sorted_: Sorted,
+    copies: int,
+    tokenizer: Tokenizer,
+    folder: Path,
+    say: Callable[[str], None],
+) -> int:
+    """The second reading: what is kept goes into the shards of its source, or of its split. Returns the tokens."""
+    wanted: dict[int, dict[int, int]] = defaultdict(dict)  # by chunk: by place: transpositions
+    number = {}
+    for i, (chunk, place) in enumerate(places):
+        number[chunk, place] = i
+        if sorted_.splits[i]:
+            wanted[chunk][place] = copies if sorted_.splits[i] == "train" else 0
+    params = json.dumps(tokenizer.params, ensure_ascii=False)
+    jobs = [(work[c], wanted[c], params) for c in sorted(wanted)]
+    held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
+    writer: ShardWriter | None = None
+    tokens = 0
+    for c, songs in zip(sorted(wanted), engine.run(encode, jobs), strict=True):
+        for place, name, song in songs:
+            i = number[c, place]
+            tokens += len(song.cells)
+            if sorted_.splits[i] != "train":
+                held_out[sorted_.splits[i]].add(name, song)
+                continue
+            if writer is None or writer.name != pieces[i].source:  # chunks come source by source
+                if writer is not None:
+                    say(writer.close())
+                writer = ShardWriter(folder, pieces[i].source)
+            writer.add(name, song)
+    for last in (writer, *held_out.values()):
+        if last is not None and last.count:
+            say(last.close())
+    return tokens
+
+
+def _write_pieces(path: Path, pieces: Sequence[Piece], sorted_: Sorted) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "source", "split", "licence", "bars", "notes", "left_out"])
+        for p, split, reason in zip(pieces, sorted_.splits, sorted_.reasons, strict=True):
+            writer.writerow([p.name, p.source, split, p.licence or "unknown", p.bars, p.notes, reason])
+
+
+def _first(pieces: Sequence[Piece], sorted_: Sorted) -> str:
+    return next((f"{p.name} ({r})" for p, r in zip(pieces, sorted_.reasons, strict=True) if r), "all are held out")
+
+
+def _rate(count: int, began: float) -> str:
+    return f"{count / max(1e-9, time.perf_counter() - began):,.0f}"
+
+
+def memory() -> str:
+    """The most memory that this process, and the largest of those it started, have held."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "memory not measured"
+    scale = 1 if sys.platform == "darwin" else 1024
+    own, child = (resource.getrusage(w).ru_maxrss * scale for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return f"at most {own / 2**20:.0f} MiB here, {child / 2**20:.0f} MiB in a worker"

@@ -1,0 +1,110 @@
+"""Who does a corpus's work: this process, several on this machine, or a Dask or Ray cluster, all by way of joblib."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+ENGINES = ("local", "dask", "ray")
+AHEAD = 4  # chunks a worker has before it
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """kind: one of ENGINES. jobs: processes, -1 for one a core; with an address, the cluster's own number counts.
+    address: of a Dask scheduler (tcp://host:8786) or a Ray head (host:6379, auto); "": one started on this machine."""
+
+    kind: str = "local"
+    jobs: int = 1
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {self.kind!r}")
+        if self.jobs < 1 and self.jobs != -1:
+            raise ValueError(f"jobs must be 1 or more, or -1 for one a core, got {self.jobs}")
+        if self.address and self.kind == "local":
+            raise ValueError("an address needs an engine: dask or ray")
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Within this, `run` has its workers. ValueError where a package or the cluster is missing."""
+        joblib = need("joblib", "corpus")
+        with ExitStack() as stack:
+            if self.kind == "dask":
+                stack.enter_context(self._dask())
+                stack.enter_context(joblib.parallel_config("dask", n_jobs=-1))
+            elif self.kind == "ray":
+                stack.enter_context(self._ray())
+                stack.enter_context(joblib.parallel_config("ray", n_jobs=self._ray_cores()))
+            else:
+                stack.enter_context(joblib.parallel_config("loky", n_jobs=self.jobs))
+                if self.jobs != 1:
+                    from joblib.externals.loky import get_reusable_executor
+
+                    stack.callback(lambda: get_reusable_executor().shutdown(wait=True))
+            yield
+
+    def run(self, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        """`function(*a)` for each of the arguments, in their order, however they are done; a few ahead of what is
+        taken, so that results do not pile up."""
+        joblib = need("joblib", "corpus")
+        calls = (joblib.delayed(function)(*a) for a in arguments)
+        if self.kind == "ray":  # its joblib backend gives no results before all are there
+            with joblib.Parallel(batch_size=1) as parallel:
+                while some := list(itertools.islice(calls, AHEAD * self._ray_cores())):
+                    yield from parallel(some)
+        else:
+            yield from joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch=f"{AHEAD} * n_jobs")(calls)
+
+    @contextmanager
+    def _dask(self) -> Iterator[None]:
+        distributed = need("distributed", "dask")
+        try:
+            if self.address:
+                client = distributed.Client(self.address, timeout=20)
+            else:
+                workers = None if self.jobs == -1 else self.jobs
+                client = distributed.Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no Dask scheduler at {self.address} ({error})") from error
+        with client:
+            yield
+
+    @contextmanager
+    def _ray(self) -> Iterator[None]:
+        ray = need("ray", "ray")
+        from ray.util.joblib import register_ray
+
+        try:
+            if self.address:
+                ray.init(address=self.address, log_to_driver=False)
+            else:
+                cores = None if self.jobs == -1 else self.jobs
+                ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(f"no Ray cluster at {self.address or 'this machine'} ({error})") from error
+        try:
+            register_ray()
+            yield
+        finally:
+            ray.shutdown()
+
+    def _ray_cores(self) -> int:
+        import ray
+
+        return int(ray.cluster_resources().get("CPU", 1))
+
+
+def need(package: str, extra: str) -> Any:
+    """The package, or a ValueError that says how to get it."""
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError:
+        raise ValueError(f"this needs {package}: pip install 'midi-rwkv[{extra}]'") from None
