@@ -175,7 +175,11 @@ def prepare(
     put(adds, row * K * V + key * V + tl.arange(0, V)[None, :], added, True)
 
 
-@triton.autotune(configs((4, 2, 8), (1, 2, 3), BV=(64, 32, 16)), key=["K", "V", "L", "KIND"])
+@triton.autotune(
+    configs((4, 2, 8), (1, 2, 3), BV=(64, 32, 16)),
+    key=["K", "V", "L", "KIND"],
+    restore_value=["y"],  # which it adds to, and tuning runs it many times
+)
 @triton.jit
 def scan_forward(
     decays, moves, adds, reads, state, starts, lengths, first, y, states, final,
