@@ -135,7 +135,7 @@ def read(pointer, at, inside, KIND: tl.constexpr):
     return x.to(tl.float64) if KIND == "fp64" else x.to(tl.float32)
 
 
-@triton.autotune(configs((4, 8), (1, 2)), key=["K", "V", "L", "KIND"])
+@triton.autotune(configs((8, 4), (1,)), key=["K", "V", "L", "KIND"])
 @triton.jit
 def prepare(
     r, log_decay, k, v, a, b, starts, lengths, decays, moves, adds, reads, y,
@@ -176,7 +176,7 @@ def prepare(
 
 
 @triton.autotune(
-    configs((4, 2, 8), (1, 2, 3), BV=(64, 32, 16)),
+    configs((4,), (1, 3), BV=(32, 16, 64)),
     key=["K", "V", "L", "KIND"],
     restore_value=["y"],  # which it adds to, and tuning runs it many times
 )
@@ -209,7 +209,7 @@ def scan_forward(
     put(final, place, S, inside_v)
 
 
-@triton.autotune(configs((4, 2, 8), (1, 2, 3), BV=(64, 32, 16)), key=["K", "V", "L", "KIND"])
+@triton.autotune(configs((4,), (1, 3), BV=(32, 16, 64)), key=["K", "V", "L", "KIND"])
 @triton.jit
 def scan_backward(
     decays, moves, reads, grad_y, grad_final, starts, lengths, first, grad_states, grad_state,
