@@ -16,6 +16,7 @@ from torch import Tensor
 
 SHAPES = ((8, 4096, 12), (32, 2048, 6), (1, 32768, 12))  # B, T, H; heads of 64
 MODELS = (("8 x 256", 8, 256, 4096), ("12 x 384", 12, 384, 16000))
+DEVICE = "cuda"
 
 
 def milliseconds(work: Callable[[], Any], rounds: int = 20) -> float:
@@ -36,7 +37,7 @@ def milliseconds(work: Callable[[], Any], rounds: int = 20) -> float:
 
 def copy_bandwidth() -> float:
     """Bytes a millisecond, read and written, of a large copy."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    source = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.numel() / milliseconds(lambda: target.copy_(source))
 
@@ -44,7 +45,7 @@ def copy_bandwidth() -> float:
 def matrix_rate() -> float:
     """Floating-point operations a millisecond of a large bfloat16 product."""
     n = 8192
-    x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16)
     return 2 * n**3 / milliseconds(lambda: x @ x)
 
 
@@ -102,7 +103,7 @@ def training_inputs(batch: int, steps: int, heads: int, size: int = 64) -> list[
     """r, log_decay, k, v, a, b in bfloat16 on the GPU, as RWKV-7 makes them, wanting gradients."""
 
     def normal() -> Tensor:
-        return torch.randn(batch, steps, heads, size, device="cuda")
+        return torch.randn(batch, steps, heads, size, device=DEVICE)
 
     removal = F.normalize(normal(), dim=-1)
     log_decay = -torch.exp(-F.softplus(normal()) - 0.5)
@@ -150,12 +151,12 @@ def training_table(rows: int = 16, steps: int = 2048) -> str:
     lines = [f"A bfloat16 product runs at {rate / 1e9:.0f} TFLOP/s here. {rows} rows of {steps} tokens.\n"]
     lines += ["| model | form | tokens/s | share of the product's rate |", "|---|---|---|---|"]
     for name, n_layer, n_embd, vocabulary in MODELS:
-        model = random_model(n_layer, n_embd, vocabulary).cuda()
-        ids = torch.randint(vocabulary, (rows, steps + 1), device="cuda")
+        model = random_model(n_layer, n_embd, vocabulary).to(DEVICE)
+        ids = torch.randint(vocabulary, (rows, steps + 1), device=DEVICE)
         for backend in ("triton", "chunked"):
 
             def step(model: Any = model, ids: Tensor = ids, backend: str = backend) -> None:
-                with torch.autocast("cuda", torch.bfloat16):
+                with torch.autocast(DEVICE, torch.bfloat16):
                     logits, _ = model(ids[:, :-1], backend=backend)
                     loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
                 loss.backward()

@@ -90,3 +90,58 @@ def script_config():
     from midi_rwkv.config import TrainConfig
 
     return TrainConfig(seq_len=256, batch_size=2)
+
+
+@pytest.mark.slow
+def test_the_timings_of_the_kernels_run(script, monkeypatch):
+    """In Triton's interpreter, with made-up times: all but what only a GPU can do."""
+    timings = script("kernel_timings")
+    monkeypatch.setattr(timings, "DEVICE", "cpu")
+    monkeypatch.setattr(timings, "SHAPES", ((1, 20, 1),))
+    monkeypatch.setattr(timings, "MODELS", (("tiny", 1, 64, 40),))
+    for name in ("copy_bandwidth", "matrix_rate"):
+        monkeypatch.setattr(timings, name, lambda: 1e9)
+
+    def once(work, rounds=1):
+        work()
+        return 1.0
+
+    monkeypatch.setattr(timings, "milliseconds", once)
+    recurrence = timings.recurrence_table().splitlines()
+    assert [row.split("|")[2].strip() for row in recurrence[4:]] == [
+        *(f"triton, chunks of {n}" for n in (16, 32, 64)),
+        "triton, sequential",
+    ]
+    assert "| tiny | 64 | 64,000 |" in timings.decode_table()
+    assert "| tiny | triton | 20,000 |" in timings.training_table(1, 20)
+
+
+def test_the_kernels_are_checked_by_a_script(script, monkeypatch, tmp_path, capsys):
+    kernels = script("check_kernels")
+    assert {c.steps for c in kernels.cases(small=False)} >= {1, 15, 63, 64, 1000, 4096}
+    cases = [c for c in kernels.cases(small=True) if c.size == 16 and c.steps < 40]
+    monkeypatch.setattr(kernels, "cases", lambda small: iter(cases))
+    table, passed = kernels.check_table("cpu", True)
+    assert passed
+    assert len(table.splitlines()) == 2 + len(cases)
+    monkeypatch.setattr("sys.argv", ["check_kernels.py", str(tmp_path)])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        kernels.main()
+    assert "timings need a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kernels_compile_without_a_gpu(script):
+    """For compute capability 9.0; in a process of its own, where Triton is not interpreted."""
+    import os
+    import subprocess
+    import sys
+
+    path = script("compile_kernels").__file__
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, path, "--only", "scan_forward"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rows = [line.split("|") for line in said.splitlines()[2:]]
+    assert {row[2].strip() for row in rows} == {"bf16", "fp32"}
+    assert all(int(row[8]) == 0 for row in rows), "the scans spill no registers"
