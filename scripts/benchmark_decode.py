@@ -174,7 +174,7 @@ def benchmark(title: str, weights: Weights, threads: int, rounds: int, seconds: 
     from midi_rwkv.engine_numba import NumbaEngine
 
     ours, careful = NumbaEngine(weights, 64, threads), make_engine(weights, backend="torch", threads=threads)
-    weight_bytes = ours.packed.weights.nbytes
+    weight_bytes = ours.packed.nbytes
     prompt = np.arange(512) % ours.vocab_size
     states = {(e, b): e.new_state(b) for e in (ours, careful) for b in (1, 8)}
     contenders: dict[str, Callable[[], object]] = {
