@@ -11,6 +11,7 @@ A token of a small model costs as long as its weights take to be read, so everyt
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -40,6 +41,7 @@ from .engine_kernels import (
     tanh,
 )
 from .engine_pack import BLOCK, pack
+from .engine_pair import Pace, Pair
 from .kernels import numba_vectors
 
 BLOCK_TOKENS = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
@@ -163,7 +165,10 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 class NumbaEngine(Engine):
-    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
+    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows.
+
+    A step of a single row is shared as engine_pair.py says, as long as that is quicker.
+    """
 
     def __init__(
         self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, precision: str = "float32"
@@ -172,11 +177,15 @@ class NumbaEngine(Engine):
         self.name = "numba"
         self.other = ThreadPoolExecutor(1) if threads > 1 else None
         self.advance = advance(precision)
+        self.precision = precision
+        self.pair: Pair | None = None  # the other thread watches for the next step of a single row
+        self.pace = Pace()
         self.packed = pack(weights, self.n_layer, precision)
         self.nothing = np.empty(0, np.float32)
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
         ids = self.check_tokens(tokens)
+        self._dismiss()
         logits = self._logits(state.batch)
         steps = max(1, BLOCK_TOKENS // state.batch)
         pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
@@ -201,6 +210,9 @@ class NumbaEngine(Engine):
 
     def step(self, tokens: ArrayLike, state: State) -> Floats:
         ids = self.check_tokens(tokens, state.batch)
+        if self.other is not None and state.batch == 1:
+            return self._step_one(ids, state)[:, : self.vocab_size]
+        self._dismiss()
         logits = self._logits(state.batch)
         layers, half = (0, self.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
         if self.other is None or not 0 < half < state.batch:
@@ -211,6 +223,29 @@ class NumbaEngine(Engine):
             self._advance(ids[half:], state, spaces[1], logits, layers, (half, state.batch))
             first.result()
         return logits[:, : self.vocab_size]
+
+    def _step_one(self, ids: Ids, state: State) -> Floats:
+        """A step of one row, on two threads where that is quicker."""
+        began = time.perf_counter()
+        pair, self.pair = self.pair, None  # one that is interrupted loses count of its parts: it is not used again
+        if pair is not None and not (self.pace.together and pair.serves(state)):
+            pair.dismiss()
+            pair = None
+        if self.pace.together and self.other is not None:
+            pair = pair or Pair(self.packed, self.head_size, self.precision, state, self.other)
+            logits = pair.step(int(ids[0]))[None]
+            self.pair = pair
+        else:
+            logits = self._logits(1)
+            self._advance(ids, state, self._workspace(1, 1), logits, (0, self.n_layer))
+        self.pace.note(time.perf_counter() - began)
+        return logits
+
+    def _dismiss(self) -> None:
+        """Make the other thread free for something else."""
+        if self.pair is not None:
+            self.pair.dismiss()
+            self.pair = None
 
     def _logits(self, batch: int) -> Floats:
         return np.empty((batch, self.packed.vocabulary), np.float32)
