@@ -11,8 +11,9 @@ has (AVX-512, AVX2, SSE, NEON). A kernel is a Python function that is run once, 
         with emit.span(count, LANES) as i:
             out.put(i, x.row(i) * factor.spread(0))
 
-and inside a numba function `scale((x, factor, out), (count,))` runs it. All arrays are flat, of one dtype, and must
-not overlap where one is read and another is written, unless it is the same place.
+and inside a numba function `scale((x, factor, out), (count,))` runs it. All arrays are flat and of one dtype, but some
+may be of int8: their numbers are converted when they are read. Arrays must not overlap where one is read and another is
+written, unless it is the same place.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ ORDERED = ("contract",)  # multiplication and addition may fuse
 FREE = ("contract", "reassoc", "nsz")  # and sums may be reordered; NaN and infinity stay what they are
 
 INTEGER = ir.IntType(64)
+NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int8: ir.IntType(8)}
 
 
 class Index:
@@ -141,17 +143,22 @@ class Array:
     def __init__(self, emit: Emitter, pointer: Any) -> None:
         self.emit, self.pointer = emit, pointer
 
+    @property
+    def is_int8(self) -> bool:
+        return bool(self.pointer.type.pointee == ir.IntType(8))
+
     def _place(self, at: Index | int, vector: bool) -> Any:
         place = self.emit.builder.gep(self.pointer, [self.emit.index(at).value])
-        return self.emit.builder.bitcast(place, self.emit.vector.as_pointer()) if vector else place
+        kind = ir.VectorType(self.pointer.type.pointee, LANES)
+        return self.emit.builder.bitcast(place, kind.as_pointer()) if vector else place
 
     def row(self, at: Index | int, length: int = LANES) -> Row:
         """The `length` numbers from place `at` on; a multiple of LANES."""
         at = self.emit.index(at)
         parts = [self.emit.builder.load(self._place(at + i, True)) for i in range(0, length, LANES)]
         for part in parts:
-            part.align = self.emit.align
-        return Row(self.emit, parts)
+            part.align = 1 if self.is_int8 else self.emit.align
+        return Row(self.emit, [self.emit.widened(part) for part in parts] if self.is_int8 else parts)
 
     def spread(self, at: Index | int) -> Row:
         """The number at place `at` in every place of one vector."""
@@ -215,6 +222,11 @@ class Emitter:
     def constant(self, value: float) -> Any:
         return ir.Constant(self.vector, [value] * LANES)
 
+    def widened(self, small: Any) -> Any:
+        """A vector of int8 as a vector of numbers."""
+        whole = self.builder.sext(small, ir.VectorType(ir.IntType(32), LANES))
+        return self.builder.sitofp(whole, self.vector)
+
     def one(self) -> Row:
         return Row(self, [self.constant(1.0)])
 
@@ -253,8 +265,8 @@ def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> 
         kinds = signature.args[0].types
         arrays, integers = (cgutils.unpack_tuple(builder, x) for x in args)
         pointers = [context.make_array(t)(context, builder, value=x).data for t, x in zip(kinds, arrays, strict=True)]
-        double = kinds[0].dtype == types.float64
-        builder.call(_function(builder.module, name, body, len(pointers), len(integers), double), pointers + integers)
+        numbers = [NUMBERS[t.dtype] for t in kinds]
+        builder.call(_function(builder.module, name, body, numbers, len(integers)), pointers + integers)
         return context.get_dummy_value()
 
     def typed(typingctx: Any, arrays: Any, integers: Any) -> Any:
@@ -266,19 +278,18 @@ def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> 
 _count = itertools.count()
 
 
-def _function(module: Any, name: str, body: Callable[..., None], arrays: int, integers: int, double: bool) -> Any:
-    """The LLVM function of a kernel, written into the module when it is first asked for."""
-    number = ir.DoubleType() if double else ir.FloatType()
-    kind = ir.FunctionType(ir.VoidType(), [number.as_pointer()] * arrays + [INTEGER] * integers)
-    name = f"{name}.{number}"
+def _function(module: Any, name: str, body: Callable[..., None], numbers: Sequence[ir.Type], integers: int) -> Any:
+    """The LLVM function of a kernel of arrays of these numbers, written into the module when it is first asked for."""
+    kind = ir.FunctionType(ir.VoidType(), [number.as_pointer() for number in numbers] + [INTEGER] * integers)
+    name = ".".join([name, *map(str, numbers)])
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit = Emitter(builder, double)
-    pointers = [Array(emit, x) for x in function.args[:arrays]]
-    body(emit, pointers, [Index(emit, x) for x in function.args[arrays:]])
+    emit = Emitter(builder, ir.DoubleType() in numbers)
+    pointers = [Array(emit, x) for x in function.args[: len(numbers)]]
+    body(emit, pointers, [Index(emit, x) for x in function.args[len(numbers) :]])
     builder.ret_void()
     return function

@@ -132,6 +132,7 @@ def run_infill(options: argparse.Namespace) -> None:
             options.threads,
             show_progress(check),
             style,
+            options.precision,
         )
         check()
     for path, candidate in zip(paths, candidates, strict=True):
@@ -349,6 +350,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="what runs the model (default: auto)",
     )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    p.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        default="float32",
+        help="of the weights; int8 is faster and nearly the same (default: float32)",
+    )
     p.add_argument(
         "-o", "--output", metavar="out.mid", help="where to write (default: SONG-infill.mid beside the song)"
     )

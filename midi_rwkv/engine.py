@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 BACKENDS = ("auto", "numba", "torch", "triton")
+PRECISIONS = ("float32", "int8")
 
 log = logging.getLogger(__name__)
 
@@ -144,18 +145,25 @@ def make_engine(
     backend: str = "auto",
     threads: int = 1,
     on_choice: Callable[[str], None] = log.info,
+    precision: str = "float32",
 ) -> Engine:
     """An engine over `weights`: RWKV-LM's names, float32 arrays.
 
     backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
         or the model's shape does not suit it.
     threads: cores for prefill, and for steps of several rows. `on_choice` is told which engine was taken and why.
+    precision: of the matrices: "float32", or "int8" with a scale a row, a quarter of the memory; numba and RWKV-7 only.
 
     Raises:
-        ValueError: an unknown backend, weights of another kind, or an explicit backend that cannot run them.
+        ValueError: an unknown backend or precision, weights of another kind, or a choice that cannot run them.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, given {precision!r}")
+    if precision == "int8" and (backend in ("torch", "triton") or is_transformer(weights)):
+        what = backend if backend in ("torch", "triton") else "a Transformer"
+        raise ValueError(f"int8 is for the numba engine and RWKV-7, given {what}; use precision='float32'")
     if is_transformer(weights):
         if backend in ("numba", "triton"):
             raise ValueError(
@@ -177,10 +185,12 @@ def make_engine(
         if not reason:
             from .engine_numba import NumbaEngine
 
-            on_choice("decoding with numba")
-            return NumbaEngine(weights, head_size, threads)
+            on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
+            return NumbaEngine(weights, head_size, threads, precision)
         if backend == "numba":
             raise ValueError(f"the numba engine cannot run here: {reason}; use backend='torch'")
+        if precision == "int8":
+            raise ValueError(f"int8 needs the numba engine, but {reason}; use precision='float32'")
         on_choice(f"decoding with torch: {reason}")
     else:
         on_choice("decoding with torch, as asked")

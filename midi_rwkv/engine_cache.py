@@ -31,13 +31,13 @@ def cache_folder(sources: Sequence[str]) -> Path:
     return Path(base) / f"midi-rwkv-{key.hexdigest()[:16]}"
 
 
-def compiled(signature: Any, sources: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def compiled(signature: Any, sources: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function for one signature, or load it: a decorator. `sources` are all files that it is made from.
 
     Where the folder cannot be written or read, the function is compiled for this process alone.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         before = config.CACHE_DIR
         try:
             folder = cache_folder(sources)

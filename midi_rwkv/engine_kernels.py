@@ -8,38 +8,53 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from numba import types
+
 from .kernels.numba_vectors import LANES, Array, Emitter, Index, Row, vector_kernel
+
+NUMBERS = {"float32": types.float32, "int8": types.int8}  # of a matrix, by the engine's precision
 
 
 @vector_kernel
 def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """out (count, rows) = x (count, cols) times a packed matrix (rows, cols); rows and cols are multiples of 16."""
-    weights, x, out = arrays
-    start, rows, cols, count, x_at, out_at = at
+    """out (count, rows) = x (count, cols) times a packed matrix (rows, cols); rows and cols are multiples of 16.
 
-    def dots(row: Index, first: Index, inputs: int, unroll: int = 1, ahead: bool = False) -> None:
+    Where the matrix is of int8, its rows are to be multiplied by `scales`, and the first four inputs leave what they
+    have converted in `block` (cols, 16) for the others.
+    """
+    matrices, scales, block, x, out = arrays
+    start, scale_at, rows, cols, count, x_at, out_at = at
+    small = matrices.is_int8
+
+    def dots(row: Index, first: Index, inputs: int, unroll: int = 1, later: bool = False, ahead: bool = False) -> None:
         sums = [[emit.sum() for _ in range(unroll)] for _ in range(inputs)]
         with emit.span(cols, unroll) as c:
             for u in range(unroll):
-                place = start + row * cols + (c + u) * LANES
-                if ahead:
-                    weights.prefetch(place + cols * LANES)
-                column = weights.row(place)
+                inside = (c + u) * LANES
+                place = start + row * cols + inside
+                if ahead and not small:
+                    matrices.prefetch(place + cols * LANES)
+                column = block.row(inside) if later and small else matrices.row(place)
+                if small and inputs > 1 and not later:
+                    block.put(inside, column)
                 for n in range(inputs):
                     sums[n][u].add(column * x.spread(x_at + (first + n) * cols + c + u))
         for n in range(inputs):
             total = sums[n][0].row()
             for more in sums[n][1:]:
                 total = total + more.row()
-            out.put(out_at + (first + n) * rows + row, total)
+            out.put(out_at + (first + n) * rows + row, total * scales.row(scale_at + row) if small else total)
 
     fours = count // 4
-    later = emit.maximum(fours, 1) - 1
+    others = emit.maximum(fours, 1) - 1
+    rest = emit.maximum(others, 1) - 1
     with emit.span(rows, LANES) as row:
-        with emit.span(fours - later) as n:
+        with emit.span(fours - others) as n:
             dots(row, n, inputs=4)
-        with emit.span(later) as n:  # this block is in the cache now: meanwhile, fetch the next one
-            dots(row, (n + 1) * 4, inputs=4, ahead=True)
+        with emit.span(others - rest) as n:  # this block is in the cache now: meanwhile, fetch the next one
+            dots(row, n * 4 + 4, inputs=4, later=True, ahead=True)
+        with emit.span(rest) as n:
+            dots(row, n * 4 + 8, inputs=4, later=True)
         with emit.span(count - fours * 4) as n:
             dots(row, fours * 4 + n, inputs=1, unroll=4)
 
@@ -130,15 +145,15 @@ def mix_values(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 @vector_kernel
 def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """What goes into the recurrence, for `count` heads one after another; weights w0, a0, k_k, k_a.
+    """What goes into the recurrence, for `heads` heads from the first on of `count` tokens; weights w0, a0, k_k, k_a.
 
     In place: w becomes the decay, k the key that is stored, a the removal key -kk, and b (written) kk * rate.
     decay = exp(-exp(-softplus(-z) - 0.5)) = exp(-exp(-0.5) * sigmoid(z))
     """
     weights, work = arrays
-    w_at, w, k, a, b, count, size, head_size = at
-    heads = size // head_size
-    with emit.span(count) as n, emit.span(heads) as head:
+    w_at, w, k, a, b, count, size, head_size, first_head, heads = at
+    with emit.span(count) as n, emit.span(heads) as more:
+        head = first_head + more
         squares = emit.sum()
         with emit.span(head_size, LANES) as i:
             here = head * head_size + i
@@ -159,15 +174,15 @@ def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 
 def recurrence(width: int) -> Any:
-    """kernels/wkv7_reference.py for all heads, `width` value channels at a time."""
+    """kernels/wkv7_reference.py for `heads` heads from the first on, `width` value channels at a time."""
 
     @vector_kernel
     def kernel(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
         wkv, work = arrays
-        state_at, r, w, k, v, a, b, y, batch, steps, size, head_size = at
-        heads = size // head_size
-        with emit.span(batch) as row, emit.span(heads) as head, emit.span(head_size, width) as column:
-            state = state_at + (row * heads + head) * head_size * head_size + column
+        state_at, r, w, k, v, a, b, y, batch, steps, size, head_size, first_head, heads = at
+        with emit.span(batch) as row, emit.span(heads) as more, emit.span(head_size, width) as column:
+            head = first_head + more
+            state = state_at + (row * size + head * head_size) * head_size + column
             first = row * steps * size + head * head_size
             found = emit.sum(width)  # a^T S for the coming token
             with emit.span(head_size) as i:
@@ -194,11 +209,11 @@ recurrence_64, recurrence_16 = recurrence(64), recurrence(16)
 
 @vector_kernel
 def finish(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """(group norm of y + bonus) * gate, in place of y; weights r_k, ln_x's scale, ln_x's bias."""
+    """(group norm of y + bonus) * gate, in place of y, for some heads; weights r_k, ln_x's scale, its bias."""
     weights, work = arrays
-    w_at, r, k, v, g, y, count, size, head_size = at
-    heads = size // head_size
-    with emit.span(count) as n, emit.span(heads) as head:
+    w_at, r, k, v, g, y, count, size, head_size, first_head, heads = at
+    with emit.span(count) as n, emit.span(heads) as more:
+        head = first_head + more
         total, squares, bonus = emit.sum(), emit.sum(), emit.sum()
         first = n * size + head * head_size
         with emit.span(head_size, LANES) as i:

@@ -1,19 +1,21 @@
-"""The weights as the numba engine reads them: one array, in the order in which a token needs them.
+"""The weights as the numba engine reads them: vectors in one array, matrices in another, as a token needs them.
 
 A matrix (rows, cols) lies in blocks of 16 rows, a block column by column, rows and columns filled up to multiples of
-16 with zeros. An adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance;
-x_w, w1, w2; x_k, key; x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a;
-r_k, ln_x; output; ln2; ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, head.
-ln0 is worked into the embedding.
+16 with zeros. In int8 a row is whole numbers from -127 to 127 times a scale of its own; vectors are always float32. An
+adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance; x_w, w1, w2; x_k, key;
+x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a; r_k, ln_x; output; ln2; ffn.x_k,
+ffn.key, ffn.value. After the last layer: ln_out, head. ln0 is worked into the embedding.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Floats = NDArray[np.float32]
 BLOCK = 16
@@ -22,31 +24,48 @@ BLOCK = 16
 @dataclass(frozen=True)
 class PackedModel:
     embedding: Floats  # (V * C,), ln0 applied
-    weights: Floats
-    starts: NDArray[np.int64]  # where each layer begins, and what follows the last
+    vectors: Floats
+    matrices: Floats | NDArray[np.int8]
+    scales: Floats  # one for each row of the matrices; none where they are float32
+    starts: NDArray[np.int64]  # (L + 1, 3): where in these three each layer begins, and what follows the last
     ranks: tuple[int, int, int, int]  # of w, v, a, g, padded
     vocabulary: int  # padded
 
+    @property
+    def nbytes(self) -> int:
+        """What a token reads."""
+        return self.vectors.nbytes + self.matrices.nbytes + self.scales.nbytes
 
-def pack(weights: Mapping[str, Floats], n_layer: int) -> PackedModel:
-    """The weights of RWKV-LM's names, packed; no second copy of them is made on the way."""
-    starts: list[int] = []
-    pieces: list[Piece] = []
-    for layer in range(n_layer):
-        starts.append(sum(piece.size for piece in pieces))
-        pieces += _layer(weights, f"blocks.{layer}.", layer > 0)
-    starts.append(sum(piece.size for piece in pieces))
-    pieces += [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], True)]
-    packed = aligned(sum(piece.size for piece in pieces))
-    at = 0
-    for piece in pieces:
-        piece.write(packed[at : at + piece.size])
-        at += piece.size
+
+def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32") -> PackedModel:
+    """The weights of RWKV-LM's names, packed; no second copy of them is made on the way. precision: of matrices."""
+    small = precision == "int8"
+    parts = [_layer(weights, f"blocks.{layer}.", layer > 0) for layer in range(n_layer)]
+    parts.append([Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], True)])
+    sizes = np.array([np.sum([piece.sizes for piece in part], 0) for part in parts])
+    ends = sizes.cumsum(0)
+    vectors, rows = aligned(ends[-1, 0]), ends[-1, 2] if small else 0
+    matrices = aligned(ends[-1, 1], np.int8 if small else np.float32)
+    scales = aligned(rows)
+    at = np.zeros(3, np.int64)
+    for piece in itertools.chain(*parts):
+        vector, matrix, scale = (
+            x[i : i + n] for x, i, n in zip((vectors, matrices, scales), at, piece.sizes, strict=True)
+        )
+        if not piece.is_matrix:
+            vector[:] = piece.values.reshape(-1)
+        elif small:
+            whole, scale[:] = quantised(piece.padded())
+            into_blocks(whole, matrix)
+        else:
+            into_blocks(piece.padded(), matrix)
+        at += piece.sizes
     last = f"blocks.{n_layer - 1}.att."
     rank_w, rank_a, rank_g = (_padded(weights[f"{last}{x}1"].shape[1]) for x in "wag")
     rank_v = _padded(weights[f"{last}v1"].shape[1]) if n_layer > 1 else 0
     vocabulary = _padded(len(weights["head.weight"]))
-    return PackedModel(_embedding(weights), packed, np.array(starts), (rank_w, rank_v, rank_a, rank_g), vocabulary)
+    ranks = (rank_w, rank_v, rank_a, rank_g)
+    return PackedModel(_embedding(weights), vectors, matrices, scales, ends - sizes, ranks, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -57,22 +76,31 @@ class Piece:
     is_matrix: bool = False
 
     @property
-    def size(self) -> int:
-        if self.is_matrix:
-            return _padded(self.values.shape[0]) * _padded(self.values.shape[1])
-        return self.values.size
-
-    def write(self, out: Floats) -> None:
-        """Write the piece, packed, into `size` numbers."""
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers in a vector; numbers and rows in a matrix, padded."""
         if not self.is_matrix:
-            out[:] = self.values.reshape(-1)
-            return
+            return self.values.size, 0, 0
+        rows, cols = map(_padded, self.values.shape)
+        return 0, rows * cols, rows
+
+    def padded(self) -> Floats:
         rows, cols = self.values.shape
-        matrix = self.values
-        if rows % BLOCK or cols % BLOCK:
-            matrix = np.zeros((_padded(rows), _padded(cols)), np.float32)
-            matrix[:rows, :cols] = self.values
-        out.reshape(-1, matrix.shape[1], BLOCK)[:] = matrix.reshape(-1, BLOCK, matrix.shape[1]).transpose(0, 2, 1)
+        if rows % BLOCK == 0 and cols % BLOCK == 0:
+            return self.values
+        matrix = np.zeros((_padded(rows), _padded(cols)), np.float32)
+        matrix[:rows, :cols] = self.values
+        return matrix
+
+
+def quantised(matrix: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """(rows, cols) -> whole numbers from -127 to 127, and the scales (rows,) that they are to be multiplied by."""
+    scales = (np.abs(matrix).max(1) / 127).astype(np.float32)
+    whole = np.rint(matrix / np.where(scales > 0, scales, 1)[:, None])
+    return np.clip(whole, -127, 127).astype(np.int8), scales
+
+
+def into_blocks(matrix: NDArray[Any], out: NDArray[Any]) -> None:
+    out.reshape(-1, matrix.shape[1], BLOCK)[:] = matrix.reshape(-1, BLOCK, matrix.shape[1]).transpose(0, 2, 1)
 
 
 def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> list[Piece]:
@@ -109,10 +137,11 @@ def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> lis
     ]
 
 
-def aligned(count: int) -> Floats:
+def aligned(count: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """Uninitialised memory for so many numbers that begins at a multiple of 64 bytes, one line of the cache."""
-    memory = np.empty(count + BLOCK, np.float32)
-    skip = -memory.ctypes.data // 4 % BLOCK
+    size = np.dtype(dtype).itemsize
+    memory = np.empty(count + 64 // size, dtype)
+    skip = -memory.ctypes.data // size % (64 // size)
     return memory[skip : skip + count]
 
 

@@ -57,6 +57,7 @@ class Infiller:
         threads: int = 1,
         engine: Engine | None = None,
         style: Style | None = None,
+        precision: str = "float32",
     ):
         """engine: instead of the one made from the checkpoint's weights, over the same ids. style: see `find_style`."""
         if checkpoint.prompt != "bars":
@@ -67,7 +68,7 @@ class Infiller:
         self.tokenizer = checkpoint.tokenizer
         self.tokens = PromptTokens(self.tokenizer)
         self.engine = engine or make_engine(
-            checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads
+            checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
         )
         self.style = style or Style("none")
         self._tables: dict[bool, GrammarTables] = {}
@@ -252,18 +253,19 @@ def infill(
     threads: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
     style: Style | str | None = None,
+    precision: str = "float32",
 ) -> list[Candidate]:
     """Write the cells of a region anew, `candidates` times.
 
     checkpoint: the one that ships where None. style: what `find_style` gives, or its text: a name, a path, or a blend
     such as "mine:0.7,bach:0.3". context_bars: read at most so many bars on each side (None: as many as
-    the model was trained to read). backend: see `make_engine`. on_progress is called after each cell. The same
-    arguments and seed give the same notes. Raises ValueError on a region outside the score. To fill more than once,
-    keep an `Infiller`.
+    the model was trained to read). backend, threads, precision: see `make_engine`. on_progress is called after each
+    cell. The same arguments and seed give the same notes. Raises ValueError on a region outside the score. To fill more
+    than once, keep an `Infiller`.
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style
-    infiller = Infiller(checkpoint, backend, threads, style=found)
+    infiller = Infiller(checkpoint, backend, threads, style=found, precision=precision)
     return infiller(score, region, sampling, candidates, seed, context_bars, on_progress)
 
 

@@ -1,11 +1,11 @@
-"""Decoding speed, as ratios in one run: ours, PyTorch written naively and with care, and the memory bandwidth floor.
+"""Decoding speed, as ratios in one run: ours (float32, int8; one, two threads), PyTorch, the bandwidth floor.
 
-    python scripts/benchmark_decode.py [--shape small|base|both] [--rounds 9] [--threads 1]
+    python scripts/benchmark_decode.py [--shape small|base|both] [--rounds 9] [--only-ours]
 
 Every contender works in turn, a burst of steps each, over several rounds, and the medians are compared, so that
 whatever else the machine does meets all of them. Weights are random: speed does not depend on them. The floor of a
-step is its weights' bytes over the fastest forward reading of as many bytes that this core does in the same run;
-a small model may fit the last-level cache, so the same is shown for a buffer that cannot.
+step is its weights' bytes over the fastest forward reading of as many bytes by as many threads in the same run;
+a small model may fit the last-level cache, so the same is shown for a buffer that cannot. PyTorch runs on one thread.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -127,8 +129,8 @@ def compiled_step(weights: Weights) -> Callable[[], object]:
     return step
 
 
-def stream(size: int) -> Callable[[], object]:
-    """Read `size` bytes once, forwards."""
+def stream(size: int, threads: int = 1) -> Callable[[], object]:
+    """Read `size` bytes once, forwards; each of two threads its half."""
     from numba import njit
 
     from midi_rwkv.engine_pack import aligned
@@ -144,11 +146,21 @@ def stream(size: int) -> Callable[[], object]:
         for n, total in enumerate(sums):
             out.put(16 * n, total.row())
 
-    run = njit(lambda data, out, count: read((data, out), (count,)))
-    data, out = aligned(size // 512 * 128), np.empty(128, np.float32)
+    run = njit(lambda data, out, count: read((data, out), (count,)), nogil=True)
+    data = aligned(size // 1024 * 256)
     data[:] = 1
-    run(data, out, 0)
-    return lambda: run(data, out, len(data))
+    parts = [(half, np.empty(128, np.float32), len(half)) for half in np.split(data, threads)]
+    run(parts[0][0], parts[0][1], 0)
+    if threads == 1:
+        return lambda: run(*parts[0])
+    other = ThreadPoolExecutor(1)
+
+    def both() -> None:
+        future = other.submit(run, *parts[1])
+        run(*parts[0])
+        future.result()
+
+    return both
 
 
 def burst(work: Callable[[], object], seconds: float) -> float:
@@ -169,56 +181,87 @@ def measure(contenders: Mapping[str, Callable[[], object]], rounds: int, seconds
     return times
 
 
-def benchmark(title: str, weights: Weights, threads: int, rounds: int, seconds: float) -> None:
-    from midi_rwkv.engine import make_engine
+def our_contenders(weights: Weights, prompt: np.ndarray) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
+    """Steps of one row and of eight, and prefill, in each precision on one and two threads; bytes a token reads."""
     from midi_rwkv.engine_numba import NumbaEngine
 
-    ours, careful = NumbaEngine(weights, 64, threads), make_engine(weights, backend="torch", threads=threads)
-    weight_bytes = ours.packed.weights.nbytes
-    prompt = np.arange(512) % ours.vocab_size
-    states = {(e, b): e.new_state(b) for e in (ours, careful) for b in (1, 8)}
+    contenders: dict[str, Callable[[], object]] = {}
+    size = {}
+    for precision in ("float32", "int8"):
+        for threads in (1, 2):
+            engine = NumbaEngine(weights, 64, threads, precision)
+            size[precision] = engine.packed.nbytes
+            one, eight = engine.new_state(), engine.new_state(8)
+            name = f"{precision}, {threads} thread{'s' * (threads > 1)}"
+            contenders |= {
+                f"stream as many bytes: {name}": stream(engine.packed.nbytes, threads),
+                name: partial(engine.step, [7], one),
+                f"{name}, 8 rows": partial(engine.step, [7] * 8, eight),
+                f"{name}, prefill": partial(engine.prefill, prompt, one),
+            }
+    return contenders, size
+
+
+def torch_contenders(weights: Weights, prompt: np.ndarray) -> dict[str, Callable[[], object]]:
+    from midi_rwkv.engine import make_engine
+
+    careful = make_engine(weights, backend="torch")
+    one, eight = careful.new_state(), careful.new_state(8)
     contenders: dict[str, Callable[[], object]] = {
-        "stream, as many bytes": stream(weight_bytes),
-        "ours": lambda: ours.step([7], states[ours, 1]),
-        "PyTorch, with care": lambda: careful.step([7], states[careful, 1]),
+        "PyTorch, with care": lambda: careful.step([7], one),
         "PyTorch, naive": naive_step(weights),
-        "ours, 8 rows": lambda: ours.step([7] * 8, states[ours, 8]),
-        "PyTorch, with care, 8 rows": lambda: careful.step([7] * 8, states[careful, 8]),
-        "ours, prefill of 512": lambda: ours.prefill(prompt, states[ours, 1]),
-        "PyTorch, prefill of 512": lambda: careful.prefill(prompt, states[careful, 1]),
+        "PyTorch, with care, 8 rows": lambda: careful.step([7] * 8, eight),
+        "PyTorch, prefill": lambda: careful.prefill(prompt, one),
     }
     try:
         contenders["PyTorch, torch.compile"] = compiled_step(weights)
     except Exception as error:  # torch raises many kinds where it finds no compiler
         print(f"torch.compile left out: {str(error).splitlines()[0]}")
+    return contenders
+
+
+def benchmark(title: str, weights: Weights, rounds: int, seconds: float, only_ours: bool) -> None:
+    prompt = np.arange(512) % len(weights["head.weight"])
+    contenders, size = our_contenders(weights, prompt)
     large = 256 << 20
-    contenders["stream, 256 MiB"] = stream(large)
-
+    contenders |= {"stream 256 MiB": stream(large), "stream 256 MiB on 2 threads": stream(large, 2)}
+    if not only_ours:
+        contenders |= torch_contenders(weights, prompt)
     times = measure(contenders, rounds, seconds)
-    middle = {name: statistics.median(x) for name, x in times.items()}
-    tokens = {name: 8 if "8 rows" in name else 512 if "prefill" in name else 1 for name in times}
-    print(f"\n{title}: {weight_bytes / 1e6:.1f} MB of weights a token, {threads} thread(s), float32, {rounds} rounds")
-    print(f"{'':28}{'ms a call':>10}{'tokens/s':>10}{'times naive':>12}{'with care':>10}{'share of floor':>15}")
-    for name, seconds_a_call in middle.items():
-        each = seconds_a_call / tokens[name]
+
+    def ratio(slow: str, fast: str) -> float:
+        """How many times faster, by calls: the median over the rounds."""
+        return statistics.median(b / a for a, b in zip(times[fast], times[slow], strict=True))
+
+    sizes = ", ".join(f"{precision} {n / 1e6:.1f} MB" for precision, n in size.items())
+    print(f"\n{title}: a token reads {sizes}; medians of {rounds} rounds")
+    print(f"{'':42}{'ms a call':>10}{'fastest':>9}{'tokens/s':>10}{'share of floor':>15}")
+    for name, own in times.items():
+        middle = statistics.median(own)
+        line = f"{name:42}{middle * 1e3:10.3f}{min(own) * 1e3:9.3f}"
         if name.startswith("stream"):
-            size = large if "256" in name else weight_bytes
-            print(f"{name:28}{seconds_a_call * 1e3:10.3f}{size / seconds_a_call / 1e9:10.1f} GB/s")
+            count = large if "256" in name else size["int8" if "int8" in name else "float32"]
+            print(f"{line}{count / middle / 1e9:10.1f} GB/s")
             continue
-
-        def ratio(other: str, each: float = each, name: str = name) -> float:
-            return statistics.median(b * tokens[name] / a for a, b in zip(times[name], times[other], strict=True))
-
-        share = f"{ratio('stream, as many bytes'):15.2f}" if tokens[name] == 1 else ""
-        line = f"{name:28}{seconds_a_call * 1e3:10.3f}{1 / each:10.0f}"
-        print(f"{line}{ratio('PyTorch, naive'):12.2f}{ratio('PyTorch, with care'):10.2f}{share}")
-    decode = middle["ours"]
-    print(f"ours: prefill {decode * 512 / middle['ours, prefill of 512']:.1f} x the decode rate, ", end="")
-    print(f"8 rows {decode * 8 / middle['ours, 8 rows']:.1f} x the single rate; ", end="")
-    if "PyTorch, torch.compile" in middle:
-        print(f"{middle['PyTorch, torch.compile'] / decode:.2f} x torch.compile; ", end="")
-    floor = large / middle["stream, 256 MiB"]
-    print(f"{weight_bytes / floor / decode:.2f} of the floor if the weights lay in main memory")
+        tokens = 8 if "8 rows" in name else len(prompt) if "prefill" in name else 1
+        floor = f"stream as many bytes: {name}"
+        print(f"{line}{tokens / middle:10.0f}" + (f"{ratio(floor, name):15.2f}" if floor in times else ""))
+    one = {precision: f"{precision}, 1 thread" for precision in size}
+    two = {precision: f"{precision}, 2 threads" for precision in size}
+    for which in ("", ", 8 rows", ", prefill"):
+        what = which.strip(", ") or "1 row"
+        print(f"{what}: int8 {ratio(one['float32'] + which, one['int8'] + which):.2f} x float32", end="")
+        for precision in size:
+            print(f"; 2 threads {ratio(one[precision] + which, two[precision] + which):.2f} x 1 in {precision}", end="")
+        print()
+    for threads in (one, two):
+        for name in threads.values():
+            eight, read = 8 * ratio(name, f"{name}, 8 rows"), len(prompt) * ratio(name, f"{name}, prefill")
+            print(f"{name}: 8 rows {eight:.2f} x the single rate, prefill {read:.1f} x", end="")
+            print("" if only_ours else f"; 1 row {ratio('PyTorch, with care', name):.1f} x careful PyTorch, ", end="")
+            print("" if only_ours else f"{ratio('PyTorch, naive', name):.1f} x naive", end="")
+            compiled = "PyTorch, torch.compile"
+            print(f", {ratio(compiled, name):.1f} x torch.compile" if compiled in times else "")
 
 
 SHAPES = {
@@ -231,14 +274,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=9, help="how often every contender has its turn (default 9)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each turn (default 0.3)")
-    parser.add_argument("--threads", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each turn (default 0.2)")
+    parser.add_argument("--only-ours", action="store_true", help="leave PyTorch out")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.environ["OMP_NUM_THREADS"] = "1"
     print(f"load of the machine before: {', '.join(f'{x:.1f}' for x in os.getloadavg())}")
     for shape in SHAPES if args.shape == "both" else [args.shape]:
         title, sizes = SHAPES[shape]
-        benchmark(title, random_weights(*sizes), args.threads, args.rounds, args.seconds)
+        benchmark(title, random_weights(*sizes), args.rounds, args.seconds, args.only_ours)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from midi_rwkv.engine import Engine, State, make_engine
+from midi_rwkv.engine_numba import NumbaEngine
+from midi_rwkv.engine_pack import quantised
+from midi_rwkv.engine_pair import CYCLES, TRIAL, Pace
 
 VOCABULARY = 90  # not a multiple of 16
 
@@ -240,6 +244,126 @@ def test_extreme_activations_stay_finite():
         assert relative_error(engine.step([4], state)[0], definition.step(4)) < 1e-5
 
 
+def rounded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights that int8 stands for: matrices rounded row by row, as they are applied to a column."""
+    result = dict(weights)
+    for name, x in weights.items():
+        adapter = name.split(".")[-1] in ("w1", "w2", "v1", "v2", "a1", "a2", "g1", "g2")
+        if adapter or (x.ndim == 2 and name.endswith(".weight") and name != "emb.weight"):
+            whole, scales = quantised(x.T if adapter else x)
+            result[name] = whole.T * scales if adapter else whole * scales[:, None]
+    return result
+
+
+ROUNDED = rounded(WEIGHTS)
+
+
+def test_quantised_is_within_half_a_step():
+    rng = np.random.default_rng(2)
+    matrix = (rng.normal(size=(40, 64)) * rng.exponential(size=(40, 1))).astype(np.float32)
+    matrix[3] = 0
+    whole, scales = quantised(matrix)
+    assert (whole.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (40,))
+    assert (np.abs(whole).max(1) == np.where(np.arange(40) == 3, 0, 127)).all()
+    assert (np.abs(whole * scales[:, None] - matrix).max(1) <= 0.5001 * scales).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3, 4, 8])
+def test_int8_is_the_definition_of_the_rounded_weights(batch: int, threads: int):
+    """A prompt, then steps: every way through the int8 products, of one, four and more inputs."""
+    engine = make_engine(WEIGHTS, threads=threads, precision="int8")
+    prompt, columns = random_tokens(150), random_tokens(3 * batch).reshape(3, batch)
+    state = engine.new_state(batch)
+    engine.prefill(prompt, state)
+    for column in columns:
+        logits = engine.step(column, state)
+    for row in {0, batch - 1}:
+        definition = Definition(ROUNDED, 64)
+        for token in [*prompt, *columns[:, row]]:
+            expected = definition.step(token)
+        assert relative_error(logits[row], expected) < 1e-5
+        assert_state(state, definition, row)
+
+
+def test_int8_of_other_shapes():
+    weights = random_weights(3, 384, 48, seed=4)
+    definition, engine = Definition(rounded(weights), 48), make_engine(weights, 48, precision="int8")
+    stepped, read, tokens = engine.new_state(), engine.new_state(), random_tokens(12)
+    for token in tokens:
+        expected, logits = definition.step(token), engine.step([token], stepped)
+    assert relative_error(logits[0], expected) < 1e-5
+    assert relative_error(engine.prefill(tokens, read)[0], expected) < 1e-5
+    assert_state(read, definition)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision must be one of float32, int8, given 'int4'"),
+        ({"precision": "int8", "backend": "torch"}, "given torch; use precision='float32'"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_engine(WEIGHTS, **options)
+
+
+def test_int8_without_numba_is_refused(monkeypatch):
+    monkeypatch.setattr("midi_rwkv.engine.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="numba is not installed; use precision='float32'"):
+        make_engine(WEIGHTS, precision="int8")
+
+
+class Follower:
+    """In place of the second thread: comes never, before the leader (and leaves, out of patience), or a token late."""
+
+    def __init__(self, when: str) -> None:
+        self.when, self.jobs = when, []
+
+    def submit(self, run, token, begin, patience) -> Future:
+        self.jobs.append(lambda: run(token, begin, 10))
+        if self.when == "first":
+            self.jobs.pop()()
+        if self.when == "late" and len(self.jobs) > 1:
+            self.jobs.pop(0)()
+        over: Future = Future()
+        over.set_result(-1)
+        return over
+
+
+@pytest.mark.parametrize("when", ["really", "never", "first", "late"])
+@pytest.mark.parametrize(("precision", "head_size"), [("float32", 64), ("int8", 64), ("float32", 16)])
+def test_one_row_on_two_threads_is_the_same_numbers(when: str, precision: str, head_size: int):
+    weights = random_weights(3, 192, head_size)
+    one, two = (NumbaEngine(weights, head_size, threads, precision) for threads in (1, 2))
+    if when != "really":
+        two.other = Follower(when)
+    states = [one.new_state(), two.new_state()]
+    for i, token in enumerate(random_tokens(400)):
+        np.testing.assert_array_equal(one.step([token], states[0]), two.step([token], states[1]))
+        if i % 50 == 49:  # go on from a copy
+            states = [state.copy() for state in states]
+    for name in ("att_shift", "ffn_shift", "wkv"):
+        np.testing.assert_array_equal(*(getattr(state, name) for state in states))
+
+
+def test_the_quicker_number_of_threads_is_used_and_both_are_tried_again():
+    def used(seconds: dict[bool, float], steps: int) -> int:
+        together = 0
+        for _ in range(steps):
+            together += pace.together
+            pace.note(seconds[pace.together])
+        return together
+
+    pace, (shortest, longest) = Pace(), CYCLES
+    assert used({True: 1.0, False: 2.0}, shortest) == shortest - TRIAL
+    assert used({True: 2.0, False: 1.0}, 2 * shortest) == TRIAL
+    assert used({True: 2.0, False: 1.0}, 4 * shortest) == TRIAL
+    assert used({True: 2.0, False: 1.0}, 10 * longest) < 20 * TRIAL
+    assert used({True: 1.0, False: 2.0}, 2 * longest) > longest - TRIAL
+
+
 def test_auto_takes_numba_and_says_so(monkeypatch):
     said: list[str] = []
     assert make_engine(WEIGHTS, on_choice=said.append).name == "numba"
@@ -269,7 +393,7 @@ def test_unsuitable_weights_are_refused():
 PROGRAM = """
 import sys
 from midi_rwkv import engine_numba
-print(len(engine_numba.advance._cache_hits), "torch" in sys.modules)
+print(len(engine_numba.advance("float32")._cache_hits), "torch" in sys.modules)
 """
 
 

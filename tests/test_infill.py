@@ -54,6 +54,18 @@ def test_the_hidden_notes_do_not_matter(infiller, score):
     assert infiller(score, region, seed=4)[0].fills == infiller(other, region, seed=4)[0].fills
 
 
+def test_threads_and_precision(checkpoint_folder, score):
+    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
+    one, two, rounded = (
+        infill(score, region, checkpoint, seed=4, threads=threads, precision=precision)[0].fills
+        for threads, precision in ((1, "float32"), (2, "float32"), (1, "int8"))
+    )
+    assert one == two
+    assert rounded[0]
+    with pytest.raises(ValueError, match="precision must be one of float32, int8"):
+        infill(score, region, checkpoint, precision="int4")
+
+
 def test_the_context_does_matter(infiller, score):
     region = Region.rectangle([0], [(4, 6)])
     moved = score.with_notes(1, [n._replace(pitch=n.pitch + 5) for n in score.tracks[1].notes])

@@ -200,6 +200,8 @@ def test_make_engine_tells_a_transformer_by_its_weights(model, engine):
     assert said == ["decoding a Transformer with torch"]
     with pytest.raises(ValueError, match=r"runs RWKV-7 only.*use backend='torch'"):
         make_engine(weights, 16, "numba")
+    with pytest.raises(ValueError, match=r"given a Transformer; use precision='float32'"):
+        make_engine(weights, 16, precision="int8")
     with pytest.raises(ValueError, match="no initial state to tune"):
         engine.new_state(1, np.zeros((3, 3, 16, 16), np.float32))
     with pytest.raises(ValueError, match="0-89, given 90"):
