@@ -33,6 +33,7 @@ class Variant:
     train: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     shards: str = ""  # put after SHARDS
+    hybrid: bool = False  # one layer of sliding-window attention (hybrid_model.py)
 
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
@@ -69,7 +70,11 @@ def groups(shards: Path) -> dict[str, list[Variant]]:
             Variant("14 x 192", model={"n_layer": 14, "n_embd": 192}),
             Variant("8 x 256, heads of 32", model={"head_size": 32}),
         ],
-        "arch": [Variant("rwkv7"), Variant("transformer", model={"arch": "transformer"})],
+        "arch": [
+            Variant("rwkv7"),
+            Variant("transformer", model={"arch": "transformer"}),
+            Variant("rwkv7, one layer of window attention", hybrid=True),
+        ],
         "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (1024, 2048, 8192, 16384))],
     }
 
@@ -79,12 +84,18 @@ AT_EQUAL_TIME = ("shape", "arch", "bpe")
 
 def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     """A trainer, new or going on, of one variant."""
-    from midi_rwkv.config import ModelConfig
-    from midi_rwkv.train import Trainer
+    from hybrid_model import HybridRWKV7
 
-    return Trainer(
-        Path(f"{shards}{variant.shards}"), run, ModelConfig(**variant.model), replace(config, **variant.train)
-    )
+    from midi_rwkv import train
+    from midi_rwkv.config import ModelConfig
+
+    usual = train.make_model
+    train.make_model = HybridRWKV7 if variant.hybrid else usual  # type: ignore[assignment]
+    try:
+        own = Path(f"{shards}{variant.shards}")
+        return train.Trainer(own, run, ModelConfig(**variant.model), replace(config, **variant.train))
+    finally:
+        train.make_model = usual
 
 
 def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: Any) -> list[float]:

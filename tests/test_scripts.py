@@ -70,7 +70,7 @@ def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
     tiny = {"n_layer": 1, "n_embd": 64}
     variants = [
         experiments.Variant("bars", model=tiny),
-        experiments.Variant("tracks", {"order": "tracks", "sections": "one"}, tiny),
+        experiments.Variant("tracks", {"order": "tracks", "sections": "one"}, tiny, hybrid=True),
     ]
     experiments.groups = lambda shards: {"order": variants}
     for _ in range(2):  # the second finds everything done
@@ -84,6 +84,36 @@ def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
         assert record["notes"] >= record["literal_notes"] > 0
     assert "| tracks | 4,096 |" in experiments.table(tmp_path)
     assert all(0 < s < 1 for s in experiments.step_seconds(variants, shards, tmp_path, script_config()))
+
+
+def test_window_attention_sees_the_window_of_its_own_sample(script):
+    import torch
+
+    from midi_rwkv.config import ModelConfig
+
+    hybrid = script("hybrid_model")
+    torch.manual_seed(0)
+    attend = hybrid.WindowAttention(ModelConfig(n_embd=32, head_size=16), 4)
+    torch.nn.init.normal_(attend.attention.output.weight)
+    x = torch.randn(1, 12, 32)
+    starts = torch.zeros(1, 12, dtype=torch.bool)
+    starts[0, [0, 7]] = True
+
+    def seen(at: int) -> list[int]:
+        """Which tokens change what stands at `at`."""
+        found = []
+        for i in range(12):
+            other = x.clone()
+            other[0, i] += 1.0
+            outputs = [attend(y, None, None, None, "auto", hybrid.Packing.of(starts))[0][0, at] for y in (x, other)]
+            if not torch.allclose(*outputs, atol=1e-6):
+                found.append(i)
+        return found
+
+    assert seen(5) == [2, 3, 4, 5]
+    assert seen(8) == [7, 8]
+    first = attend(x[:, 7:], None, None, None, "auto")[0]
+    torch.testing.assert_close(attend(x, None, None, None, "auto", hybrid.Packing.of(starts))[0][:, 7:], first)
 
 
 def script_config():
