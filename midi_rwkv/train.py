@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import threading
 import time
@@ -60,15 +61,16 @@ class Trainer:
     ):
         """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
 
-        workers: processes that make rows ahead of time; None: 4 for a GPU, none for a CPU. rows_at_once: rows that one
-        forward pass takes, where a step's share does not fit the memory; 0: all.
+        workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
+        that one forward pass takes, where a step's share does not fit the memory; 0: all.
         """
         self.run_folder, self.config = run, config
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
         self.rows = TrainingRows(shards, self.tokenizer, config.seq_len, config.seed, config.source_weights or None)
         self.group: Group = join(device)
         self.device = self.group.device
-        self.workers = (4 if self.device.type == "cuda" else 0) if workers is None else workers
+        cores = (os.cpu_count() or 1) // self.group.size
+        self.workers = (min(8, max(1, cores)) if self.device.type == "cuda" else 0) if workers is None else workers
         self.rows_at_once = rows_at_once
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
@@ -293,10 +295,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    parser.add_argument("--workers", type=int, help="processes that make rows (default: 4 for a GPU, 0 for a CPU)")
+    parser.add_argument("--workers", type=int, help="processes that make rows (default: up to 8 on a GPU, else 0)")
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
     parser.add_argument("--float32", action="store_true", help="no bf16")
+    parser.add_argument(
+        "--source-weights",
+        default="",
+        metavar="A=1,B=0.5",
+        help="how often each source is drawn; sources not named are left out (default: see docs/training.md)",
+    )
     defaults = TrainConfig()
     for name, text in {
         "seq_len": "ids in a row",
@@ -320,6 +328,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_weights(text: str) -> dict[str, float]:
+    """`games=1,pop909=0.5` -> weights by source."""
+    weights = {}
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        source, _, weight = part.partition("=")
+        try:
+            weights[source] = float(weight)
+        except ValueError:
+            raise ValueError(f"--source-weights must be like games=1,pop909=0.5, got {part!r}") from None
+        if not weights[source] > 0:
+            raise ValueError(f"--source-weights must be above 0, got {part!r}; leave the source out")
+    return weights
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """`midi-rwkv train SHARDS RUN`"""
     options = vars(build_parser().parse_args(arguments))
@@ -337,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arch=arch, **{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape}
     )
     options["bf16"] = not options.pop("float32")
+    options["source_weights"] = parse_weights(options["source_weights"])
     Trainer(shards, run, model_config, replace(TrainConfig(), **options), start=start, **machine).run()
 
 

@@ -92,14 +92,13 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path
 
 
 def test_the_command_trains_a_transformer(shards, tmp_path):
-    options = [
-        *TINY,
-        *["--arch", "transformer", "--batch-size", "1", "--total-tokens", "512", "--average", "ema", "--ema", "0.5"],
-    ]
+    options = [*TINY, "--arch", "transformer", "--batch-size", "1", "--total-tokens", "512"]
+    options += ["--average", "ema", "--ema", "0.5", "--source-weights", "a=1,games=0.5"]
     assert main(["train", str(shards), str(tmp_path / "run"), *options]) == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert (checkpoint.config.arch, checkpoint.config.n_layer) == ("transformer", 1)
     assert (checkpoint.training["tokens_seen"], checkpoint.training["bf16"]) == (512, False)
+    assert checkpoint.training["source_weights"] == {"a": 1.0, "games": 0.5}
     assert load_checkpoint(tmp_path / "run" / "checkpoint-average").training["average"] == "ema"
 
 
@@ -110,6 +109,9 @@ def test_the_command_trains_a_transformer(shards, tmp_path):
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--optimizer", "sgd"], "optimizer must be muon or adamw"),
         (["--n-embd", "100"], "n_embd must be a multiple"),
+        (["--source-weights", "a"], "--source-weights must be like games=1,pop909=0.5, got 'a'"),
+        (["--source-weights", "a=0"], "must be above 0"),
+        (["--source-weights", "z=1"], "no shard for z"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(options, message, shards, tmp_path, capsys):
