@@ -34,6 +34,7 @@ from .corpus import Shard
 from .dataset import TrainingRows, to_batches, validation_samples
 from .losses import fill_nats, music_nats
 from .model import make_model
+from .muon import has_fast_bf16
 from .tokenizer import Tokenizer
 from .train_files import Curve, read_state, write_state
 from .train_loader import Batch, Loader
@@ -149,8 +150,9 @@ class Trainer:
         save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training)
 
     def autocast(self) -> Any:
-        """bf16 for the matrix products where asked for; a CPU must have instructions for it to be quick."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
+        """bf16 for the matrix products where asked for, and where the machine is quick at it."""
+        quick = self.config.bf16 and has_fast_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
 
     def evaluate(self, model: Any = None, kind: str = "valid") -> float:
         """Nats per note on the fixed validation fills, mean over the sources; logged as `kind`. Every process takes
@@ -298,7 +300,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes that make rows (default: up to 8 on a GPU, else 0)")
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
-    parser.add_argument("--float32", action="store_true", help="no bf16")
+    parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
     parser.add_argument(
         "--source-weights",
         default="",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from midi_rwkv.cli import main
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.dataset import TrainingRows
 from midi_rwkv.files import whole_file
+from midi_rwkv.muon import Muon
 from midi_rwkv.train import Trainer
 from midi_rwkv.train import main as train_command
 from midi_rwkv.train_files import Curve
@@ -181,6 +183,32 @@ def test_the_rows_of_a_step_are_the_same_however_many_processes_share_them(shard
         Loader(rows, 2, 0, 1, Group(0, 3, ONE.device))
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("shape", [(48, 32), (32, 96)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_is_pytorchs(shape, dtype, monkeypatch):
+    """In bf16 to the last bit; in float32 as near as bf16 is to it."""
+    monkeypatch.setattr("midi_rwkv.muon.has_fast_bf16", lambda device: dtype == torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    mine = Muon([ours], 0.02, 0.1)
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        other.step()
+    mine.load_state_dict(deepcopy(other.state_dict()))  # a run that began with PyTorch's goes on
+    mine.step()
+    other.step()
+    if dtype == torch.bfloat16:
+        assert torch.equal(ours, theirs)
+    else:
+        moved = (theirs - start).norm()
+        assert 0 < (ours - theirs).norm() < 0.02 * moved
+
+
 def test_averages_are_what_they_say():
     for kind, want in (("ema", 0.25 * 1 + 0.25 * 2 + 0.5 * 3), ("decay", 2.5)):
         config = TrainConfig(average=kind, ema=0.5, total_tokens=100, decay_fraction=0.5)
@@ -259,6 +287,8 @@ def test_kill_9_at_any_moment_loses_no_more_than_an_interval_and_breaks_nothing(
         tokens = torch.load(state, weights_only=True)["tokens"]
         assert seen < tokens < 256 * steps, f"kill {attempt}"
         seen = tokens
+        logged = max([int(r["tokens"]) for r in Curve(run / "curve.csv").rows()], default=0)
+        assert logged <= tokens + 256, "no more is lost than the step after the last save"
         if tokens == 256 and not (run / "checkpoint" / "config.json").exists():
             continue  # only the very first checkpoint may be missing, and is not half there either
         there = load_checkpoint(run / "checkpoint").training["tokens_seen"]
