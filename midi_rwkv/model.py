@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .kernels.dispatch import wkv7
 from .packing import wkv7_packed
 from .transformer import Transformer
 
@@ -106,7 +107,8 @@ class TimeMix(nn.Module):
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
         r, v_heads, a = r.view(heads), v.view(heads), a.view(heads)
-        y, final = wkv7_packed(r, -torch.exp(w).view(heads), k, v_heads, -kk, kk * a, state, starts, backend)
+        inputs = (r, -torch.exp(w).view(heads), k, v_heads, -kk, kk * a, state)
+        y, final = wkv7(*inputs, backend=backend) if starts is None else wkv7_packed(*inputs, starts, backend)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v_heads
         return self.output(y.reshape(B, T, C) * g), v_first, final

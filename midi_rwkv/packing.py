@@ -22,17 +22,15 @@ def wkv7_packed(
     v: Tensor,
     a: Tensor,
     b: Tensor,
-    state: Tensor | None = None,
-    starts: Tensor | None = None,
+    state: Tensor | None,
+    starts: Tensor,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`wkv7` with the state cleared at every start; shapes as there, starts (B, T) or None for none.
+    """`wkv7` with the state cleared at every start; shapes as there, starts (B, T).
 
     A sequential form decays to nothing and removes nothing at a start, which is exact and costs nothing. The chunked
     form divides by cumulative decays: it gets the samples as rows of their own.
     """
-    if starts is None:
-        return wkv7(r, log_decay, k, v, a, b, state, backend)
     if backend == "chunked" or (backend == "auto" and r.device.type != "cpu"):
         return _by_segment(r, log_decay, k, v, a, b, state, starts, backend)
     at = starts[:, :, None, None]
