@@ -136,7 +136,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
-    bf16: bool = True
+    bf16: bool = True  # where the machine has instructions for it
     seed: int = 0
     save_seconds: float = 300.0
     eval_tokens: int = 1_000_000  # between two evaluations

@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import shutil
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,13 +73,16 @@ def _tokenizer(params: str) -> Tokenizer:
     return Tokenizer(json.loads(params))  # once a process
 
 
-def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> list[tuple[int, str, TokenizedSong]]:
+Encoded = tuple[int, str, TokenizedSong]  # the place in the chunk, the name (`...+3`: three semitones up), the ids
+
+
+def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[Encoded], float]:
     """Tokenize the files of a chunk whose place is in `copies`, and so many transpositions of each.
 
-    params: the tokenizer's JSON. Returns the place, the name (`...+3` for a copy three semitones up) and the ids.
+    params: the tokenizer's JSON. Returns the songs, and the worker's `peak_memory`.
     """
     tokenizer = _tokenizer(params)
-    out = []
+    out: list[Encoded] = []
     for place, file in enumerate(read_chunk(chunk)):
         if place not in copies:
             continue
@@ -92,7 +94,7 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> list[tuple[i
             assert s is not None
             ids = tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat)
             out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
-    return out
+    return out, peak_memory()
 
 
 def _moves(name: str) -> list[int]:
@@ -194,7 +196,7 @@ def build(
         read = list(engine.run(scan, [(c, config.filters) for c in work]))
         pieces = [p for part in read for p in part]
         places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
-        say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s")
+        say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s, {peak_memory():.0f} MiB")
         sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
         _write_pieces(folder / "pieces.csv", pieces, sorted_)
         for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
@@ -207,11 +209,11 @@ def build(
             began = time.perf_counter()
             tokenizer = _learn(engine, work, pieces, places, sorted_, config)
             tokenizer.save(folder / "tokenizer.json")
-            say(f"learned {tokenizer.vocab_size:,} tokens in {time.perf_counter() - began:.0f} s")
+            seconds, held = time.perf_counter() - began, peak_memory()
+            say(f"learned {tokenizer.vocab_size:,} tokens in {seconds:.0f} s, {held:.0f} MiB")
         began = time.perf_counter()
         tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
         say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
-    say(memory())
 
 
 def _learn(
@@ -261,7 +263,9 @@ def _tokenize(
     held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
     writer: ShardWriter | None = None
     tokens = 0
-    for c, songs in zip(sorted(wanted), engine.run(encode, jobs), strict=True):
+    peak = 0.0
+    for c, (songs, held) in zip(sorted(wanted), engine.run(encode, jobs), strict=True):
+        peak = max(peak, held)
         for place, name, song in songs:
             i = number[c, place]
             tokens += len(song.cells)
@@ -276,6 +280,7 @@ def _tokenize(
     for last in (writer, *held_out.values()):
         if last is not None and last.count:
             say(last.close())
+    say(f"at most {peak_memory():.0f} MiB of memory here, {peak:.0f} MiB in a worker")
     return tokens
 
 
@@ -295,12 +300,9 @@ def _rate(count: int, began: float) -> str:
     return f"{count / max(1e-9, time.perf_counter() - began):,.0f}"
 
 
-def memory() -> str:
-    """The most memory that this process, and the largest of those it started, have held."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "memory not measured"
-    scale = 1 if sys.platform == "darwin" else 1024
-    own, child = (resource.getrusage(w).ru_maxrss * scale for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return f"at most {own / 2**20:.0f} MiB here, {child / 2**20:.0f} MiB in a worker"
+def peak_memory() -> float:
+    """The most memory that this process has held, MiB; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    return next(int(x.split()[1]) for x in status.read_text().splitlines() if x.startswith("VmHWM")) / 1024

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import threading
 import time
@@ -33,6 +34,7 @@ from .corpus import Shard
 from .dataset import TrainingRows, to_batches, validation_samples
 from .losses import fill_nats, music_nats
 from .model import make_model
+from .muon import has_fast_bf16
 from .tokenizer import Tokenizer
 from .train_files import Curve, read_state, write_state
 from .train_loader import Batch, Loader
@@ -60,8 +62,8 @@ class Trainer:
     ):
         """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
 
-        workers: processes that make rows ahead of time; None: 4 for a GPU, none for a CPU. rows_at_once: rows that one
-        forward pass takes, where a step's share does not fit the memory; 0: all.
+        workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
+        that one forward pass takes, where a step's share does not fit the memory; 0: all.
         """
         self.run_folder, self.config = run, config
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
@@ -76,7 +78,8 @@ class Trainer:
         )
         self.group: Group = join(device)
         self.device = self.group.device
-        self.workers = (4 if self.device.type == "cuda" else 0) if workers is None else workers
+        cores = (os.cpu_count() or 1) // self.group.size
+        self.workers = (min(8, max(1, cores)) if self.device.type == "cuda" else 0) if workers is None else workers
         self.rows_at_once = rows_at_once
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
@@ -158,8 +161,9 @@ class Trainer:
         save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training, prompt=order)
 
     def autocast(self) -> Any:
-        """bf16 for the matrix products where asked for; a CPU must have instructions for it to be quick."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
+        """bf16 for the matrix products where asked for, and where the machine is quick at it."""
+        quick = self.config.bf16 and has_fast_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
 
     def evaluate(self, model: Any = None, kind: str = "valid") -> float:
         """Nats per note on the fixed validation fills, mean over the sources; logged as `kind`. Every process takes
@@ -304,10 +308,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    parser.add_argument("--workers", type=int, help="processes that make rows (default: 4 for a GPU, 0 for a CPU)")
+    parser.add_argument("--workers", type=int, help="processes that make rows (default: up to 8 on a GPU, else 0)")
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
-    parser.add_argument("--float32", action="store_true", help="no bf16")
+    parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
+    parser.add_argument(
+        "--source-weights",
+        default="",
+        metavar="A=1,B=0.5",
+        help="how often each source is drawn; sources not named are left out (default: see docs/training.md)",
+    )
     defaults = TrainConfig()
     for name, text in {
         "seq_len": "ids in a row",
@@ -331,6 +341,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_weights(text: str) -> dict[str, float]:
+    """`games=1,pop909=0.5` -> weights by source."""
+    weights = {}
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        source, _, weight = part.partition("=")
+        try:
+            weights[source] = float(weight)
+        except ValueError:
+            raise ValueError(f"--source-weights must be like games=1,pop909=0.5, got {part!r}") from None
+        if not weights[source] > 0:
+            raise ValueError(f"--source-weights must be above 0, got {part!r}; leave the source out")
+    return weights
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """`midi-rwkv train SHARDS RUN`"""
     options = vars(build_parser().parse_args(arguments))
@@ -348,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arch=arch, **{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape}
     )
     options["bf16"] = not options.pop("float32")
+    options["source_weights"] = parse_weights(options["source_weights"])
     Trainer(shards, run, model_config, replace(TrainConfig(), **options), start=start, **machine).run()
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from .config import TrainConfig
+from .muon import Muon
 
 
 def learning_rate(config: TrainConfig, tokens: int) -> float:
@@ -25,8 +26,6 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     if config.optimizer == "adamw":
         muon: list[nn.Parameter] = []
     elif config.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"torch {torch.__version__} has no Muon; use torch 2.9 or newer, or optimizer=adamw")
         muon = matrices
     else:
         raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer}")
@@ -37,11 +36,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-10)]
     if muon:
-        optimizers.append(
-            torch.optim.Muon(
-                muon, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+        optimizers.append(Muon(muon, config.lr, config.weight_decay))
     return optimizers
 
 

@@ -290,10 +290,10 @@ def test_related_pieces_never_part_and_copies_go(make):
         base = k * 1000
         pieces += [
             piece(f"s/{k}a", range(base, base + 200)),
-            piece(f"s/{k}b", range(base + 100, base + 300)),  # a third in common: related
+            piece(f"s/{k}b", range(base + 50, base + 250)),  # 150 of 250 in common: related
             piece(f"s/{k}c", range(base + 5, base + 205)),  # nearly all in common: a copy
         ]
-    result = sort_pieces(pieces, Filters(duplicate=0.75, related=0.2), {"valid": 0.2, "test": 0.2})
+    result = sort_pieces(pieces, Filters(duplicate=0.8, related=0.4), {"valid": 0.2, "test": 0.2})
     assert all(r == f"near-duplicate of s/{k}a" for k, r in enumerate(result.reasons[2::3]))
     pairs = list(zip(result.splits[::3], result.splits[1::3], strict=True))
     assert all(a == b for a, b in pairs)
@@ -301,7 +301,7 @@ def test_related_pieces_never_part_and_copies_go(make):
     assert sum(counts) == 60
     assert all(n >= 5 for n in counts)
     another = piece("s/new", range(10**6, 10**6 + 99))
-    more = sort_pieces([*pieces, another], Filters(duplicate=0.75, related=0.2), {"valid": 0.2, "test": 0.2})
+    more = sort_pieces([*pieces, another], Filters(duplicate=0.8, related=0.4), {"valid": 0.2, "test": 0.2})
     assert more.splits[:-1] == result.splits, "another piece changes no other's split"
     few = sort_pieces(pieces[:6], Filters(), {"valid": 0.001})
     assert "valid" in few.splits, "some piece is to be validated on"

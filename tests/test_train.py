@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from midi_rwkv.cli import main
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.dataset import TrainingRows
 from midi_rwkv.files import whole_file
+from midi_rwkv.muon import Muon
 from midi_rwkv.train import Trainer
 from midi_rwkv.train import main as train_command
 from midi_rwkv.train_files import Curve
@@ -92,14 +94,13 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path
 
 
 def test_the_command_trains_a_transformer(shards, tmp_path):
-    options = [
-        *TINY,
-        *["--arch", "transformer", "--batch-size", "1", "--total-tokens", "512", "--average", "ema", "--ema", "0.5"],
-    ]
+    options = [*TINY, "--arch", "transformer", "--batch-size", "1", "--total-tokens", "512"]
+    options += ["--average", "ema", "--ema", "0.5", "--source-weights", "a=1,games=0.5"]
     assert main(["train", str(shards), str(tmp_path / "run"), *options]) == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert (checkpoint.config.arch, checkpoint.config.n_layer) == ("transformer", 1)
     assert (checkpoint.training["tokens_seen"], checkpoint.training["bf16"]) == (512, False)
+    assert checkpoint.training["source_weights"] == {"a": 1.0, "games": 0.5}
     assert load_checkpoint(tmp_path / "run" / "checkpoint-average").training["average"] == "ema"
 
 
@@ -110,6 +111,9 @@ def test_the_command_trains_a_transformer(shards, tmp_path):
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--optimizer", "sgd"], "optimizer must be muon or adamw"),
         (["--n-embd", "100"], "n_embd must be a multiple"),
+        (["--source-weights", "a"], "--source-weights must be like games=1,pop909=0.5, got 'a'"),
+        (["--source-weights", "a=0"], "must be above 0"),
+        (["--source-weights", "z=1"], "no shard for z"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(options, message, shards, tmp_path, capsys):
@@ -177,6 +181,32 @@ def test_the_rows_of_a_step_are_the_same_however_many_processes_share_them(shard
                 assert torch.equal(share[step].starts, batch.starts[rank::size])
     with pytest.raises(ValueError, match="--batch-size 2 gives 3 processes no row each; use 3"):
         Loader(rows, 2, 0, 1, Group(0, 3, ONE.device))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("shape", [(48, 32), (32, 96)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_is_pytorchs(shape, dtype, monkeypatch):
+    """In bf16 to the last bit; in float32 as near as bf16 is to it."""
+    monkeypatch.setattr("midi_rwkv.muon.has_fast_bf16", lambda device: dtype == torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    mine = Muon([ours], 0.02, 0.1)
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        other.step()
+    mine.load_state_dict(deepcopy(other.state_dict()))  # a run that began with PyTorch's goes on
+    mine.step()
+    other.step()
+    if dtype == torch.bfloat16:
+        assert torch.equal(ours, theirs)
+    else:
+        moved = (theirs - start).norm()
+        assert 0 < (ours - theirs).norm() < 0.02 * moved
 
 
 def test_averages_are_what_they_say():
@@ -257,6 +287,8 @@ def test_kill_9_at_any_moment_loses_no_more_than_an_interval_and_breaks_nothing(
         tokens = torch.load(state, weights_only=True)["tokens"]
         assert seen < tokens < 256 * steps, f"kill {attempt}"
         seen = tokens
+        logged = max([int(r["tokens"]) for r in Curve(run / "curve.csv").rows()], default=0)
+        assert logged <= tokens + 256, "no more is lost than the step after the last save"
         if tokens == 256 and not (run / "checkpoint" / "config.json").exists():
             continue  # only the very first checkpoint may be missing, and is not half there either
         there = load_checkpoint(run / "checkpoint").training["tokens_seen"]
