@@ -107,7 +107,8 @@ class Worker:
     threads: int = min(2, os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        engine = make_engine(self.checkpoint.weights, self.checkpoint.config.head_size, threads=self.threads)
+        checkpoint = self.checkpoint
+        engine = make_engine(checkpoint.weights, checkpoint.config.head_size, threads=self.threads, precision="auto")
         self.engine = PatientEngine(engine)
         self.infiller = Infiller(self.checkpoint, engine=self.engine)
         self._turns: deque[object] = deque()

@@ -352,9 +352,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     p.add_argument(
         "--precision",
-        choices=("float32", "int8"),
-        default="float32",
-        help="of the weights; int8 is faster and nearly the same (default: float32)",
+        choices=("auto", "float32", "int8"),
+        default="auto",
+        help="of the weights; auto (default): int8, which is faster and nearly the same, where it can be had",
     )
     p.add_argument(
         "-o", "--output", metavar="out.mid", help="where to write (default: SONG-infill.mid beside the song)"

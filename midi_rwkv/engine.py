@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 BACKENDS = ("auto", "numba", "torch", "triton")
-PRECISIONS = ("float32", "int8")
+PRECISIONS = ("auto", "float32", "int8")
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,8 @@ def make_engine(
     backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
         or the model's shape does not suit it.
     threads: cores for prefill, and for steps of several rows. `on_choice` is told which engine was taken and why.
-    precision: of the matrices: "float32", or "int8" with a scale a row, a quarter of the memory; numba and RWKV-7 only.
+    precision: of the matrices: "float32"; "int8" with a scale a row, a quarter of the memory, numba and RWKV-7 only; or
+        "auto": int8 where it can be had.
 
     Raises:
         ValueError: an unknown backend or precision, weights of another kind, or a choice that cannot run them.
@@ -185,6 +186,7 @@ def make_engine(
         if not reason:
             from .engine_numba import NumbaEngine
 
+            precision = "int8" if precision == "auto" else precision
             on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
             return NumbaEngine(weights, head_size, threads, precision)
         if backend == "numba":

@@ -253,7 +253,7 @@ def infill(
     threads: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
     style: Style | str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
 ) -> list[Candidate]:
     """Write the cells of a region anew, `candidates` times.
 

@@ -297,10 +297,17 @@ def test_int8_of_other_shapes():
     assert_state(read, definition)
 
 
+def test_auto_precision_is_int8_where_it_can_be_had():
+    said: list[str] = []
+    for options in ({}, {"backend": "torch"}):
+        make_engine(WEIGHTS, precision="auto", on_choice=said.append, **options)
+    assert said == ["decoding with numba in int8", "decoding with torch, as asked"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "precision must be one of float32, int8, given 'int4'"),
+        ({"precision": "int4"}, "precision must be one of auto, float32, int8, given 'int4'"),
         ({"precision": "int8", "backend": "torch"}, "given torch; use precision='float32'"),
     ],
 )

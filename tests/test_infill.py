@@ -62,7 +62,7 @@ def test_threads_and_precision(checkpoint_folder, score):
     )
     assert one == two
     assert rounded[0]
-    with pytest.raises(ValueError, match="precision must be one of float32, int8"):
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, int8"):
         infill(score, region, checkpoint, precision="int4")
 
 
