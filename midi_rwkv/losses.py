@@ -20,9 +20,19 @@ def music_nats(model: nn.Module, ids: Tensor, roles: Tensor, starts: Tensor | No
     starts: where packed samples begin; None: a sample a row. model: as `make_model` gives it, or wrapped.
     """
     logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
-    # All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every
-    # step.
-    targets = ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
+    return targets_nats(logits, music_targets(ids, roles))
+
+
+def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
+    """What each token is to predict, -100 where it is no music: (B, T). ids, roles: (B, T + 1)."""
+    return ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
+
+
+def targets_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of nats. logits (B, T, V), targets (B, T) with -100 where nothing is asked.
+
+    All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every step.
+    """
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
 
 

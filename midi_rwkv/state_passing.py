@@ -27,12 +27,14 @@ def backward_in_pieces(
     exact: bool = True,
     state: ModelState | None = None,
     backend: str = "auto",
+    starts: Tensor | None = None,
 ) -> float:
     """Add the gradients of a sum of losses over the pieces of `ids` (B, T) to the model's parameters.
 
     loss_of_piece: logits (B, t, V) of a piece and its place in 0..T -> the piece's share of the loss, a scalar. For a
         mean, divide by the number of targets in the whole, not in the piece.
     piece: tokens a piece. state: what stands before the first; its tensors get gradients if they want them and `exact`.
+    starts: (B, T), where packed samples begin (packing.py).
 
     Returns:
         The sum of the shares.
@@ -47,7 +49,7 @@ def backward_in_pieces(
     if not exact:
         total = 0.0
         for place in places:
-            logits, state = model(ids[:, place], state, backend=backend)
+            logits, state = model(ids[:, place], state, backend, _cut(starts, place))
             share = loss_of_piece(logits, place)
             share.backward()
             total += float(share.detach())
@@ -59,11 +61,11 @@ def backward_in_pieces(
         for place in places:
             before.append(state)
             if place is not places[-1]:
-                _, state = model.hidden(ids[:, place], state, backend=backend)
+                _, state = model.hidden(ids[:, place], state, backend, _cut(starts, place))
     total, after = 0.0, None
     for place, kept in zip(reversed(places), reversed(before), strict=True):
         start = _leaf(kept, True)
-        logits, end = model(ids[:, place], start, backend=backend)
+        logits, end = model(ids[:, place], start, backend, _cut(starts, place))
         share = loss_of_piece(logits, place)
         total += float(share.detach())
         if after is None:
@@ -79,6 +81,10 @@ def backward_in_pieces(
 
 def _tensors(state: ModelState) -> tuple[Tensor, Tensor, Tensor]:
     return state.att_shift, state.ffn_shift, state.wkv
+
+
+def _cut(starts: Tensor | None, place: slice) -> Tensor | None:
+    return None if starts is None else starts[:, place]
 
 
 def _leaf(state: ModelState, wants_grad: bool) -> ModelState:

@@ -32,9 +32,10 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_
 from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import TrainingRows, to_batches, validation_samples
-from .losses import fill_nats, music_nats
-from .model import make_model
+from .losses import fill_nats, music_nats, music_targets, targets_nats
+from .model import RWKV7, make_model
 from .muon import has_fast_bf16
+from .state_passing import backward_in_pieces
 from .tokenizer import Tokenizer
 from .train_files import Curve, read_state, write_state
 from .train_loader import Batch, Loader
@@ -59,11 +60,13 @@ class Trainer:
         start: Path | None = None,
         workers: int | None = None,
         rows_at_once: int = 0,
+        piece: int = 0,
     ):
         """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
 
         workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
-        that one forward pass takes, where a step's share does not fit the memory; 0: all.
+        that one forward pass takes, where a step's share does not fit the memory; 0: all. piece: ids of a row at a
+        time, for rows that do not fit (state_passing.py); 0: whole rows.
         """
         self.run_folder, self.config = run, config
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
@@ -80,7 +83,9 @@ class Trainer:
         self.device = self.group.device
         cores = (os.cpu_count() or 1) // self.group.size
         self.workers = (min(8, max(1, cores)) if self.device.type == "cuda" else 0) if workers is None else workers
-        self.rows_at_once = rows_at_once
+        self.rows_at_once, self.piece = rows_at_once, piece
+        if piece and (self.group.size > 1 or model_config.arch != "rwkv7"):
+            raise ValueError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
@@ -193,11 +198,26 @@ class Trainer:
             ids, roles, starts = (x[at : at + chunk].to(self.device, non_blocking=True) for x in batch[:3])
             last = at + chunk >= len(batch.ids)  # only then are gradients exchanged
             with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                if self.piece:
+                    total += self.gradients_by_piece(ids, roles, starts, targets)
+                    continue
                 with self.autocast():
                     nats = music_nats(self.parallel, ids, roles, starts)
                 (nats * (self.group.size / targets)).backward()  # the processes' gradients are averaged, not summed
             total += nats.detach()
         return total
+
+    def gradients_by_piece(self, ids: Tensor, roles: Tensor, starts: Tensor, targets: float) -> float:
+        """`gradients` of some rows in the memory of one piece of them; returns their nats."""
+        assert isinstance(self.model, RWKV7)
+        wanted = music_targets(ids, roles)
+
+        def share(logits: Tensor, place: slice) -> Tensor:
+            return targets_nats(logits, wanted[:, place]) / targets
+
+        with self.autocast():
+            mean = backward_in_pieces(self.model, ids[:, :-1], share, self.piece, starts=starts[:, :-1])
+        return mean * targets
 
     def train_step(self, batch: Batch, targets: float) -> float:
         """One step of the optimizers; targets: of all processes. Returns the learning rate."""
@@ -309,6 +329,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--workers", type=int, help="processes that make rows (default: up to 8 on a GPU, else 0)")
+    parser.add_argument(
+        "--piece",
+        type=int,
+        default=0,
+        metavar="N",
+        help="go through rows N ids at a time, the state carried and gradients exact: long rows in little memory",
+    )
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
     parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
@@ -360,8 +387,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(build_parser().parse_args(arguments))
     shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
     preset, threads, arch = (options.pop(k) for k in ("preset", "threads", "arch"))
-    machine = {k: options.pop(k) for k in ("device", "workers", "rows_at_once")}
-    for name, least in (("threads", 0), ("workers", 0), ("rows_at_once", 0), ("batch_size", 1), ("seq_len", 160)):
+    machine = {k: options.pop(k) for k in ("device", "workers", "rows_at_once", "piece")}
+    limits = {"threads": 0, "workers": 0, "rows_at_once": 0, "piece": 0, "batch_size": 1, "seq_len": 160}
+    for name, least in limits.items():
         value = {"threads": threads, **machine, **options}[name]
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")

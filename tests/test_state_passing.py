@@ -60,6 +60,19 @@ def test_exact_pieces_are_the_whole(model, ids, piece: int):
         assert (grad - other).norm() < LIMIT * other.norm(), name
 
 
+@pytest.mark.parametrize("piece", [3, 8])
+def test_packed_samples_in_pieces(model, ids, piece: int):
+    starts = torch.zeros(2, STEPS, dtype=torch.bool)
+    starts[0, [0, 8, 9]] = starts[1, 13] = True
+    logits, _ = model(ids[:, :-1], starts=starts)
+    shares(ids)(logits, slice(0, STEPS)).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    backward_in_pieces(model, ids[:, :-1], shares(ids), piece, starts=starts)
+    for name, grad in gradients(model).items():
+        assert (grad - expected[name]).norm() < LIMIT * expected[name].norm(), name
+
+
 def test_truncated_pieces_have_the_loss_of_the_whole_and_other_gradients(model, ids):
     exact = backward_in_pieces(model, ids[:, :-1], shares(ids), 5)
     expected = gradients(model)

@@ -156,16 +156,22 @@ def test_adamw_trains_too(shards, tmp_path):
 
 
 def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path):
-    config = replace(CONFIG, batch_size=3)
+    config = replace(CONFIG, batch_size=3, bf16=False)
     found = []
-    for at_once in (0, 1, 2):
-        trainer = Trainer(shards, tmp_path / str(at_once), MODEL, config, "cpu", rows_at_once=at_once)
+    for at_once, piece in ((0, 0), (1, 0), (2, 0), (2, 100)):
+        folder = tmp_path / f"{at_once}-{piece}"
+        trainer = Trainer(shards, folder, MODEL, config, "cpu", rows_at_once=at_once, piece=piece)
         batch = next(iter(trainer.batches()))
         nats = trainer.gradients(batch, batch.targets)
         found.append((nats, trainer.model.head.weight.grad))
     for nats, gradient in found[1:]:
         assert float(nats) == pytest.approx(float(found[0][0]), rel=1e-6)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-7)
+
+
+def test_pieces_are_for_an_rwkv7(shards, tmp_path):
+    with pytest.raises(ValueError, match="--piece is for one process and an RWKV-7"):
+        Trainer(shards, tmp_path, replace(MODEL, arch="transformer"), CONFIG, "cpu", piece=64)
 
 
 def test_the_rows_of_a_step_are_the_same_however_many_processes_share_them(shards, tokenizer):
