@@ -96,7 +96,8 @@ class TimeMix(nn.Module):
             torch.addcmul(x, xx, m) for m in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)  # (B, T, C)
-        w = -F.softplus(-(self.w0 + (torch.tanh(xw @ self.w1) @ self.w2).float())) - 0.5
+        # RWKV-LM's w = -softplus(-z) - 0.5 and log decay -exp(w), in two operations
+        log_decay = torch.sigmoid(self.w0 + (torch.tanh(xw @ self.w1) @ self.w2).float()) * -math.exp(-0.5)
         if v_first is None:
             v_first = v
         else:
@@ -106,7 +107,7 @@ class TimeMix(nn.Module):
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
         r, v_heads, a = r.view(heads), v.view(heads), a.view(heads)
-        y, final = wkv7_packed(r, -torch.exp(w).view(heads), k, v_heads, -kk, kk * a, state, packing, backend)
+        y, final = wkv7_packed(r, log_decay.view(heads), k, v_heads, -kk, kk * a, state, packing, backend)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v_heads
         return self.output(y.reshape(B, T, C) * g), v_first, final
@@ -122,7 +123,7 @@ class ChannelMix(nn.Module):
         self.value = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x: Tensor, shift: Tensor, starts: Tensor | None = None) -> Tensor:
-        return self.value(torch.relu(self.key(torch.addcmul(x, token_shift(x, shift, starts), self.x_k))) ** 2)
+        return self.value(torch.relu(self.key(torch.addcmul(x, token_shift(x, shift, starts), self.x_k))).square())
 
 
 class Block(nn.Module):

@@ -52,6 +52,7 @@ def samples(folder, checkpoint):
     return [s for _, s, _ in draw_fills([(p, (0, 12)) for p in test], checkpoint, 6, 0, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
@@ -97,6 +98,7 @@ def test_unknown_methods_are_refused(checkpoint, pieces):
         adapt("nonsense", checkpoint, pieces, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["kernel", "decorrelated"])
 def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, script, variant, monkeypatch):
     monkeypatch.setattr(packing_module, "wkv7", packing_module.wkv7)  # put back afterwards
@@ -112,6 +114,7 @@ def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, scrip
     assert tuning.nats(fills).sum() < before
 
 
+@pytest.mark.slow
 def test_the_script_compares_and_adds_up(folder, checkpoint_folder, script, tmp_path, monkeypatch):
     compare = script("compare_styles")
     monkeypatch.setattr("midi_rwkv.checkpoint.DEFAULT_CHECKPOINT", checkpoint_folder)

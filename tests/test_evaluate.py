@@ -153,6 +153,7 @@ def test_the_same_evaluation_elsewhere_gives_the_same_report(done, command, tmp_
     assert not list((tmp_path / "again").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(done, command, tmp_path, monkeypatch):
     out = shutil.copytree(done, tmp_path / "out")
     records_path(out, MODEL).unlink()

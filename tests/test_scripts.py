@@ -65,6 +65,7 @@ def test_literal_cells_are_those_that_stand_before_in_the_same_ids(script):
     assert [s[1:].all() if len(s) > 1 else None for s in spans] == [False, False, True, False, True, False]
 
 
+@pytest.mark.slow
 def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
     experiments = script("experiments")
     tiny = {"n_layer": 1, "n_embd": 64}
@@ -146,6 +147,7 @@ def test_the_timings_of_the_kernels_run(script, monkeypatch):
     assert "| tiny | triton | 20,000 |" in timings.training_table(1, 20)
 
 
+@pytest.mark.slow
 def test_the_kernels_are_checked_by_a_script(script, monkeypatch, tmp_path, capsys):
     kernels = script("check_kernels")
     assert {c.steps for c in kernels.cases(small=False)} >= {1, 15, 63, 64, 1000, 4096}
