@@ -56,8 +56,8 @@ def samples(folder, checkpoint):
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        pytest.param("lora-4", 2 * 4 * (4 * 128 + 2 * 320), marks=pytest.mark.slow),
-        pytest.param("bone", 2 * 16 * (4 * 64 + 256 + 64), marks=pytest.mark.slow),
+        ("lora-4", 2 * 4 * (4 * 128 + 2 * 320)),
+        ("bone", 2 * 16 * (4 * 64 + 256 + 64)),
         ("full", None),
         ("initial-state", 2 * 1 * 64 * 64),
     ],
