@@ -69,6 +69,8 @@ class Trainer:
         time, for rows that do not fit (state_passing.py); 0: whole rows.
         """
         self.run_folder, self.config = run, config
+        if not (shards / "tokenizer.json").exists():
+            raise ValueError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
         self.rows = TrainingRows(
             shards,

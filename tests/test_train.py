@@ -169,6 +169,12 @@ def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path):
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-7)
 
 
+def test_a_folder_without_shards_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="holds no token shards"):
+        Trainer(tmp_path / "nosuch", tmp_path / "run", MODEL, CONFIG, "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_pieces_are_for_an_rwkv7(shards, tmp_path):
     with pytest.raises(ValueError, match="--piece is for one process and an RWKV-7"):
         Trainer(shards, tmp_path, replace(MODEL, arch="transformer"), CONFIG, "cpu", piece=64)
