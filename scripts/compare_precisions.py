@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.corpus import Shard, tokenize, write_shard
+from midi_rwkv.corpus import Shard, read_song, song_files, write_shard
 from midi_rwkv.dataset import FILL, Sample, validation_samples
 from midi_rwkv.engine import Engine, make_engine
 
@@ -62,8 +62,11 @@ def main() -> None:
     parser.add_argument("--per-source", type=int, default=20, help="fills of each source (default 20)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
+    encode = checkpoint.tokenizer.encode_arrays
+    songs = [(name, read_song(data, name)) for name, data in song_files(args.files)]
+    cells = [(name, encode(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat)) for name, s in songs]
     with tempfile.TemporaryDirectory() as folder:
-        write_shard(Path(folder) / "valid.npz", tokenize(args.files, checkpoint.tokenizer))
+        write_shard(Path(folder) / "valid.npz", cells)
         shard = Shard(Path(folder) / "valid.npz")
     samples = validation_samples(shard, checkpoint.tokenizer, checkpoint.context, args.per_source)
     head_size = checkpoint.config.head_size

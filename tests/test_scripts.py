@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(Path(__file__).parents[1].glob("scripts/*.py"))])
+def test_every_script_finds_what_it_imports(script, name):
+    assert script(name).__doc__
 
 
 @pytest.fixture(scope="module")
