@@ -38,6 +38,15 @@ def sequence_bounds(batch: int, steps: int, cu_seqlens: Tensor | None) -> tuple[
     return bounds
 
 
+def initial_state(r: Tensor, v: Tensor, state: Tensor | None, bounds: tuple[int, ...]) -> Tensor:
+    """The state before each sequence, (N, H, K, V), zeros where None, in the numbers states are kept in: float32, or
+    float64 where r is."""
+    dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    if state is None:
+        return r.new_zeros(len(bounds) - 1, r.shape[2], r.shape[3], v.shape[3], dtype=dtype)
+    return state.to(dtype)
+
+
 def by_sequence(
     form: Callable[..., tuple[Tensor, Tensor]], tensors: tuple[Tensor, ...], state: Tensor | None, cu_seqlens: Tensor
 ) -> tuple[Tensor, Tensor]:

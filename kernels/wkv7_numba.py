@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
-from midi_rwkv.kernels.packing import sequence_bounds
+from midi_rwkv.kernels.packing import initial_state, sequence_bounds
 from midi_rwkv.kernels.wkv7_reference import check_shapes
 
 SEGMENT = 16  # tokens between two kept states
@@ -48,15 +48,14 @@ def wkv7_numba(
         ValueError: shapes that do not belong together, K not a multiple of 16, or a tensor that is not on the CPU.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
-    batch, steps, heads, key_size = r.shape
+    batch, steps, _, key_size = r.shape
     if key_size % LANES:
         raise ValueError(f"K must be a multiple of {LANES} for wkv7_numba, given {key_size}; use wkv7_chunked")
     if r.device.type != "cpu":
         raise ValueError(f"wkv7_numba runs on the CPU, given tensors on {r.device}; use wkv7_triton or wkv7_chunked")
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
     bounds = sequence_bounds(batch, steps, cu_seqlens)
-    if state is None:
-        state = r.new_zeros(len(bounds) - 1, heads, key_size, v.shape[-1], dtype=compute)
+    state = initial_state(r, v, state, bounds)
     if steps == 0:
         return torch.empty_like(v), state
     inputs = (x.to(compute) for x in (r, log_decay.to(compute).exp(), k, v, a, b, state))

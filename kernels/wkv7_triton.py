@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .packing import cut, sequence_bounds
+from .packing import cut, initial_state, sequence_bounds
 from .wkv7_reference import check_shapes
 from .wkv7_triton_chunk import INTERPRETED, backward, prepare, scan_backward, scan_forward, triton
 
@@ -47,7 +47,7 @@ def wkv7_triton(
             tensors that Triton can't reach.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
-    batch, steps, heads, key_size = r.shape
+    batch, steps, _, key_size = r.shape
     value_size = v.shape[-1]
     if key_size not in SIZES or value_size not in SIZES:
         raise ValueError(f"K and V must each be one of {SIZES} for wkv7_triton, given {key_size} and {value_size}")
@@ -59,12 +59,10 @@ def wkv7_triton(
     if r.device.type != "cuda" and not INTERPRETED.value:
         raise ValueError(f"wkv7_triton runs on a GPU, given tensors on {r.device}; use wkv7_numba or wkv7_chunked")
     bounds = sequence_bounds(batch, steps, cu_seqlens)
-    compute = torch.float64 if r.dtype == torch.float64 else torch.float32
-    if state is None:
-        state = r.new_zeros(len(bounds) - 1, heads, key_size, value_size, dtype=compute)
+    state = initial_state(r, v, state, bounds)
     chunks = cut(bounds, chunk, r.device)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (r, log_decay, k, v, a, b, state))
-    inputs = [x.contiguous() for x in (r, log_decay, k, v, a, b, state.to(compute))]
+    inputs = [x.contiguous() for x in (r, log_decay, k, v, a, b, state)]
     y, final, *_ = wkv7_forward(*inputs, chunks.starts, chunks.lengths, chunks.first, chunk, keep)
     return y, final
 

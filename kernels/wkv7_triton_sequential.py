@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .packing import sequence_bounds
+from .packing import initial_state, sequence_bounds
 from .wkv7_reference import check_shapes
 from .wkv7_triton_chunk import INTERPRETED, put, tl, triton
 
@@ -150,10 +150,7 @@ def wkv7_triton_sequential(
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
     if r.device.type != "cuda" and not INTERPRETED.value:
         raise ValueError(f"wkv7_triton_sequential runs on a GPU, given tensors on {r.device}; use wkv7_numba")
-    batch, steps, heads, key_size = r.shape
-    bounds = sequence_bounds(batch, steps, cu_seqlens)
-    compute = torch.float64 if r.dtype == torch.float64 else torch.float32
-    if state is None:
-        state = r.new_zeros(len(bounds) - 1, heads, key_size, v.shape[-1], dtype=compute)
-    y, final = _Sequential.apply(*(x.contiguous() for x in (r, log_decay, k, v, a, b, state.to(compute))), bounds)
+    bounds = sequence_bounds(r.shape[0], r.shape[1], cu_seqlens)
+    state = initial_state(r, v, state, bounds)
+    y, final = _Sequential.apply(*(x.contiguous() for x in (r, log_decay, k, v, a, b, state)), bounds)
     return y, final
