@@ -54,6 +54,7 @@ def add_api(worker: Worker) -> None:
         key: str = "",
         style: str = "",
         style_strength: float = 1.0,
+        recall: float = 1.0,
     ) -> tuple[list[FileData], dict[str, Any]]:
         """Write some bars of some tracks anew; everything else in the file stays as it is.
 
@@ -71,6 +72,7 @@ def add_api(worker: Worker) -> None:
             key: only pitches of this key, like "A minor"
             style: a style's name, or a blend like "mine:0.7,bach:0.3"
             style_strength: 0 is as without a style
+            recall: how readily the song's own music comes back; 0 no more than the model does
         """
         with _errors():
             data, score = _read(song)
@@ -84,6 +86,7 @@ def add_api(worker: Worker) -> None:
                 polyphony=_span("polyphony", polyphony),
                 pitch_range=_span("pitch_range", pitch_range),
                 key=parse_key(key or None, "key"),
+                recall=recall,
             )
             found = find_style(style, worker.checkpoint, style_strength) if style else None
             number = secrets.randbelow(2**31) if seed < 0 else seed

@@ -94,6 +94,7 @@ class Desk:
         shown: str,
         candidates: int,
         temperature: float,
+        recall: float,
         style: str,
         strength: float,
         density: str,
@@ -116,6 +117,7 @@ class Desk:
                 polyphony=parse_range("notes at once", polyphony or None),
                 pitch_range=parse_range("the range", pitch_range or None, parse_pitch),
                 key=parse_key(None if key in ("", "any") else key, "the key"),
+                recall=recall,
             )
             if seed is not None and seed < 0:
                 raise ValueError(f"the seed must be 0 or more, got {seed:.0f}")

@@ -82,6 +82,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     with gr.Row():
         candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="answers to choose from")
         temperature = gr.Slider(0.3, 1.5, 1.0, step=0.05, label="Temperature", info="lower: plainer, higher: bolder")
+        recall = gr.Slider(0, 1, 1.0, step=0.05, label="Recall", info="of the song's own music; 0: all new")
         style = gr.Dropdown(style_names(), value=NO_STYLE, label="Style", info="learned from your own pieces")
         strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="Strength", info="of the style; 0: without it")
     with gr.Accordion("What the notes should be like", open=False), gr.Row():
@@ -96,7 +97,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         )
         key = gr.Dropdown(["any", *KEYS], value="any", label="Key", info="only notes of this scale")
         seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="the same seed, the same notes; empty: new")
-    settings = [candidates, temperature, style, strength, density, polyphony, pitch_range, key, seed]
+    settings = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
     page.load(desk.load, None, roll, **AT_ONCE)
     page.load(lambda: gr.Dropdown(style_names()), None, style, **AT_ONCE)

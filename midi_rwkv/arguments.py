@@ -53,9 +53,16 @@ def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
     return ranges
 
 
-def parse_tracks(text: str | None, score: Score) -> list[int]:
-    """`2,4`, names, or `all` -> track indices. None means every track (only tracks with notes are read)."""
-    if text is None or text.strip().lower() == "all":
+def sounding_tracks(score: Score, bars: Sequence[tuple[int, int]]) -> list[int]:
+    """The tracks that have notes in these half-open ranges of bars; all, where none has."""
+    inside = [b for low, high in bars for b in range(low, min(high, len(score.bars)))]
+    sounding = [t for t in range(len(score.tracks)) if any(score.notes_in(t, b) for b in inside)]
+    return sounding or list(range(len(score.tracks)))
+
+
+def parse_tracks(text: str, score: Score) -> list[int]:
+    """`2,4`, names, or `all` -> track indices."""
+    if text.strip().lower() == "all":
         return list(range(len(score.tracks)))
     found: list[int] = []
     for part in (p.strip() for p in text.split(",")):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import ModelConfig
+from .recall import RecallWeights
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Checkpoint:
     path: Path
     context: int  # ids the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
+    recall: RecallWeights | None = None  # fitted to these weights (scripts/fit_recall.py)
 
     def model(self) -> RWKV7 | Transformer:
         """The same as a PyTorch module."""
@@ -131,7 +133,18 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         )
     weights = read_weights(files[2], config)
     training = record.get("training", {})
-    return Checkpoint(config, tokenizer, weights, record["prompt"], folder, record["context"], training)
+    recall = read_recall(folder / "recall.json")
+    return Checkpoint(config, tokenizer, weights, record["prompt"], folder, record["context"], training, recall)
+
+
+def read_recall(path: Path) -> RecallWeights | None:
+    """A checkpoint's recall weights; None where it has none."""
+    if not path.exists():
+        return None
+    try:
+        return RecallWeights.load(path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again, or delete it to fill without") from error
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:

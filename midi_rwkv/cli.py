@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.app.serve import add_app_options, run_app
 
-from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks
+from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks, sounding_tracks
 from .cli_style import add_style_commands, add_style_options
 
 if TYPE_CHECKING:
@@ -84,7 +84,11 @@ def run_infill(options: argparse.Namespace) -> None:
     paths = outputs(target, options.candidates)
     for path in paths:
         check_output(path, options.overwrite)
-    tracks = parse_tracks(options.tracks, score) if options.tracks or not options.new_track else []
+    bars = parse_bars(options.bars, score)
+    if options.tracks is not None:
+        tracks = parse_tracks(options.tracks, score)
+    else:
+        tracks = [] if options.new_track else sounding_tracks(score, bars)
     for text in options.new_track or ():
         from .instruments import find_program, program_name
         from .score import Score
@@ -95,7 +99,7 @@ def run_infill(options: argparse.Namespace) -> None:
         score = Score(
             score.ticks_per_beat, (*score.tracks, new), score.time_signatures, score.tempos, score.end_ticks, score.name
         )
-    region = Region.rectangle(tracks, parse_bars(options.bars, score))
+    region = Region.rectangle(tracks, bars)
     sampling = SamplingConfig(
         options.temperature,
         options.top_p,
@@ -104,6 +108,7 @@ def run_infill(options: argparse.Namespace) -> None:
         parse_range("--polyphony", options.polyphony),
         parse_range("--pitch-range", options.pitch_range, parse_pitch),
         parse_key(options.key),
+        options.recall,
     )
     if options.context_bars is not None and options.context_bars < 0:
         raise ValueError(f"--context-bars must be 0 or more, got {options.context_bars}")
@@ -259,7 +264,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             bars,
             listed(options.settings),
             listed(options.baselines),
-            SamplingConfig(options.temperature, options.top_p, options.min_p),
+            SamplingConfig(options.temperature, options.top_p, options.min_p, recall=options.recall),
             seed=options.seed,
             jobs=options.jobs,
             html=not options.no_html,
@@ -290,6 +295,13 @@ def add_sampling(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--min-p", type=float, default=0.02, help="drop what is this much rarer than the likeliest (default: 0.02)"
     )
+    p.add_argument(
+        "--recall",
+        type=float,
+        default=1.0,
+        metavar="0-1",
+        help="how readily the song's own music comes back: 1 as in songs, 0 no more than the model does (default: 1)",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -313,7 +325,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="bar numbers, from 1 (a pickup is bar 0); may be repeated; bars after the last continue the song",
     )
     p.add_argument(
-        "--tracks", metavar='2,4|"Bass"|all', help="track numbers or names, as `midi-rwkv inspect` shows (default: all)"
+        "--tracks",
+        metavar='2,4|"Bass"|all',
+        help="track numbers or names, as `midi-rwkv inspect` shows (default: those that play in these bars, or all "
+        "where none does)",
     )
     p.add_argument(
         "--new-track",
@@ -400,7 +415,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--baselines",
         metavar="LIST",
-        help='among "copy before", "copy after", "copy similar", "n-gram", or "" for none (default: all)',
+        help='among "without recall", "copy before", "copy after", "copy similar", "n-gram"; "" for none (default all)',
     )
     add_sampling(p)
     p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")

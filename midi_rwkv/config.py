@@ -91,7 +91,7 @@ class SamplingConfig(Config):
 
     The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
     pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the instrument can
-    play.
+    play. recall: how readily a fill takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
     """
 
     temperature: float = 1.0
@@ -101,12 +101,14 @@ class SamplingConfig(Config):
     polyphony: tuple[int, int] | None = None
     pitch_range: tuple[int, int] | None = None
     key: tuple[int, ...] | None = None
+    recall: float = 1.0
 
     def __post_init__(self) -> None:
         check = (
             ("temperature", 0.01, 10.0, self.temperature),
             ("top_p", 0.01, 1.0, self.top_p),
             ("min_p", 0.0, 0.99, self.min_p),
+            ("recall", 0.0, 1.0, self.recall),
         )
         for name, low, high, value in check:
             if not low <= value <= high:

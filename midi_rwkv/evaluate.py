@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def _setups(
     from .checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from .reference import build_reference
     from .style import find_style
-    from .systems import BASELINES, NGRAM, ORIGINAL, Setup
+    from .systems import ALONE, BASELINES, NGRAM, ORIGINAL, Setup
 
     main = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
     loaded = load_checkpoint(main)
@@ -150,6 +150,8 @@ def _setups(
     if unknown:
         raise ValueError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
     chosen = [b for b in BASELINES if baselines is None or b in baselines]
+    if loaded.recall is None or not sampling.recall:
+        chosen = [b for b in chosen if b != ALONE]
     reference = None
     if shards is None:
         if baselines and NGRAM in baselines:
@@ -165,10 +167,12 @@ def _setups(
         name = _name(path, load_checkpoint(path).config.arch)
         names.append(name if name not in names else f"{name} {len(names) + 1}")
         others.append(Setup(names[-1], "model", path, None, reference, sampling, seed))
+    alone = replace(sampling, recall=0.0)
     return [
         Setup(names[0], "model", main, style, reference, sampling, seed),
         *others,
-        *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen),
+        *([Setup(ALONE, "model", main, style, reference, alone, seed)] if ALONE in chosen else []),
+        *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen if b != ALONE),
         Setup(ORIGINAL, ORIGINAL, main, None, reference, sampling, seed),
     ]
 

@@ -17,6 +17,7 @@ from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
 from .instruments import playable
 from .prompt import Prompt, PromptTokens, build_prompt, prompt_budget
+from .recall import CellMemory, SongMemory
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
 from .splice import settle
@@ -92,6 +93,7 @@ class Infiller:
             cells = {b for track, b in region.cells if track == t}
             kept = [n for n in score.tracks[t].notes if score.bar_index_at(n.onset_ticks) not in cells]
             blank = blank.with_notes(t, kept)
+        memories = self._memories(score, blank, region, candidates, context_bars) if sampling.recall else None
         songs = [blank] * candidates
         fills: list[dict[int, list[Note]]] = [{t: [] for t in region.tracks} for _ in range(candidates)]
         rngs = [np.random.default_rng((seed, i)) for i in range(candidates)]
@@ -111,7 +113,10 @@ class Infiller:
                     # Asked for music, the model may not answer a whole section (a track's run of bars) with silence.
                     silent = [not any(n.onset_ticks >= score.bar(lo).start_ticks for n in f[t]) for f in fills]
                     rules = [self._rules(score, t, b, sampling, b == hi - 1 and s) for s in silent]
-                    written = session.write(t, rules, sampling, rngs)
+                    known = [m.cell(b, t) for m in memories] if memories else [None] * candidates
+                    written = session.write(t, rules, sampling, rngs, known)
+                    for memory, new_ids in zip(memories or (), written, strict=False):
+                        memory.write(b, t, new_ids)
                     notes = [
                         self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, track.is_drum) for ids in written
                     ]
@@ -151,6 +156,27 @@ class Infiller:
                 )
             )
         return prompts * (len(songs) if len(prompts) == 1 else 1)
+
+    def _memories(
+        self, score: Score, blank: Score, region: Region, candidates: int, context_bars: int | None
+    ) -> list[SongMemory] | None:
+        """Every candidate's own; None where the checkpoint has no recall weights. What stood in a cell before is to be
+        replaced, so it is not taken from elsewhere either."""
+        weights = self.checkpoint.recall
+        if weights is None:
+            return None
+        bars = [score.bar(i) for i in range(max(len(score.bars), max(region.bars) + 1))]
+        before = self.tokenizer.encode(score, bars)
+        cells = [(b, t) for t, b in region.cells]
+        refused = {(b, t): ids for b, t in cells if len(ids := before.cell(b, t).tolist())}
+        song = self.tokenizer.encode(blank, bars)
+        reach = song.n_bars if context_bars is None else context_bars
+        runs = [(lo - reach, hi + reach) for lo, hi in region.bar_runs()]
+        ends = len(score.bars)  # what other tracks do after the song is not known
+        unknown = [b for b in range(song.n_bars) if b >= ends or not any(lo <= b < hi for lo, hi in runs)]
+        hidden = {*cells, *((b, t) for b in unknown for t in range(song.n_tracks))}
+        memory = SongMemory(self.tokenizer, song, hidden, weights, self.tokens.fill_end, refused)
+        return [memory, *(memory.fork() for _ in range(candidates - 1))]
 
     def _rules(self, score: Score, track: int, bar: int, sampling: SamplingConfig, must_sound: bool) -> CellRules:
         """must_sound: at least one note, unless the user set a density."""
@@ -204,12 +230,20 @@ class _Session:
         self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
 
     def write(
-        self, track: int, rules: Sequence[CellRules], sampling: SamplingConfig, rngs: Sequence[np.random.Generator]
+        self,
+        track: int,
+        rules: Sequence[CellRules],
+        sampling: SamplingConfig,
+        rngs: Sequence[np.random.Generator],
+        memories: Sequence[CellMemory | None],
     ) -> list[list[int]]:
         """Write one cell for every candidate, each under its own rules; ids of the notes of each."""
         logits, state = self._read([*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending)
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
-        writers = [CellWriter(own, self.tokens, sampling, rng) for own, rng in zip(rules, rngs, strict=True)]
+        writers = [
+            CellWriter(own, self.tokens, sampling, rng, memory=memory)
+            for own, rng, memory in zip(rules, rngs, memories, strict=True)
+        ]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
         finished: list[tuple[int, Rows]] = []
         running = state

@@ -43,14 +43,22 @@ def wanted_nats(
 
     state: what an RWKV-7 has read before, for each row; None: nothing.
     """
+    logits, mask = wanted_logits(model, ids, wanted, state)
+    targets = torch.from_numpy(ids[:, 1:]).to(mask.device)[mask]
+    return F.cross_entropy(logits, targets, reduction="none"), mask.nonzero()[:, 0]
+
+
+def wanted_logits(
+    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+) -> tuple[Tensor, Tensor]:
+    """What the model says of each wanted id before it reads it, (N, vocabulary), and where they stand, (B, T)."""
     device = model.head.weight.device
     tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
     if isinstance(model, RWKV7):
         h, _ = model.hidden(tokens[:, :-1], state)
     else:
         h, _ = model.hidden(tokens[:, :-1])
-    nats = F.cross_entropy(model.head(h[mask]).float(), tokens[:, 1:][mask], reduction="none")
-    return nats, mask.nonzero()[:, 0]
+    return model.head(h[mask]).float(), mask
 
 
 def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:

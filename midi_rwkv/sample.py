@@ -18,6 +18,7 @@ import numpy as np
 
 from .config import SamplingConfig
 from .prompt import DENSITY_LEVELS, POLYPHONY_LEVELS, PromptTokens
+from .recall import CellMemory
 from .tokenizer import Kind, Tokenizer
 
 NO_LIMIT = 10_000
@@ -255,7 +256,10 @@ class CellWriter:
         config: SamplingConfig,
         rng: np.random.Generator,
         controls: bool = True,
+        memory: CellMemory | None = None,
     ):
+        """memory: what the song says elsewhere, mixed in as far as `config.recall` says."""
+        self.memory = memory if config.recall else None
         self.state, self.tokens, self.config, self.rng = CellState(rules), tokens, config, rng
         self.ids: list[int] = []
         self.done = False
@@ -278,14 +282,17 @@ class CellWriter:
             if name == "min":  # the most struck together is no less than the fewest
                 self._controls[0] = ("max", self._controls[0][1][choice:])
             return levels[choice]
+        if self.memory:
+            logits = self.memory.mix(logits, self.config.recall)
         rows, ids, can_end = self.state.allowed()
         if can_end:
             ids = np.append(ids, self.tokens.fill_end)
-        options = logits[ids]
-        choice = draw(options, self.config, self.rng)
+        choice = draw(logits[ids], self.config, self.rng)
         if choice == len(rows):
             self.done = True
             return self.tokens.fill_end
         self.state.take(int(rows[choice]))
         self.ids.append(int(ids[choice]))
+        if self.memory:
+            self.memory.take(self.ids[-1])
         return self.ids[-1]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ from .baselines import COPIES, CellNotes, copied_notes, guesses, mixture, source
 from .cases import Case
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
-from .dataset import Sample, lay_out, to_batches
+from .dataset import FILL, Sample, lay_out, to_batches
 from .engine import Engine, Floats, Rows
 from .infill import Infiller
 from .ngram import NGramEngine, fill_grams
 from .prompt import PromptTokens, build_prompt, prompt_budget
+from .recall import CellMemory, SongMemory
 from .reference import Reference
 from .score import Note, Score
 from .style import find_style, parse_blend, style_path
@@ -31,7 +32,8 @@ from .tokenizer import TokenizedSong
 
 Notes = dict[int, list[Note]]
 ORIGINAL, NGRAM = "original", "n-gram"
-BASELINES = (*COPIES, NGRAM)
+ALONE = "without recall"  # the evaluated checkpoint, but for recall
+BASELINES = (ALONE, *COPIES, NGRAM)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Setup:
         files = [self.checkpoint / "tokenizer.json"]
         if self.kind == "model":
             files += [self.checkpoint / "config.json", self.checkpoint / "model.safetensors"]
+            recall = self.checkpoint / "recall.json"
+            files += [recall] if recall.exists() else []
         if self.reference:
             files.append(self.reference / "made_from.json")
         for name, weight in parse_blend(self.style) if self.style else ():
@@ -112,7 +116,7 @@ class System:
             self.infiller = Infiller(self.checkpoint, style=self.style)
         elif setup.kind == NGRAM:
             assert self.reference is not None
-            self.infiller = Infiller(self.checkpoint, engine=NGramEngine(self.reference.ngram))
+            self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
 
     def can(self, case: Case) -> bool:
         """Copies take no wishes, and a continuation has nothing after it to copy; the original needs no context."""
@@ -153,7 +157,7 @@ class System:
         song = self.tokenizer.encode(shown, [score.bar(b) for b in range(max(len(shown.bars), case.last))])
         sample = self.sample(case, song, left_only or case.setting == "continuation")
         if kind == "model":
-            return self._model_nats(sample)
+            return self._model_nats(sample, self._memory(case, score, song, left_only))
         assert self.reference is not None
         p = self.reference.ngram.probability(fill_grams([sample])[0])
         if kind != NGRAM:
@@ -173,21 +177,43 @@ class System:
         )
         return lay_out(self.tokenizer, self.tokens, song, prompt)
 
-    def _model_nats(self, sample: Sample) -> float:
+    def _memory(
+        self, case: Case, score: Score, song: TokenizedSong, left_only: bool = False
+    ) -> Iterator[tuple[CellMemory, int]] | None:
+        """What the song says elsewhere of each id of the answer; None where the system does without."""
+        weights = self.checkpoint.recall
+        if weights is None or not self.setup.sampling.recall:
+            return None
+        cells = [(b, t) for b in range(case.first, case.last) for t in case.tracks]
+        low, high = case.window(score)
+        high = case.first if left_only else high
+        outside = [(b, t) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]
+        memory = SongMemory(self.tokenizer, song, [*outside, *cells], weights, self.tokens.fill_end)
+        return memory.follow(song, cells)
+
+    def _model_nats(self, sample: Sample, memory: Iterator[tuple[CellMemory, int]] | None) -> float:
         import torch
 
-        from .losses import fill_nats
+        from .losses import wanted_logits
         from .model import RWKV7
-        from .tuning import styled_nats
+        from .tuning import styled_logits
 
         if not hasattr(self, "_model"):
             torch.set_num_threads(1)
             self._model = self.checkpoint.model()
         if self.style:
             assert isinstance(self._model, RWKV7)
-            return styled_nats(self._model, sample, self.tokens.middle, self.style)
-        [nats] = fill_nats(self._model, to_batches([sample], self.tokens.pad, rows=1))
-        return float(nats)
+            logits = styled_logits(self._model, sample, self.tokens.middle, self.style)
+        else:
+            [(ids, roles, _)] = to_batches([sample], self.tokens.pad, rows=1)
+            with torch.no_grad():
+                logits, _ = wanted_logits(self._model, ids, roles == FILL)
+        if memory is None:
+            answer = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
+            return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        strength = self.setup.sampling.recall
+        rows = logits.double().numpy()
+        return -sum(float(m.mix(row, strength)[true]) for row, (m, true) in zip(rows, memory, strict=True))
 
     def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:
         cells = CellNotes(self.tokenizer, song)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,14 @@ class TokenizedSong:
     def cell(self, bar: int, track: int) -> np.ndarray:
         k = bar * self.n_tracks + track
         return self.cells[self.offsets[k] : self.offsets[k + 1]]
+
+    def without(self, hidden: Iterable[tuple[int, int]]) -> TokenizedSong:
+        """The song with these (bar, track) cells empty."""
+        lengths = np.diff(self.offsets)
+        kept = np.ones(len(lengths), bool)
+        kept[[bar * self.n_tracks + track for bar, track in hidden]] = False
+        cells = self.cells[np.repeat(kept, lengths)]
+        return replace(self, cells=cells, offsets=np.concatenate([[0], np.cumsum(lengths * kept)]))
 
 
 class Tokenizer:

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .dataset import FILL, Sample
 from .engine import Engine, State
-from .losses import by_row, wanted_nats
+from .losses import by_row, wanted_logits, wanted_nats
 from .model import RWKV7, ModelState
 from .style import Style
 
@@ -84,14 +85,20 @@ def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None,
 @torch.no_grad()
 def styled_nats(model: RWKV7, sample: Sample, middle: int, style: Style) -> float:
     """Nats of one sample's answer under a style; `middle` is the id at which a run begins."""
+    answer = torch.tensor([i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL])
+    return float(F.cross_entropy(styled_logits(model, sample, middle, style), answer, reduction="sum"))
+
+
+@torch.no_grad()
+def styled_logits(model: RWKV7, sample: Sample, middle: int, style: Style) -> Tensor:
+    """What the model says of each id of the answer before it reads it: (N, vocabulary)."""
     ids, roles = np.array([sample.ids]), np.array([sample.roles])
     at = sample.ids.index(middle)
     wkv, run = (None if x is None else torch.from_numpy(x) for x in (style.wkv, style.run))
     _, state = model.hidden(torch.from_numpy(ids[:, :at]), model.new_state(1, wkv))
     if run is not None:
         state.wkv = state.wkv + run[:, None]
-    nats, _ = wanted_nats(model, ids[:, at:], roles[:, at:] == FILL, state)
-    return float(nats.sum())
+    return wanted_logits(model, ids[:, at:], roles[:, at:] == FILL, state)[0]
 
 
 def batches(fills: Sequence[Fill], ids: int, rng: np.random.Generator | None = None) -> list[list[int]]:

@@ -1,12 +1,13 @@
 """Small training runs that differ in one thing, and a table a question: nats per note on the validation fills.
 
     python scripts/experiments.py SHARDS OUT --group order              # train what is missing, one after another
-    python scripts/experiments.py SHARDS OUT --group optimizer --tokens 2000000 --seeds 0,1
+    python scripts/experiments.py SHARDS OUT --group optimizer --tokens 2000000 --seeds 0,1 --n-layer 4 --n-embd 128
     python scripts/experiments.py SHARDS OUT --table                    # OUT/experiments.md from what is there
 
-Runs go on where they stopped. A group whose variants cost different time a token (shape, bpe, arch) trains each for as
-long as `--tokens` of the first take: speeds are measured beforehand, in turn, on this machine. SHARDS is a folder of
-`midi-rwkv corpus`; for bpe, SHARDS-1024 and so on, built with other --vocab-size, stand beside it.
+`--n-layer` and `--n-embd` make all runs of a size but those of the group shape. A run that two groups have in common is
+trained once. Runs go on where they stopped. A group whose variants cost different time a token (shape, bpe, arch)
+trains each for as long as `--tokens` of the first take: speeds are measured beforehand, in turn, on this machine.
+SHARDS is a folder of `midi-rwkv corpus`; for bpe, SHARDS-1024 and so on, built with other --vocab-size, stand by it.
 
 Beside the mean over sources of nats per note, each run says what it costs to predict cells whose notes stand literally
 in what the prompt shows (recall), and all others.
@@ -18,11 +19,13 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from midi_rwkv.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Variant:
     model: dict[str, Any] = field(default_factory=dict)
     shards: str = ""  # put after SHARDS
     hybrid: bool = False  # one layer of sliding-window attention (hybrid_model.py)
+
+    def settings(self, **common: Any) -> str:
+        """What tells its run from others, whatever it is called."""
+        return json.dumps({**asdict(self), "name": "", **common}, sort_keys=True)
 
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
@@ -58,25 +65,32 @@ def groups(shards: Path) -> dict[str, list[Variant]]:
             Variant("adamw 1e-3", {"optimizer": "adamw", "lr": 1e-3}),
             Variant("muon 2e-3, decay over all", {"decay_fraction": 1.0}),
         ],
-        "batch": [Variant(f"{n} rows of 1,024", {"batch_size": n}) for n in (4, 2, 8)],
+        "batch": [Variant(f"{n} rows of 1,024", {"batch_size": n}) for n in (4, 1, 2, 8)],
         "sources": [
             Variant("musical use"),
             Variant("proportional", {"source_weights": weights_by(1.0, shards)}),
             Variant("square root", {"source_weights": weights_by(0.5, shards)}),
         ],
         "shape": [
-            Variant("8 x 256"),
-            Variant("4 x 384", model={"n_layer": 4, "n_embd": 384}),
-            Variant("14 x 192", model={"n_layer": 14, "n_embd": 192}),
-            Variant("8 x 256, heads of 32", model={"head_size": 32}),
+            Variant("8 x 256", model=size(8, 256)),
+            Variant("4 x 384", model=size(4, 384)),
+            Variant("14 x 192", model=size(14, 192)),
+            Variant("8 x 256, heads of 32", model={**size(8, 256), "head_size": 32}),
+            Variant("6 x 192", model=size(6, 192)),
+            Variant("4 x 128", model=size(4, 128)),
+            Variant("2 x 192", model=size(2, 192)),
         ],
         "arch": [
             Variant("rwkv7"),
             Variant("transformer", model={"arch": "transformer"}),
             Variant("rwkv7, one layer of window attention", hybrid=True),
         ],
-        "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (1024, 2048, 8192, 16384))],
+        "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (0, 1024, 2048, 8192, 16384))],
     }
+
+
+def size(n_layer: int, n_embd: int) -> dict[str, Any]:
+    return {"n_layer": n_layer, "n_embd": n_embd}
 
 
 AT_EQUAL_TIME = ("shape", "arch", "bpe")
@@ -167,30 +181,44 @@ def recall(trainer: Any) -> dict[str, float]:
     }
 
 
-def run_group(name: str, shards: Path, out: Path, tokens: int, seeds: Sequence[int]) -> None:
-    """Train and measure what OUT/results.jsonl does not have yet."""
-    from midi_rwkv.config import TrainConfig
-
+def run_group(
+    name: str,
+    shards: Path,
+    out: Path,
+    tokens: int,
+    seeds: Sequence[int],
+    model: dict[str, Any] | None = None,
+    batch_size: int = TrainConfig.batch_size,
+) -> None:
+    """Train and measure what OUT/results.jsonl does not have yet. model, batch_size: what all variants share that do
+    not differ in it."""
     config = TrainConfig(total_tokens=tokens, warmup_tokens=tokens // 20, eval_tokens=tokens, save_seconds=120)
-    variants = groups(shards)[name]
+    common = {"batch_size": batch_size}
+    variants = [
+        replace(v, model={**(model or {}), **v.model}, train={**common, **v.train}) for v in groups(shards)[name]
+    ]
     budgets = [tokens] * len(variants)
     if name in AT_EQUAL_TIME:
         seconds = step_seconds(variants, shards, out, config)
         budgets = [round(tokens * seconds[0] / s) for s in seconds]
-    known = {r["key"] for r in read_results(out)}
     for seed in seeds:
         for variant, budget in zip(variants, budgets, strict=True):
-            key = f"{name}/{variant.name}/{tokens}/{seed}"
-            if key in known:
+            settings = variant.settings(tokens=tokens, seed=seed)
+            same = [r for r in read_results(out) if r["settings"] == settings]
+            named = {"group": name, "variant": variant.name}
+            if any(r["group"] == name for r in same):
                 continue
+            if same:
+                add_result(out, {**same[0], **named})
+                continue
+            key = f"{name}/{variant.name}/{tokens}/{seed}"
             own = replace(config, total_tokens=budget, warmup_tokens=budget // 20, eval_tokens=budget, seed=seed)
             trainer = make_trainer(variant, shards, out / "runs" / key, own)
             began = time.monotonic()
             trainer.run()
             record = {
-                "key": key,
-                "group": name,
-                "variant": variant.name,
+                **named,
+                "settings": settings,
                 "tokens": trainer.tokens,
                 "seed": seed,
                 "seconds": round(time.monotonic() - began),
@@ -198,9 +226,13 @@ def run_group(name: str, shards: Path, out: Path, tokens: int, seeds: Sequence[i
                 "nats": trainer.evaluate(),
                 **recall(trainer),
             }
-            with (out / "results.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            add_result(out, record)
             print(f"{key}: {record['nats']:.4f} nats a note, {record['seconds']} s", flush=True)
+
+
+def add_result(out: Path, record: dict[str, Any]) -> None:
+    with (out / "results.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
@@ -232,6 +264,9 @@ def main() -> None:
     parser.add_argument("--group", action="append", default=[], help="repeat for several")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size, help="of all groups but batch")
+    parser.add_argument("--n-layer", type=int)
+    parser.add_argument("--n-embd", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -244,7 +279,9 @@ def main() -> None:
     for name in options.group:
         if name not in names:
             parser.error(f"--group must be one of {', '.join(names)}, given {name!r}")
-        run_group(name, options.shards, options.out, options.tokens, [int(s) for s in options.seeds.split(",")])
+        model = {k: v for k in ("n_layer", "n_embd") if (v := getattr(options, k))}
+        seeds = [int(s) for s in options.seeds.split(",")]
+        run_group(name, options.shards, options.out, options.tokens, seeds, model, options.batch_size)
     if options.table:
         (options.out / "experiments.md").write_text(table(options.out))
         print(table(options.out))

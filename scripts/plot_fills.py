@@ -22,7 +22,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from midi_rwkv.arguments import parse_bars, parse_tracks
+from midi_rwkv.arguments import parse_bars, parse_tracks, sounding_tracks
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.infill import Infiller
 from midi_rwkv.instruments import program_name
@@ -137,7 +137,9 @@ def main() -> None:
         cases = chosen_cases(zipfile.ZipFile(args.source), args.count, np.random.default_rng(args.seed))
     else:
         score = read_midi(args.source)
-        region = Region.rectangle(parse_tracks(args.tracks, score), parse_bars([args.bars], score))
+        bars = parse_bars([args.bars], score)
+        tracks = parse_tracks(args.tracks, score) if args.tracks else sounding_tracks(score, bars)
+        region = Region.rectangle(tracks, bars)
         cases = [(args.source.name, score, region)]
     checkpoint = load_checkpoint(args.checkpoint)
     strengths = [float(x) for x in args.strengths.split(",")] if args.style else [0.0]

@@ -283,6 +283,18 @@ def test_a_track_number_wins_over_a_track_of_that_name():
         parse_tracks("ba", score)
 
 
+def test_without_tracks_those_that_play_there_are_written(run, build_midi, note, tmp_path):
+    """The second track rests in bars 3-4; `all` means all."""
+    lead = [e for b in range(8) for e in note(b * 1920, 60 + b, 480)]
+    late = [e for b in (0, 1, 6, 7) for e in note(b * 1920, 40, 480, channel=1)]
+    path = tmp_path / "rests.mid"
+    path.write_bytes(build_midi([[(0, bytes.fromhex("ff580404021808"))], lead, late], end=8 * 1920))
+    for bars, tracks, expected in (("3-4", (), [1]), ("2-4", (), [1, 2]), ("9", (), [1, 2]), ("3-4", ("all",), [1, 2])):
+        options = [x for t in tracks for x in ("--tracks", t)]
+        _, out, _ = run("--bars", bars, "--json", "--overwrite", *options, path=path)
+        assert json.loads(out)["tracks"] == expected
+
+
 def test_parsing():
     assert [parse_pitch(p) for p in ("C4", "F#3", "Bb2", "C-1", "72")] == [60, 54, 46, 0, 72]
     assert parse_range("--density", "4") == (4, 4)

@@ -11,7 +11,7 @@ import torch
 
 import midi_rwkv
 from midi_rwkv import load_checkpoint, read_midi
-from midi_rwkv.cases import SETTINGS, Case
+from midi_rwkv.cases import SETTINGS, Case, Songs, draw_cases
 from midi_rwkv.checkpoint import save_checkpoint
 from midi_rwkv.cli import main
 from midi_rwkv.config import ModelConfig, SamplingConfig
@@ -21,7 +21,7 @@ from midi_rwkv.measure import wishes
 from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
 from midi_rwkv.report import SETTING_TITLES
 from midi_rwkv.score import Note, Score, TimeSignature, Track
-from midi_rwkv.systems import COPIES, NGRAM, ORIGINAL
+from midi_rwkv.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, System
 from midi_rwkv.transformer import Transformer
 
 BAR = 1920
@@ -135,6 +135,50 @@ def cases_of(out):
 def group_of(out, setting):
     [group] = [g for g in json.loads((out / "report.json").read_text())["groups"] if g["setting"] == setting]
     return group
+
+
+@pytest.fixture(scope="module")
+def recalling(tiny, tmp_path_factory):
+    """The tiny checkpoint with recall weights: what the sources say is worth much where the surroundings agree."""
+    folder = shutil.copytree(tiny, tmp_path_factory.mktemp("recalling") / "tiny")
+    weights = {"likeness": 20, "prefix": 3, "suffix": 3, "start": 3, "gate": [-4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]}
+    (folder / "recall.json").write_text(json.dumps(weights))
+    return folder
+
+
+def test_recall_is_evaluated_beside_the_model_alone(songs, recalling, tiny, tmp_path):
+    """The same nats as a checkpoint without it; with it fewer, for the drums repeat bar by bar."""
+    options = {"settings": ["drums", "near", "continuation"], "baselines": None, "shards": None}
+    small(songs, tmp_path / "with", recalling, **options)
+    small(songs, tmp_path / "without", tiny, **options)
+    ours, alone = (records_of(tmp_path / "with", s) for s in (MODEL, ALONE))
+    plain = records_of(tmp_path / "without")
+    assert not records_path(tmp_path / "without", ALONE).exists()
+    assert alone == plain
+
+    def nats(records, case):
+        return records[case]["metrics"]["nats_per_note"]
+
+    drums = [c for c in ours if c.startswith("drums")]
+    assert drums
+    assert sum(nats(ours, c) for c in drums) < 0.5 * sum(nats(alone, c) for c in drums)
+    assert any(ours[c]["notes"] != alone[c]["notes"] for c in ours)
+
+
+def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
+    """The memory of the nats is the memory of the fill: the same bars may be read."""
+    system = System(Setup("x", "model", recalling))
+    found = Songs(songs)
+    for case in draw_cases(found, 4, (2,), ("near", "continuation")):
+        score = found.read(case.file)
+        song = system.tokenizer.encode(score)
+        memory, _ = next(system._memory(case, score, song))
+        infiller = system.infiller
+        given = case.given(score)
+        [of_fill] = infiller._memories(given, given, case.region, 1, case.context_bars)
+        own = of_fill.cell(case.first, case.tracks[0])
+        assert sorted(own.sources) == sorted(memory.sources)
+        np.testing.assert_allclose(np.sort(own.like), np.sort(memory.like))
 
 
 # -- repeatable and resumable -----------------------------------------------------------------------------------------
@@ -462,11 +506,12 @@ def test_the_page_has_sound(songs, tiny, tmp_path):
         (["--cases", "0"], "at least one case and one bar"),
         (["--settings", "nonsense"], "settings must be among song, near,"),
         (["--settings", "song,nonsense"], "got nonsense"),
-        (["--baselines", "copy"], "baselines must be among copy before,"),
+        (["--baselines", "copy"], "baselines must be among without recall, copy before,"),
         (["--shards", "gone"], "gone has not the checkpoint's tokenizer"),
         (["--checkpoint", "gone"], "gone is not a checkpoint: config.json is missing"),
         (["--style", "gone.safetensors"], "name a .safetensors file"),
         (["--temperature", "0"], "temperature must lie in"),
+        (["--recall", "2"], "recall must lie in"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(command, tmp_path, arguments, words):

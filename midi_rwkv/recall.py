@@ -1,0 +1,303 @@
+"""Recall: what the song itself says elsewhere, mixed into the model's next-id probabilities.
+
+A recurrent state of fixed size forgets what exactly stood in bar 3; the song is at hand and doesn't. While a cell is
+written, every other cell of its track is a source. A source counts for as much as its surroundings (three bars on
+either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
+follows there. The votes q and the model's probabilities p are mixed: gate q + (1 - gate) p. The gate is a logistic
+function of how good the best-voted sources are and of what the model thinks of their id.
+
+The few weights are fitted on training songs (scripts/fit_recall.py), so that the mixture is a probability like any
+other, and stand beside the model in `recall.json`. In kind this is the continuous cache of Grave et al. (arXiv
+1612.04426) and the match model of context-mixing compressors, with the sources weighed by their musical surroundings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import Config
+from .tokenizer import Kind, TokenizedSong, Tokenizer
+
+REACH = 3  # bars on either side whose likeness counts, the nearer the more
+MOST_SOURCES = 64  # the likest
+LONGEST_MATCH = 8  # ids after which agreeing further adds nothing
+GATE = (
+    "bias",
+    "like",
+    "like2",
+    "like6",
+    "match",
+    "share",
+    "share_like",
+    "agreeing",
+    "restart",
+    "surprise",
+    "surprise2",
+)
+
+
+@dataclass(frozen=True)
+class RecallWeights(Config):
+    """A source's log weight: likeness x `likeness`, + `prefix` an id where it agrees from the cell's start (and `start`
+    for that), `suffix` an id where it agrees only lately. gate: weights of the features named in GATE."""
+
+    likeness: float
+    prefix: float
+    suffix: float
+    start: float
+    gate: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gate", tuple(self.gate))  # a list, from JSON
+        if len(self.gate) != len(GATE):
+            raise ValueError(f"recall needs {len(GATE)} gate weights ({', '.join(GATE)}), got {len(self.gate)}")
+
+
+class _Notes:
+    """The (position, pitch) of a song's notes, each a number, found by cell and by what they are."""
+
+    def __init__(self, tokenizer: Tokenizer, song: TokenizedSong):
+        self.n_bars, self.n_tracks = song.n_bars, song.n_tracks
+        self.tokenizer = tokenizer
+        lengths = np.diff(song.offsets)
+        keys, cell = self._keys(song.cells, np.repeat(np.arange(len(lengths)), lengths))
+        self.sizes = np.bincount(cell, minlength=len(lengths)).reshape(song.n_bars, song.n_tracks)
+        bar, track = np.divmod(cell, song.n_tracks)
+        self._by_cell = np.split(keys, np.cumsum(self.sizes.ravel())[:-1])
+        order = np.lexsort((bar, keys, track))
+        self._sorted = (track * self.SPAN + keys)[order]
+        self._bars = bar[order]
+
+    SPAN = 1 << 20  # more than any key
+
+    def _keys(self, ids: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ids of cells and the cell of each -> a number a note, and its cell."""
+        t = self.tokenizer
+        parts = [t.expansions[i] for i in ids.tolist()]
+        base = np.fromiter((b for p in parts for b in p), np.int64)
+        cell = np.repeat(cell, [len(p) for p in parts])
+        kinds, values = np.asarray(t.base_kind)[base], np.asarray(t.base_value)[base]
+        places = np.where(kinds == Kind.POSITION, np.arange(len(base)), 0)
+        position = values[np.maximum.accumulate(places)] if len(base) else values
+        is_note = kinds == Kind.PITCH
+        return (position * 128 + values)[is_note].astype(np.int64), cell[is_note]
+
+    def of(self, bar: int, track: int) -> np.ndarray:
+        return self._by_cell[bar * self.n_tracks + track]
+
+    def of_ids(self, ids: Sequence[int]) -> np.ndarray:
+        """The same for a cell that is not the song's."""
+        return self._keys(np.array(ids, np.int64), np.zeros(len(ids), np.int64))[0]
+
+    def shared(self, track: int, keys: np.ndarray) -> np.ndarray:
+        """How many of these notes each bar of the track has: (bars,)."""
+        wanted = track * self.SPAN + keys
+        low, high = np.searchsorted(self._sorted, wanted), np.searchsorted(self._sorted, wanted, side="right")
+        found = [self._bars[a:b] for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        return np.bincount(np.concatenate(found), minlength=self.n_bars) if found else np.zeros(self.n_bars, np.int64)
+
+
+class SongMemory:
+    """A song's cells as sources, for one candidate; `fork` for the next."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        song: TokenizedSong,
+        hidden: Collection[tuple[int, int]],
+        weights: RecallWeights,
+        end_id: int,
+        refused: Mapping[tuple[int, int], Sequence[int]] | None = None,
+    ):
+        """hidden: the (bar, track) cells that are to be written; what `song` has there isn't looked at. end_id: the id
+        that closes a cell. refused: per cell, ids that are no source, for they are what the user wants replaced."""
+        song = song.without(hidden)
+        self.song, self.weights, self.end_id = song, weights, end_id
+        self.refused = {cell: list(ids) for cell, ids in (refused or {}).items()}
+        self.notes = _Notes(tokenizer, song)
+        self.hidden = np.zeros((song.n_bars, song.n_tracks), bool)
+        for cell in hidden:
+            self.hidden[cell] = True
+        self.sizes = self.notes.sizes.copy()
+        self.written: dict[tuple[int, int], tuple[list[int], np.ndarray]] = {}  # ids and notes
+
+    def fork(self) -> SongMemory:
+        """A memory that shares the song and goes on alone."""
+        other = SongMemory.__new__(SongMemory)
+        other.__dict__.update(self.__dict__)
+        other.hidden, other.sizes, other.written = self.hidden.copy(), self.sizes.copy(), dict(self.written)
+        return other
+
+    def write(self, bar: int, track: int, ids: Sequence[int]) -> None:
+        """A cell has been written: it is a source from now on, and part of the surroundings."""
+        notes = self.notes.of_ids(ids)
+        self.written[bar, track] = list(ids), notes
+        self.sizes[bar, track] = len(notes)
+        self.hidden[bar, track] = False
+
+    def likeness(self, bar: int) -> np.ndarray:
+        """How like each bar's surroundings are to this one's, 0-1: (bars,). What is not written yet does not count."""
+        n = self.song.n_bars
+        shown, sounding = ~self.hidden, self.sizes.any(0)
+        alike, both = np.zeros(n), np.zeros(n)
+        for j in range(-REACH, REACH + 1):
+            if not 0 <= bar + j < n:
+                continue
+            weight = 1 / (1 + abs(j))
+            at = np.arange(n) + j
+            inside = (at >= 0) & (at < n)
+            at = at.clip(0, n - 1)
+            for t in np.flatnonzero(shown[bar + j] & sounding).tolist():
+                seen = inside & shown[at, t]
+                if self.sizes[bar + j, t]:
+                    alike += (2 * weight) * self._shared(bar + j, t)[at] * seen
+                both += weight * (self.sizes[bar + j, t] + self.sizes[at, t] * seen)
+        return np.divide(alike, both, out=np.zeros(n), where=both > 0)
+
+    def _shared(self, bar: int, track: int) -> np.ndarray:
+        """How many notes each bar of a track has in common with one of them: (bars,)."""
+        written = self.written.get((bar, track))
+        notes = self.notes.of(bar, track) if written is None else written[1]
+        shared = self.notes.shared(track, notes)
+        theirs = [(b, own) for (b, t), (_, own) in self.written.items() if t == track]
+        if theirs:
+            mine = set(notes.tolist())
+            for b, own in theirs:
+                shared[b] = len(mine.intersection(own.tolist()))
+        return shared
+
+    def cell(self, bar: int, track: int) -> CellMemory:
+        """The sources of a cell that is about to be written."""
+        like = self.likeness(bar)
+        refused = self.refused.get((bar, track))
+        bars = np.flatnonzero(~self.hidden[:, track])
+        bars = bars[np.argsort(-like[bars], kind="stable")]
+        sources: list[list[int]] = []
+        kept: list[int] = []
+        for b in bars.tolist():
+            ids = self.written[b, track][0] if (b, track) in self.written else self.song.cell(b, track).tolist()
+            if ids != refused:
+                sources.append([*ids, self.end_id])
+                kept.append(b)
+                if len(kept) == MOST_SOURCES:
+                    break
+        return CellMemory(sources, like[kept], self.weights)
+
+    def follow(self, song: TokenizedSong, cells: Iterable[tuple[int, int]]) -> Iterator[tuple[CellMemory, int]]:
+        """Cells being written as `song` has them, id by id, each cell's end included: the sources before each id, and
+        the id."""
+        for bar, track in cells:
+            memory, ids = self.cell(bar, track), song.cell(bar, track).tolist()
+            for true in [*ids, self.end_id]:
+                yield memory, true
+                memory.take(true)
+            self.write(bar, track, ids)
+
+
+@dataclass
+class Votes:
+    """What the sources of a cell say now: the id each votes for, and how far it agrees with what is written: ids from
+    the cell's start (at least 1, the start itself), or minus the ids it agrees with lately. All (sources,)."""
+
+    ids: np.ndarray
+    like: np.ndarray
+    match: np.ndarray
+
+
+@dataclass
+class CellMemory:
+    """The sources of one cell while it is written."""
+
+    sources: list[list[int]]
+    like: np.ndarray  # (sources,)
+    weights: RecallWeights
+    _at: int = 0  # ids written
+
+    def __post_init__(self) -> None:
+        width = max(map(len, self.sources), default=1)
+        self._ids = np.full((len(self.sources), width), -1)
+        for row, ids in zip(self._ids, self.sources, strict=True):
+            row[: len(ids)] = ids
+        self._run = np.zeros_like(self._ids)  # ids up to here that agree with the last ones written
+        self._whole = np.ones(len(self.sources), bool)  # agrees from the start
+
+    def take(self, written: int) -> None:
+        """Read the id that was written."""
+        before = np.zeros_like(self._run)
+        before[:, 1:] = self._run[:, :-1]
+        self._run = np.where(self._ids == written, before + 1, 0)
+        if self._at < self._ids.shape[1]:
+            self._whole &= self._ids[:, self._at] == written
+        else:
+            self._whole[:] = False
+        self._at += 1
+
+    def votes(self) -> Votes:
+        """Of the sources that have anything to say."""
+        rows = np.arange(len(self._ids))
+        best = self._run[:, :-1].argmax(1) if self._ids.shape[1] > 1 else np.zeros(len(rows), np.int64)
+        run = self._run[rows, best]
+        match = np.where(self._whole, self._at + 1, -run)
+        place = np.where(
+            self._whole, min(self._at, self._ids.shape[1] - 1), np.minimum(best + 1, self._ids.shape[1] - 1)
+        )
+        ids = self._ids[rows, place]
+        usable = (match != 0) & (ids >= 0)
+        return Votes(ids[usable], self.like[usable], match[usable])
+
+    def mix(self, logits: np.ndarray, strength: float = 1.0) -> np.ndarray:
+        """The model's logits (vocabulary,) -> log probabilities of the mixture. strength: 0 (the model alone) to 1."""
+        top = logits.max()
+        log_p = logits - (top + math.log(np.exp(logits - top).sum()))
+        votes = self.votes()
+        if not len(votes.ids) or strength <= 0:
+            return log_p
+        ids, share, gate = weigh(votes, log_p, self.weights)
+        gate *= strength
+        mixed = log_p + np.float32(math.log1p(-gate))
+        mixed[ids] = np.logaddexp(mixed[ids], np.log(gate * share))
+        return mixed
+
+
+def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.ndarray, np.ndarray, float]:
+    """The distinct ids voted for, each one's share of the votes, and the gate. log_p: the model's (vocabulary,)."""
+    w = weights
+    whole = votes.match > 0
+    match = np.minimum(np.abs(votes.match), LONGEST_MATCH)
+    power = w.likeness * votes.like + np.where(whole, w.prefix * match + w.start, w.suffix * match)
+    power = np.exp(power - power.max())
+    ids, slot = np.unique(votes.ids, return_inverse=True)
+    share = np.bincount(slot, power) / power.sum()
+    chosen = int(share.argmax())
+    own = slot == chosen
+    features = gate_features(
+        float(votes.like[own].max()),
+        int(match[own & whole].max(initial=0)),
+        float(share[chosen]),
+        int(own.sum()),
+        float(log_p[ids[chosen]]),
+    )
+    return ids, share, 1 / (1 + math.exp(-float(np.dot(features, w.gate))))
+
+
+def gate_features(like: float, match: int, share: float, agreeing: int, log_p: float) -> list[float]:
+    """In the order of GATE, of the best-voted id: the likest of its sources, the longest whole match, its share of the
+    votes, how many sources vote for it, and the model's log probability."""
+    surprise = -max(log_p, -12.0)
+    return [
+        1.0,
+        like,
+        like**2,
+        like**6,
+        math.log1p(match),
+        share,
+        share * like,
+        math.log1p(agreeing),
+        float(match == 0),
+        surprise,
+        surprise**2 / 10,
+    ]

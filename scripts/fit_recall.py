@@ -1,0 +1,216 @@
+"""Fit a checkpoint's recall (midi_rwkv/recall.py) on training songs, and say what it is worth on validation songs.
+
+    python scripts/fit_recall.py SHARDS CHECKPOINT [--songs 24]      # writes CHECKPOINT/recall.json; some ten minutes
+    python scripts/fit_recall.py SHARDS CHECKPOINT --measure         # what is there, on the validation songs alone
+
+SHARDS is a folder of `midi-rwkv corpus`. From every source it draws `--songs` regions of 2, 4 or 8 bars and one, some
+or all tracks of a song, lets the model predict them, and looks for the weights under which the mixture of model and
+song costs the fewest nats a note, every region counting the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.corpus import Shard, sources_in
+from midi_rwkv.dataset import FILL, lay_out
+from midi_rwkv.files import whole_file
+from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.recall import GATE, LONGEST_MATCH, RecallWeights, SongMemory
+from midi_rwkv.tokenizer import TokenizedSong
+
+START = RecallWeights(10.0, 2.0, 2.0, 2.0, (-3.0, 2.0, *[0.0] * (len(GATE) - 2)))
+LONGEST_PROMPT = 3072  # ids; a region that is longer is drawn again
+STEPS = 500
+
+
+@dataclass
+class Place:
+    """One id of a fill: the sources' votes and what the model thinks of them."""
+
+    case: int
+    like: np.ndarray  # (sources,)
+    match: np.ndarray
+    slot: np.ndarray  # which distinct id each source votes for
+    log_p: np.ndarray  # the model's of each distinct id
+    right: int  # the slot of the true id, -1 where no source votes for it
+    true_log_p: float
+
+
+def draw_regions(
+    songs: Sequence[tuple[Shard, int]], count: int, rng: np.random.Generator
+) -> Iterator[tuple[TokenizedSong, dict[int, list[int]], bool]]:
+    """(song, tracks to write by bar, whether the song goes on unknown), `count` times."""
+    while count:
+        shard, number = songs[int(rng.integers(len(songs)))]
+        song, n_bars = shard[number], int(rng.choice([2, 4, 8]))
+        if song.n_bars < 3 * n_bars:
+            continue
+        first = int(rng.integers(n_bars, song.n_bars - 2 * n_bars + 1))
+        lengths = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
+        sounding = np.flatnonzero(lengths[first : first + n_bars].sum(0))
+        if not len(sounding):
+            continue
+        many = int(rng.choice([1, rng.integers(1, len(sounding) + 1), len(sounding)], p=[0.6, 0.2, 0.2]))
+        tracks = sorted(rng.choice(sounding, many, replace=False).tolist())
+        yield song, dict.fromkeys(range(first, first + n_bars), tracks), bool(rng.random() < 0.1)
+        count -= 1
+
+
+@torch.no_grad()
+def places(
+    checkpoint: Checkpoint, regions: Iterator[tuple[TokenizedSong, dict[int, list[int]], bool]], first_case: int
+) -> tuple[list[Place], list[int]]:
+    """What stands at every id of the regions, and the notes of each case."""
+    tokenizer, tokens, model = checkpoint.tokenizer, PromptTokens(checkpoint.tokenizer), checkpoint.model()
+    found: list[Place] = []
+    notes: list[int] = []
+    for song, targets, open_end in regions:
+        budget = prompt_budget(song, targets, checkpoint.context)
+        sample = lay_out(tokenizer, tokens, song, build_prompt(tokens, song, targets, budget=budget, open_end=open_end))
+        if len(sample.ids) > LONGEST_PROMPT:
+            continue
+        ids, fill = torch.tensor(sample.ids), torch.tensor(sample.roles) == FILL
+        logits = model.head(model.hidden(ids[None, :-1])[0][0, fill[1:]])
+        log_p = torch.log_softmax(logits, -1).numpy()
+        cells = [(b, t) for b, tracks in targets.items() for t in tracks]
+        end = song.n_bars if open_end else max(targets) + 1
+        hidden = {*cells, *((b, t) for b in range(min(targets), end) for t in range(song.n_tracks) if open_end)}
+        memory = SongMemory(tokenizer, song, hidden, START, tokens.fill_end)
+        for row, (sources, true) in zip(log_p, memory.follow(song, cells), strict=True):
+            votes = sources.votes()
+            distinct, slot = np.unique(votes.ids, return_inverse=True)
+            right = np.flatnonzero(distinct == true)
+            place = int(right[0]) if len(right) else -1
+            case = first_case + len(notes)
+            found.append(Place(case, votes.like, votes.match, slot, row[distinct], place, float(row[true])))
+        notes.append(max(1, int(tokenizer.notes_per_id[ids[fill].numpy()].sum())))
+    return found, notes
+
+
+class Table:
+    """Places as padded tensors."""
+
+    def __init__(self, rows: Sequence[Place], notes: Sequence[int]):
+        width = max(len(p.like) for p in rows)
+
+        def padded(arrays: Sequence[np.ndarray], fill: float) -> Tensor:
+            out = np.full((len(arrays), width), fill, np.float32)
+            for line, array in zip(out, arrays, strict=True):
+                line[: len(array)] = array
+            return torch.from_numpy(out)
+
+        self.like, self.match = padded([p.like for p in rows], 0), padded([p.match for p in rows], 0)
+        self.slot = padded([p.slot for p in rows], 0).long()
+        self.log_p = padded([p.log_p for p in rows], 0)
+        self.right = torch.tensor([p.right for p in rows])
+        self.true_log_p = torch.tensor([p.true_log_p for p in rows])
+        self.case = np.array([p.case for p in rows])
+        self.notes = np.array(notes)
+        self.weight = torch.tensor((1 / self.notes)[self.case], dtype=torch.float32)
+        self.weight /= self.weight.sum()
+
+    def log_mixture(self, powers: Tensor, gate: Tensor) -> Tensor:
+        """Log probability of each true id. powers: likeness, prefix, suffix, start; as `recall.weigh`."""
+        there, whole = self.match != 0, self.match > 0
+        match = self.match.abs().clamp(max=LONGEST_MATCH)
+        power = powers[0] * self.like + torch.where(whole, powers[1] * match + powers[3], powers[2] * match)
+        voted = there.any(1)
+        votes = torch.softmax(power.masked_fill(~there, -1e9), 1) * voted[:, None]
+        share = torch.zeros_like(votes).scatter_add(1, self.slot, votes)
+        best, chosen = share.max(1)
+        own = there & (self.slot == chosen[:, None])
+        features = self.features(own, whole, match, best, chosen)
+        opened = torch.sigmoid(features @ gate) * voted
+        said = share.gather(1, self.right.clamp(min=0)[:, None])[:, 0] * (self.right >= 0)
+        return torch.log(opened * said + (1 - opened) * self.true_log_p.exp() + 1e-20)
+
+    def features(self, own: Tensor, whole: Tensor, match: Tensor, best: Tensor, chosen: Tensor) -> Tensor:
+        """`recall.gate_features` of all places, (places, features)."""
+        like = torch.where(own, self.like, 0.0).max(1).values
+        longest = torch.where(own & whole, match, 0.0).max(1).values
+        surprise = -self.log_p.gather(1, chosen[:, None])[:, 0].clamp(min=-12.0)
+        agreeing = own.sum(1)
+        columns = [torch.ones_like(like), like, like**2, like**6, torch.log1p(longest), best, best * like]
+        columns += [torch.log1p(agreeing), (longest == 0).float(), surprise, surprise**2 / 10]
+        return torch.stack(columns, 1)
+
+    def nats_per_note(self, log_mixture: Tensor, sources: np.ndarray) -> dict[str, float]:
+        """By source; sources: of each case."""
+        nats = np.bincount(self.case, -log_mixture.detach().double().numpy(), len(self.notes))
+        return {str(s): float(nats[sources == s].sum() / self.notes[sources == s].sum()) for s in np.unique(sources)}
+
+
+def fit(table: Table) -> RecallWeights:
+    """The weights under which the mixture costs the fewest nats."""
+    powers = torch.tensor([START.likeness, START.prefix, START.suffix, START.start], requires_grad=True)
+    gate = torch.tensor(START.gate, requires_grad=True)
+    optimizer = torch.optim.Adam([powers, gate], lr=0.05)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (-(table.weight * table.log_mixture(powers, gate)).sum()).backward()
+        optimizer.step()
+    values = [round(v, 4) for v in powers.tolist()]
+    return RecallWeights(*values, tuple(round(v, 4) for v in gate.tolist()))
+
+
+def collect(
+    checkpoint: Checkpoint, pools: dict[str, list[tuple[Shard, int]]], songs: int, seed: int
+) -> tuple[Table, np.ndarray]:
+    """Places in `songs` regions a source, and the source of each case."""
+    rng = np.random.default_rng(seed)
+    rows: list[Place] = []
+    notes: list[int] = []
+    sources: list[str] = []
+    for source, pool in sorted(pools.items()):
+        more, counts = places(checkpoint, draw_regions(pool, songs, rng), len(notes))
+        rows, notes, sources = rows + more, notes + counts, sources + [source] * len(counts)
+        print(f"{source}: {len(counts)} regions", flush=True)
+    return Table(rows, notes), np.array(sources)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--songs", type=int, default=24, help="regions of each source (default: 24)")
+    parser.add_argument("--measure", action="store_true", help="fit nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(options.checkpoint)
+    path = options.checkpoint / "recall.json"
+    if not options.measure:
+        pools = {}
+        for source in sources_in(options.shards):
+            shard = Shard(options.shards / f"{source}.npz")
+            pools[source] = [(shard, i) for i in range(len(shard))]
+        table, _ = collect(checkpoint, pools, options.songs, seed=1)
+        weights = fit(table)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(weights.to_dict(), indent=1) + "\n", encoding="utf-8")
+    weights = RecallWeights.load(path)
+    shard = Shard(options.shards / "valid.npz")
+    held_out: dict[str, list[tuple[Shard, int]]] = {}
+    for i, name in enumerate(shard.names):
+        held_out.setdefault(name.split("/")[0], []).append((shard, i))
+    table, sources = collect(checkpoint, held_out, options.songs, seed=2)
+    powers = torch.tensor([weights.likeness, weights.prefix, weights.suffix, weights.start])
+    alone = table.nats_per_note(table.true_log_p, sources)
+    mixed = table.nats_per_note(table.log_mixture(powers, torch.tensor(weights.gate)), sources)
+    print("| source | model alone | with recall |\n|---|---:|---:|")
+    for source in alone:
+        print(f"| {source} | {alone[source]:.3f} | {mixed[source]:.3f} |")
+    print(f"| mean | {np.mean(list(alone.values())):.3f} | {np.mean(list(mixed.values())):.3f} |")
+
+
+if __name__ == "__main__":
+    main()
