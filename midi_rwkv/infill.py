@@ -292,10 +292,10 @@ def infill(
     """Write the cells of a region anew, `candidates` times.
 
     checkpoint: the one that ships where None. style: what `find_style` gives, or its text: a name, a path, or a blend
-    such as "mine:0.7,bach:0.3". context_bars: read at most so many bars on each side (None: as many as
-    the model was trained to read). backend, threads, precision: see `make_engine`. on_progress is called after each
-    cell. The same arguments and seed give the same notes. Raises ValueError on a region outside the score. To fill more
-    than once, keep an `Infiller`.
+    such as "mine:0.7,bach:0.3". context_bars: read at most so many bars on each side (None: as many as the model was
+    trained to read, and all of them for recall). backend, threads, precision: see `make_engine`. on_progress is called
+    after each cell. The same arguments and seed give the same notes. Raises ValueError on a region outside the score.
+    To fill more than once, keep an `Infiller`.
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style

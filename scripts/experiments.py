@@ -10,7 +10,7 @@ trains each for as long as `--tokens` of the first take: speeds are measured bef
 SHARDS is a folder of `midi-rwkv corpus`; for bpe, SHARDS-1024 and so on, built with other --vocab-size, stand by it.
 
 Beside the mean over sources of nats per note, each run says what it costs to predict cells whose notes stand literally
-in what the prompt shows (recall), and all others.
+in what the prompt shows (repeats), and all others.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def literal_cells(ids: np.ndarray, roles: np.ndarray, fill_end: int, separators:
     return out
 
 
-def recall(trainer: Any) -> dict[str, float]:
+def repeats(trainer: Any) -> dict[str, float]:
     """Nats per note of literal repeats and of all other cells, over all validation fills."""
     import torch
 
@@ -174,7 +174,7 @@ def recall(trainer: Any) -> dict[str, float]:
                 nats[kind] += float(found.double().sum())
                 notes[kind] += float(tokenizer.notes_per_id[ids[wanted]].sum())
     return {
-        "recall": round(nats[0] / max(1, notes[0]), 4),
+        "repeats": round(nats[0] / max(1, notes[0]), 4),
         "other": round(nats[1] / max(1, notes[1]), 4),
         "literal_notes": int(notes[0]),
         "notes": int(notes.sum()),
@@ -224,7 +224,7 @@ def run_group(
                 "seconds": round(time.monotonic() - began),
                 "parameters": sum(p.numel() for p in trainer.model.parameters()),
                 "nats": trainer.evaluate(),
-                **recall(trainer),
+                **repeats(trainer),
             }
             add_result(out, record)
             print(f"{key}: {record['nats']:.4f} nats a note, {record['seconds']} s", flush=True)
@@ -245,13 +245,13 @@ def table(out: Path) -> str:
     results, lines = read_results(out), []
     for name in dict.fromkeys(r["group"] for r in results):
         mine = [r for r in results if r["group"] == name]
-        lines += [f"\n### {name}\n", "| variant | tokens | parameters | nats per note | recall | other |"]
+        lines += [f"\n### {name}\n", "| variant | tokens | parameters | nats per note | repeats | other |"]
         lines += ["|---|---|---|---|---|---|"]
         for variant in dict.fromkeys(r["variant"] for r in mine):
             runs = [r for r in mine if r["variant"] == variant]
             nats = [r["nats"] for r in runs]
             spread = f" ± {(max(nats) - min(nats)) / 2:.3f} ({len(nats)})" if len(nats) > 1 else ""
-            rest = [f"{np.mean([r[k] for r in runs]):.3f}" for k in ("recall", "other")]
+            rest = [f"{np.mean([r[k] for r in runs]):.3f}" for k in ("repeats", "other")]
             size = f"{runs[0]['tokens']:,} | {runs[0]['parameters']:,}"
             lines.append(f"| {variant} | {size} | {np.mean(nats):.3f}{spread} | {' | '.join(rest)} |")
     return "\n".join(lines).strip() + "\n"
