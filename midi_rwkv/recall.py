@@ -3,7 +3,8 @@
 A recurrent state of fixed size forgets what exactly stood in bar 3; the song is at hand and doesn't. While a cell is
 written, every other cell of its track is a source. A source counts for as much as its surroundings (three bars on
 either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
-follows there. The votes q and the model's probabilities p are mixed: gate q + (1 - gate) p. The gate is a logistic
+follows there. What other tracks play in the same bar is a source too, a twin, for as much as the two tracks are alike
+in the bars around. The votes q and the model's probabilities p are mixed: gate q + (1 - gate) p. The gate is a logistic
 function of how good the best-voted sources are and of what the model thinks of their id.
 
 The few weights are fitted on training songs (scripts/fit_recall.py), so that the mixture is a probability like any
@@ -37,18 +38,20 @@ GATE = (
     "restart",
     "surprise",
     "surprise2",
+    "twin",
 )
 
 
 @dataclass(frozen=True)
 class RecallWeights(Config):
     """A source's log weight: likeness x `likeness`, + `prefix` an id where it agrees from the cell's start (and `start`
-    for that), `suffix` an id where it agrees only lately. gate: weights of the features named in GATE."""
+    for that), `suffix` an id where it agrees only lately, `twin` where it is one. gate: the weights of GATE."""
 
     likeness: float
     prefix: float
     suffix: float
     start: float
+    twin: float
     gate: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -160,8 +163,7 @@ class SongMemory:
 
     def _shared(self, bar: int, track: int) -> np.ndarray:
         """How many notes each bar of a track has in common with one of them: (bars,)."""
-        written = self.written.get((bar, track))
-        notes = self.notes.of(bar, track) if written is None else written[1]
+        notes = self._notes_of(bar, track)
         shared = self.notes.shared(track, notes)
         theirs = [(b, own) for (b, t), (_, own) in self.written.items() if t == track]
         if theirs:
@@ -176,16 +178,37 @@ class SongMemory:
         refused = self.refused.get((bar, track))
         bars = np.flatnonzero(~self.hidden[:, track])
         bars = bars[np.argsort(-like[bars], kind="stable")]
+        twins = [(self.twinship(bar, track, t), bar, t) for t in range(self.song.n_tracks)]
+        found = [x for x in twins if x[0] > 0] + [(float(like[b]), b, track) for b in bars.tolist()]
         sources: list[list[int]] = []
-        kept: list[int] = []
-        for b in bars.tolist():
-            ids = self.written[b, track][0] if (b, track) in self.written else self.song.cell(b, track).tolist()
-            if ids != refused:
+        kept: list[tuple[float, bool]] = []
+        for how_like, b, t in found:
+            ids = self.written[b, t][0] if (b, t) in self.written else self.song.cell(b, t).tolist()
+            if t != track or ids != refused:
                 sources.append([*ids, self.end_id])
-                kept.append(b)
+                kept.append((how_like, t != track))
                 if len(kept) == MOST_SOURCES:
                     break
-        return CellMemory(sources, like[kept], self.weights)
+        return CellMemory(
+            sources, np.array([x for x, _ in kept]), np.array([twin for _, twin in kept], bool), self.weights
+        )
+
+    def twinship(self, bar: int, track: int, other: int) -> float:
+        """How like another track the track is around this bar, 0-1; 0 where the other is not known in it."""
+        if other == track or self.hidden[bar, other] or not (self.sizes[:, track] & self.sizes[:, other]).any():
+            return 0.0
+        alike = both = 0.0
+        for b in range(max(0, bar - REACH), min(self.song.n_bars, bar + REACH + 1)):
+            if b != bar and not (self.hidden[b, track] or self.hidden[b, other]):
+                mine, theirs = self._notes_of(b, track), self._notes_of(b, other)
+                weight = 1 / (1 + abs(b - bar))
+                alike += 2 * weight * len(set(mine.tolist()).intersection(theirs.tolist()))
+                both += weight * (len(mine) + len(theirs))
+        return alike / both if both else 0.0
+
+    def _notes_of(self, bar: int, track: int) -> np.ndarray:
+        written = self.written.get((bar, track))
+        return self.notes.of(bar, track) if written is None else written[1]
 
     def follow(self, song: TokenizedSong, cells: Iterable[tuple[int, int]]) -> Iterator[tuple[CellMemory, int]]:
         """Cells being written as `song` has them, id by id, each cell's end included: the sources before each id, and
@@ -206,6 +229,7 @@ class Votes:
     ids: np.ndarray
     like: np.ndarray
     match: np.ndarray
+    twin: np.ndarray  # bool
 
 
 @dataclass
@@ -214,6 +238,7 @@ class CellMemory:
 
     sources: list[list[int]]
     like: np.ndarray  # (sources,)
+    twin: np.ndarray  # (sources,) bool: of another track
     weights: RecallWeights
     _at: int = 0  # ids written
 
@@ -247,7 +272,7 @@ class CellMemory:
         )
         ids = self._ids[rows, place]
         usable = (match != 0) & (ids >= 0)
-        return Votes(ids[usable], self.like[usable], match[usable])
+        return Votes(ids[usable], self.like[usable], match[usable], self.twin[usable])
 
     def mix(self, logits: np.ndarray, strength: float = 1.0) -> np.ndarray:
         """The model's logits (vocabulary,) -> log probabilities of the mixture. strength: 0 (the model alone) to 1."""
@@ -269,6 +294,7 @@ def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.n
     whole = votes.match > 0
     match = np.minimum(np.abs(votes.match), LONGEST_MATCH)
     power = w.likeness * votes.like + np.where(whole, w.prefix * match + w.start, w.suffix * match)
+    power += w.twin * votes.twin
     power = np.exp(power - power.max())
     ids, slot = np.unique(votes.ids, return_inverse=True)
     share = np.bincount(slot, power) / power.sum()
@@ -280,13 +306,14 @@ def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.n
         float(share[chosen]),
         int(own.sum()),
         float(log_p[ids[chosen]]),
+        bool((own & votes.twin).any()),
     )
     return ids, share, 1 / (1 + math.exp(-float(np.dot(features, w.gate))))
 
 
-def gate_features(like: float, match: int, share: float, agreeing: int, log_p: float) -> list[float]:
+def gate_features(like: float, match: int, share: float, agreeing: int, log_p: float, twin: bool) -> list[float]:
     """In the order of GATE, of the best-voted id: the likest of its sources, the longest whole match, its share of the
-    votes, how many sources vote for it, and the model's log probability."""
+    votes, how many sources vote for it, the model's log probability, and whether a twin is among the sources."""
     surprise = -max(log_p, -12.0)
     return [
         1.0,
@@ -300,4 +327,5 @@ def gate_features(like: float, match: int, share: float, agreeing: int, log_p: f
         float(match == 0),
         surprise,
         surprise**2 / 10,
+        float(twin),
     ]

@@ -28,7 +28,7 @@ from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
 from midi_rwkv.recall import GATE, LONGEST_MATCH, RecallWeights, SongMemory
 from midi_rwkv.tokenizer import TokenizedSong
 
-START = RecallWeights(10.0, 2.0, 2.0, 2.0, (-3.0, 2.0, *[0.0] * (len(GATE) - 2)))
+START = RecallWeights(10.0, 2.0, 2.0, 2.0, 0.0, (-3.0, 2.0, *[0.0] * (len(GATE) - 2)))
 LONGEST_PROMPT = 3072  # ids; a region that is longer is drawn again
 STEPS = 500
 
@@ -40,6 +40,7 @@ class Place:
     case: int
     like: np.ndarray  # (sources,)
     match: np.ndarray
+    twin: np.ndarray
     slot: np.ndarray  # which distinct id each source votes for
     log_p: np.ndarray  # the model's of each distinct id
     right: int  # the slot of the true id, -1 where no source votes for it
@@ -92,7 +93,7 @@ def places(
             right = np.flatnonzero(distinct == true)
             place = int(right[0]) if len(right) else -1
             case = first_case + len(notes)
-            found.append(Place(case, votes.like, votes.match, slot, row[distinct], place, float(row[true])))
+            found.append(Place(case, votes.like, votes.match, votes.twin, slot, row[distinct], place, float(row[true])))
         notes.append(max(1, int(tokenizer.notes_per_id[ids[fill].numpy()].sum())))
     return found, notes
 
@@ -110,6 +111,7 @@ class Table:
             return torch.from_numpy(out)
 
         self.like, self.match = padded([p.like for p in rows], 0), padded([p.match for p in rows], 0)
+        self.twin = padded([p.twin for p in rows], 0)
         self.slot = padded([p.slot for p in rows], 0).long()
         self.log_p = padded([p.log_p for p in rows], 0)
         self.right = torch.tensor([p.right for p in rows])
@@ -120,10 +122,11 @@ class Table:
         self.weight /= self.weight.sum()
 
     def log_mixture(self, powers: Tensor, gate: Tensor) -> Tensor:
-        """Log probability of each true id. powers: likeness, prefix, suffix, start; as `recall.weigh`."""
+        """Log probability of each true id. powers: all of RecallWeights but the gate; as `recall.weigh`."""
         there, whole = self.match != 0, self.match > 0
         match = self.match.abs().clamp(max=LONGEST_MATCH)
         power = powers[0] * self.like + torch.where(whole, powers[1] * match + powers[3], powers[2] * match)
+        power = power + powers[4] * self.twin
         voted = there.any(1)
         votes = torch.softmax(power.masked_fill(~there, -1e9), 1) * voted[:, None]
         share = torch.zeros_like(votes).scatter_add(1, self.slot, votes)
@@ -142,6 +145,7 @@ class Table:
         agreeing = own.sum(1)
         columns = [torch.ones_like(like), like, like**2, like**6, torch.log1p(longest), best, best * like]
         columns += [torch.log1p(agreeing), (longest == 0).float(), surprise, surprise**2 / 10]
+        columns.append((own & (self.twin > 0)).any(1).float())
         return torch.stack(columns, 1)
 
     def nats_per_note(self, log_mixture: Tensor, sources: np.ndarray) -> dict[str, float]:
@@ -150,9 +154,13 @@ class Table:
         return {str(s): float(nats[sources == s].sum() / self.notes[sources == s].sum()) for s in np.unique(sources)}
 
 
+def powers_of(weights: RecallWeights) -> Tensor:
+    return torch.tensor([weights.likeness, weights.prefix, weights.suffix, weights.start, weights.twin])
+
+
 def fit(table: Table) -> RecallWeights:
     """The weights under which the mixture costs the fewest nats."""
-    powers = torch.tensor([START.likeness, START.prefix, START.suffix, START.start], requires_grad=True)
+    powers = powers_of(START).requires_grad_()
     gate = torch.tensor(START.gate, requires_grad=True)
     optimizer = torch.optim.Adam([powers, gate], lr=0.05)
     for _ in range(STEPS):
@@ -203,9 +211,8 @@ def main() -> None:
     for i, name in enumerate(shard.names):
         held_out.setdefault(name.split("/")[0], []).append((shard, i))
     table, sources = collect(checkpoint, held_out, options.songs, seed=2)
-    powers = torch.tensor([weights.likeness, weights.prefix, weights.suffix, weights.start])
     alone = table.nats_per_note(table.true_log_p, sources)
-    mixed = table.nats_per_note(table.log_mixture(powers, torch.tensor(weights.gate)), sources)
+    mixed = table.nats_per_note(table.log_mixture(powers_of(weights), torch.tensor(weights.gate)), sources)
     print("| source | model alone | with recall |\n|---|---:|---:|")
     for source in alone:
         print(f"| {source} | {alone[source]:.3f} | {mixed[source]:.3f} |")

@@ -20,7 +20,7 @@ from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
 BAR = 1920
 END = 7
 # Closed where nothing is alike; wide open where the likest sources agree.
-EAGER = RecallWeights(20.0, 3.0, 3.0, 3.0, (-6.0, 16.0, *[0.0] * (len(GATE) - 2)))
+EAGER = RecallWeights(20.0, 3.0, 3.0, 3.0, 0.0, (-6.0, 16.0, *[0.0] * (len(GATE) - 2)))
 
 
 def song_of(bars: list[list[list[tuple[int, int]]]]) -> Score:
@@ -78,7 +78,9 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
     st.lists(st.integers(10, 12), max_size=7),
 )
 def test_votes_are_what_follows_the_longest_agreement(sources, written):
-    memory = CellMemory([[*s, END] for s in sources], np.linspace(1, 0, len(sources)), EAGER)
+    memory = CellMemory(
+        [[*s, END] for s in sources], np.linspace(1, 0, len(sources)), np.zeros(len(sources), bool), EAGER
+    )
     for i in written:
         memory.take(i)
     expected = []
@@ -98,7 +100,7 @@ def test_votes_are_what_follows_the_longest_agreement(sources, written):
 
 
 def test_the_mixture_is_a_probability_and_follows_the_song():
-    memory = CellMemory([[3, 4, END], [3, 4, END], [5, END]], np.array([1.0, 1.0, 0.2]), EAGER)
+    memory = CellMemory([[3, 4, END], [3, 4, END], [5, END]], np.array([1.0, 1.0, 0.2]), np.zeros(3, bool), EAGER)
     logits = np.random.default_rng(0).normal(size=20)
     alone = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(np.exp(memory.mix(logits, 0.0)), alone)
@@ -113,7 +115,7 @@ def test_the_mixture_is_a_probability_and_follows_the_song():
     np.testing.assert_allclose(np.exp(memory.mix(logits)), alone)
     memory.take(4)  # agrees with the first two lately
     assert np.exp(memory.mix(logits))[END] > alone[END]
-    nothing = CellMemory([], np.zeros(0), EAGER)
+    nothing = CellMemory([], np.zeros(0), np.zeros(0, bool), EAGER)
     np.testing.assert_allclose(np.exp(nothing.mix(logits)), alone)
 
 
@@ -121,8 +123,9 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
     """The script's mixture of whole tables is the product's, id by id."""
     fit = script("fit_recall")
     rng = np.random.default_rng(1)
-    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, tuple(rng.normal(size=len(GATE)).tolist()))
-    phrase = [[[(0, 60), (4, 64)], [(0, 40)]], [[(0, 62)], [(8, 43)]], [[(4, 60), (8, 67)], []]]
+    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, tuple(rng.normal(size=len(GATE)).tolist()))
+    double, high = [(0, 60), (4, 64)], [(8, 43)]
+    phrase = [[double, double, [(0, 40)]], [[(0, 62)], [(0, 62)], high], [[(4, 60), (8, 67)], [(4, 60)], []]]
     song = tokenizer.encode(song_of(phrase * 3))
     cells = [(3, 0), (4, 0), (4, 1)]
     memory = SongMemory(tokenizer, song, cells, weights, END)
@@ -132,11 +135,13 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
         votes = m.votes()
         ids, slot = np.unique(votes.ids, return_inverse=True)
         right = int(np.flatnonzero(ids == true)[0]) if true in ids else -1
-        rows.append(fit.Place(0, votes.like, votes.match, slot, log_p[ids], right, float(log_p[true])))
+        rows.append(fit.Place(0, votes.like, votes.match, votes.twin, slot, log_p[ids], right, float(log_p[true])))
         used.append(m.mix(log_p)[true])
-    powers = fit.torch.tensor([weights.likeness, weights.prefix, weights.suffix, weights.start])
+    assert any(row.twin.any() for row in rows)
     table = fit.Table(rows, [5])
-    np.testing.assert_allclose(table.log_mixture(powers, fit.torch.tensor(weights.gate)), used, atol=1e-4)
+    np.testing.assert_allclose(
+        table.log_mixture(fit.powers_of(weights), fit.torch.tensor(weights.gate)), used, atol=1e-4
+    )
 
 
 # -- fills ------------------------------------------------------------------------------------------------------------
@@ -198,6 +203,16 @@ def test_bars_that_may_not_be_read_are_no_sources(checkpoint):
     [near] = Infiller(wide)(score, region, sampling, seed=1, context_bars=2)
     assert near.fills[0]  # asked for music, where the sources say silence
     assert written(near.fills[0], 8) != FIGURE
+
+
+def test_a_track_that_doubles_another_goes_on_doubling(checkpoint):
+    """New bars in the first, which no bar of the second has had."""
+    rng = np.random.default_rng(5)
+    bars = [[(int(s), int(rng.integers(55, 75))) for s in range(0, 16, 4)] for _ in range(12)]
+    score = without(song_of([[bar, bar, [(0, 40)]] for bar in bars]), 1, range(6, 8))
+    wide = replace(checkpoint, recall=replace(EAGER, gate=(9.0, *EAGER.gate[1:])))
+    [found] = Infiller(wide)(score, Region.rectangle([1], [(6, 8)]), SamplingConfig(top_p=0.7), seed=1)
+    assert [written(found.fills[1], b) for b in (6, 7)] == bars[6:8]
 
 
 def test_controls_hold_whatever_the_song_says(checkpoint):
