@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ import pandas as pd
 from midi_rwkv.arguments import parse_key, parse_pitch, parse_range
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.instruments import find_program
-from midi_rwkv.score import Note
-from midi_rwkv.style import find_style, style_files
+from midi_rwkv.score import Note, Region, Score
+from midi_rwkv.style import Style, find_style, style_files
 
 from . import learn, view
 from .audio import render, wav_bytes
@@ -33,6 +33,27 @@ from .work import Stopped, Waiting, Worker, Written, half_of
 NO_STYLE = "none"
 COOKIE = "midi-rwkv-session"
 SAMPLE_RATE = 22050
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the page's settings ask of a fill."""
+
+    sampling: SamplingConfig
+    style: Style | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is written: these cells of this score. kept: what stays of the chosen candidate; locked: what stays of the
+    song. Both by track."""
+
+    score: Score
+    region: Region
+    sampling: SamplingConfig
+    kept: dict[int, list[Note]]
+    locked: dict[int, list[Note]]
 
 
 @dataclass(repr=False)
@@ -110,49 +131,20 @@ class Desk:
         self._stop(session)
         try:
             _catch_up(session, shown)
-            score, region = session.score, session.region
-            sampling = SamplingConfig(
-                temperature=temperature,
-                density=parse_range("notes a bar", density or None),
-                polyphony=parse_range("notes at once", polyphony or None),
-                pitch_range=parse_range("the range", pitch_range or None, parse_pitch),
-                key=parse_key(None if key in ("", "any") else key, "the key"),
-                recall=recall,
-            )
-            if seed is not None and seed < 0:
-                raise ValueError(f"the seed must be 0 or more, got {seed:.0f}")
-            found = None
-            if style and style != NO_STYLE and strength:
-                found = find_style(style, self.worker.checkpoint, strength)
+            version, region = session.at, session.region
+            wish = self._wish(temperature, recall, style, strength, density, polyphony, pitch_range, key, seed)
+            plan = _plan(session, wish, alike)
         except (ValueError, OSError) as error:
             raise failed(error) from None
-        number = secrets.randbelow(2**31) if seed is None else int(seed)
-        kept: dict[int, list[Note]] = {}
-        version = session.at
-        wanted = region
-        if alike and 0 <= session.chosen < len(session.candidates):
-            base = session.candidates[session.chosen].fill
-            score = score.with_fill(region, base)
-            half = half_of(region, number)
-            if half is None:
-                sampling = SamplingConfig(**{**sampling.to_dict(), "temperature": min(temperature, 0.8)})
-            else:
-                wanted = half
-                kept = {
-                    t: [n for n in notes if (t, score.bar_index_at(n.onset_ticks)) not in half.cells]
-                    for t, notes in base.items()
-                }
-        locked = {
-            t: [n for n in notes if (t, score.bar_index_at(n.onset_ticks)) in wanted.cells]
-            for t, notes in session.locked_notes().items()
-        }
         stop = self._running[session.id] = threading.Event()
         text = f"{view.song_line(session)}\n{view.view_line(session, candidates, 'reading the song …')}"
-        for t, notes in kept.items():
-            text += "\n" + view.cell_line(t, [notes] * candidates, "reading the song …", 0, len(wanted.cells))
+        for t, notes in plan.kept.items():
+            text += "\n" + view.cell_line(t, [notes] * candidates, "reading the song …", 0, len(plan.region.cells))
         yield text
         began = time.monotonic()
-        work = self.worker.infill(score, wanted, sampling, candidates, number, found, locked, stop=stop)
+        work = self.worker.infill(
+            plan.score, plan.region, plan.sampling, candidates, wish.seed, wish.style, plan.locked, stop=stop
+        )
         try:
             for event in work:
                 if isinstance(event, Waiting):
@@ -163,8 +155,8 @@ class Desk:
                 else:
                     answers = []
                     for fill in event:
-                        whole = {t: sorted([*kept.get(t, []), *fill.get(t, [])]) for t in region.tracks}
-                        answers.append(Candidate(number, whole))
+                        whole = {t: sorted([*plan.kept.get(t, []), *fill.get(t, [])]) for t in region.tracks}
+                        answers.append(Candidate(wish.seed, whole))
                     if (session.at, session.region) != (version, region):
                         raise Stopped
                     session.answer(answers)
@@ -184,8 +176,36 @@ class Desk:
         many = f"{n} candidates" if n > 1 else "A candidate"
         yield view.show(
             session,
-            f"{many} in {time.monotonic() - began:.1f} s (seed {number}). Pick one below, listen, then Keep it.",
+            f"{many} in {time.monotonic() - began:.1f} s (seed {wish.seed}). Pick one below, listen, then Keep it.",
         )
+
+    def _wish(
+        self,
+        temperature: float,
+        recall: float,
+        style: str,
+        strength: float,
+        density: str,
+        polyphony: str,
+        pitch_range: str,
+        key: str,
+        seed: float | None,
+    ) -> Wish:
+        """The page's settings, read; ValueError or OSError says what is wrong with one."""
+        sampling = SamplingConfig(
+            temperature=temperature,
+            density=parse_range("notes a bar", density or None),
+            polyphony=parse_range("notes at once", polyphony or None),
+            pitch_range=parse_range("the range", pitch_range or None, parse_pitch),
+            key=parse_key(None if key in ("", "any") else key, "the key"),
+            recall=recall,
+        )
+        if seed is not None and seed < 0:
+            raise ValueError(f"the seed must be 0 or more, got {seed:.0f}")
+        found = None
+        if style and style != NO_STYLE and strength:
+            found = find_style(style, self.worker.checkpoint, strength)
+        return Wish(sampling, found, secrets.randbelow(2**31) if seed is None else int(seed))
 
     def stop(self, request: gr.Request) -> None:
         """Cancel was pressed."""
@@ -307,6 +327,30 @@ class Desk:
 def style_names() -> list[str]:
     """What can be chosen as a style."""
     return [NO_STYLE, *(path.stem for path in style_files())]
+
+
+def _plan(session: Session, wish: Wish, alike: bool) -> Plan:
+    """All marked cells; or, alike, about half of them beside the rest of the chosen candidate (of a single cell, a
+    plainer one)."""
+    score, region, sampling = session.score, session.region, wish.sampling
+    kept: dict[int, list[Note]] = {}
+    if alike and 0 <= session.chosen < len(session.candidates):
+        base = session.candidates[session.chosen].fill
+        score = score.with_fill(region, base)
+        half = half_of(region, wish.seed)
+        if half is None:
+            sampling = replace(sampling, temperature=min(sampling.temperature, 0.8))
+        else:
+            region = half
+            kept = {
+                t: [n for n in notes if (t, score.bar_index_at(n.onset_ticks)) not in half.cells]
+                for t, notes in base.items()
+            }
+    locked = {
+        t: [n for n in notes if (t, score.bar_index_at(n.onset_ticks)) in region.cells]
+        for t, notes in session.locked_notes().items()
+    }
+    return Plan(score, region, sampling, kept, locked)
 
 
 def _catch_up(session: Session, shown: str) -> None:
