@@ -45,6 +45,7 @@ class Checkpoint:
     context: int  # ids the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
     recall: RecallWeights | None = None  # fitted to these weights (scripts/fit_recall.py)
+    version: str = ""  # of the weights, "2" say; as config.json has it
 
     def model(self) -> RWKV7 | Transformer:
         """The same as a PyTorch module."""
@@ -134,7 +135,10 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     weights = read_weights(files[2], config)
     training = record.get("training", {})
     recall = read_recall(folder / "recall.json")
-    return Checkpoint(config, tokenizer, weights, record["prompt"], folder, record["context"], training, recall)
+    version = str(record.get("version", ""))
+    return Checkpoint(
+        config, tokenizer, weights, record["prompt"], folder, record["context"], training, recall, version
+    )
 
 
 def read_recall(path: Path) -> RecallWeights | None:

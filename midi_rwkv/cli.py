@@ -304,12 +304,26 @@ def add_sampling(p: argparse.ArgumentParser) -> None:
     )
 
 
+class Version(argparse.Action):
+    """Prints and exits; only then is anything looked up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        from .checkpoint import load_checkpoint
+
+        shipped = load_checkpoint()
+        print(f"midi-rwkv {version('midi-rwkv')}, checkpoint {shipped.path.name} {shipped.version}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="midi-rwkv",
         description="Write bars of a MIDI song anew; everything else in the file stays as it is.",
         epilog="example: midi-rwkv infill song.mid --bars 8-12 --tracks Bass --candidates 3 -o new.mid",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="of the program and of the checkpoint that ships")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     p = commands.add_parser(

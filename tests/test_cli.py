@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -273,6 +274,13 @@ def test_help_is_quick_and_names_the_commands():
     assert all(name in done.stdout for name in ("infill", "inspect", "convert", "corpus", "train"))
     code = "import sys, midi_rwkv.cli; sys.exit(bool({'torch', 'numba', 'miditok', 'symusic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_version_names_program_and_checkpoint(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert re.fullmatch(r"midi-rwkv \d+\.\d+\.\d+, checkpoint base \d+\n", capsys.readouterr().out)
 
 
 def test_a_track_number_wins_over_a_track_of_that_name():
