@@ -45,9 +45,9 @@ class Variant:
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
     """Source weights in proportion to (tokens of the source) ** power."""
-    from midi_rwkv.corpus import Shard
+    from midi_rwkv.corpus import Shard, sources_in
 
-    found = {p.stem: Shard(p).n_tokens for p in sorted(shards.glob("*.npz")) if p.stem != "valid"}
+    found = {name: Shard(shards / f"{name}.npz").n_tokens for name in sources_in(shards)}
     total = sum(n**power for n in found.values())
     return {name: round(n**power / total, 4) for name, n in found.items()}
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from midi_rwkv.corpus import sources_in
+
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(Path(__file__).parents[1].glob("scripts/*.py"))])
 def test_every_script_finds_what_it_imports(script, name):
@@ -70,6 +72,12 @@ def test_literal_cells_are_those_that_stand_before_in_the_same_ids(script):
     found = script("experiments").literal_cells(np.array(ids), np.array(roles), end, frozenset([bar]))
     spans = np.split(found, np.flatnonzero(np.array(ids) == bar)[1:])
     assert [s[1:].all() if len(s) > 1 else None for s in spans] == [False, False, True, False, True, False]
+
+
+def test_experiments_weigh_all_sources(script, shards):
+    weights = script("experiments").weights_by(0.5, shards)
+    assert list(weights) == sources_in(shards)
+    assert sum(weights.values()) == pytest.approx(1, abs=0.001)
 
 
 @pytest.mark.slow
