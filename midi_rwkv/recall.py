@@ -117,7 +117,8 @@ class SongMemory:
         refused: Mapping[tuple[int, int], Sequence[int]] | None = None,
     ):
         """hidden: the (bar, track) cells that are to be written; what `song` has there isn't looked at. end_id: the id
-        that closes a cell. refused: per cell, ids that are no source, for they are what the user wants replaced."""
+        that closes a cell. refused: per cell, the ids that the user wants replaced; neither they nor silence are a
+        source there."""
         song = song.without(hidden)
         self.song, self.weights, self.end_id = song, weights, end_id
         self.refused = {cell: list(ids) for cell, ids in (refused or {}).items()}
@@ -184,7 +185,7 @@ class SongMemory:
         kept: list[tuple[float, bool]] = []
         for how_like, b, t in found:
             ids = self.written[b, t][0] if (b, t) in self.written else self.song.cell(b, t).tolist()
-            if t != track or ids != refused:
+            if not refused or (ids and ids != refused):
                 sources.append([*ids, self.end_id])
                 kept.append((how_like, t != track))
                 if len(kept) == MOST_SOURCES:
