@@ -25,6 +25,7 @@ from typing import Any
 from midi_rwkv import Region, load_checkpoint, read_midi
 from midi_rwkv.arguments import parse_bars
 from midi_rwkv.infill import Infiller
+from midi_rwkv.recall import CellMemory, SongMemory
 from midi_rwkv.sample import CellState, CellWriter
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
@@ -42,7 +43,7 @@ def run(command: list[str], cache: str) -> tuple[float, float]:
 
 def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
     """Seconds of one warm call for one candidate, as a whole and in its parts, and how many tokens it wrote."""
-    infiller = Infiller(load_checkpoint(checkpoint))
+    infiller = Infiller(load_checkpoint(checkpoint), precision="auto")
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
     infiller(score, region, seed=1)
@@ -64,6 +65,11 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
         (infiller.engine, "step", "steps"),
         (CellState, "allowed", "grammar"),
         (CellState, "take", "grammar"),
+        (CellMemory, "mix", "mixing"),
+        (CellMemory, "take", "mixing"),
+        (SongMemory, "__init__", "looking up"),
+        (SongMemory, "cell", "looking up"),
+        (SongMemory, "write", "looking up"),
         (CellWriter, "choose", "choosing"),
     ):
         setattr(owner, attribute, timed(name, getattr(owner, attribute)))
@@ -111,7 +117,10 @@ def main() -> None:
     print(f"| of which decoding: steps of the model, and choosing | {spent['steps'] + spent['choosing']:.3f} s |")
     decoding = (spent["steps"] + spent["choosing"]) / 100
     print(f"| share of the grammar in decoding | {spent['grammar'] / decoding:.1f} % |")
-    print(f"| share of drawing the token | {(spent['choosing'] - spent['grammar']) / decoding:.1f} % |")
+    drawing = spent["choosing"] - spent["grammar"] - spent["mixing"]
+    print(f"| share of drawing the token | {drawing / decoding:.1f} % |")
+    recall = (spent["mixing"] + spent["looking up"]) / spent["whole"]
+    print(f"| share of recall in the warm call | {100 * recall:.1f} % |")
     print(f"| this process at its peak | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB |")
 
 
