@@ -128,18 +128,22 @@ class SongMemory:
             self.hidden[cell] = True
         self.sizes = self.notes.sizes.copy()
         self.written: dict[tuple[int, int], tuple[list[int], np.ndarray]] = {}  # ids and notes
+        self._new_places: dict[tuple[int, int], list[int]] = {}  # (track, note) -> bars, of the written cells
 
     def fork(self) -> SongMemory:
         """A memory that shares the song and goes on alone."""
         other = SongMemory.__new__(SongMemory)
         other.__dict__.update(self.__dict__)
         other.hidden, other.sizes, other.written = self.hidden.copy(), self.sizes.copy(), dict(self.written)
+        other._new_places = {note: list(bars) for note, bars in self._new_places.items()}
         return other
 
     def write(self, bar: int, track: int, ids: Sequence[int]) -> None:
         """A cell has been written: it is a source from now on, and part of the surroundings."""
         notes = self.notes.of_ids(ids)
         self.written[bar, track] = list(ids), notes
+        for note in notes.tolist():
+            self._new_places.setdefault((track, note), []).append(bar)
         self.sizes[bar, track] = len(notes)
         self.hidden[bar, track] = False
 
@@ -166,11 +170,10 @@ class SongMemory:
         """How many notes each bar of a track has in common with one of them: (bars,)."""
         notes = self._notes_of(bar, track)
         shared = self.notes.shared(track, notes)
-        theirs = [(b, own) for (b, t), (_, own) in self.written.items() if t == track]
-        if theirs:
-            mine = set(notes.tolist())
-            for b, own in theirs:
-                shared[b] = len(mine.intersection(own.tolist()))
+        if self._new_places:
+            for note in notes.tolist():
+                for b in self._new_places.get((track, note), ()):
+                    shared[b] += 1
         return shared
 
     def cell(self, bar: int, track: int) -> CellMemory:
