@@ -40,7 +40,7 @@ class Checkpoint:
     config: ModelConfig
     tokenizer: Tokenizer
     weights: dict[str, np.ndarray]
-    prompt: str  # "bars" (prompt.py) or "paper"
+    prompt: str  # one of prompt.ORDERS, or "paper"
     path: Path
     context: int  # ids the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known

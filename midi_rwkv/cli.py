@@ -19,6 +19,7 @@ from midi_rwkv.app.serve import add_app_options, run_app
 from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks, sounding_tracks
 from .cli_evaluate import add_evaluate_command, add_sampling
 from .cli_style import add_style_commands, add_style_options
+from .prompt import ORDERS
 
 if TYPE_CHECKING:
     from .infill import Progress
@@ -226,7 +227,7 @@ def run_inspect(options: argparse.Namespace) -> None:
 def run_convert(options: argparse.Namespace) -> None:
     from .convert import convert
 
-    print(convert(Path(options.source), Path(options.target), options.tokenizer, options.overwrite))
+    print(convert(Path(options.source), Path(options.target), options.tokenizer, options.overwrite, options.order))
 
 
 def run_module(name: str) -> Callable[[argparse.Namespace], None]:
@@ -341,6 +342,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("source")
     p.add_argument("target")
     p.add_argument("--tokenizer", metavar="tokenizer.json", help="for a .pth that becomes a checkpoint folder")
+    p.add_argument("--order", choices=ORDERS, default=ORDERS[0], help="the prompt's, for such a .pth (default: bars)")
     p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
     add_evaluate_command(commands)

@@ -145,7 +145,7 @@ class TrainConfig(Config):
     average: str = "none"  # weights: "ema", exponentially over all steps; "decay", plainly over the decay phase's
     ema: float = 0.999  # share of the average that a step leaves
     source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
-    order: str = "bars"  # of the prompt, one of prompt.ORDERS; `infill` knows "bars" alone
+    order: str = "bars"  # of the prompt, one of prompt.ORDERS
     sections: str = "several"  # or "one": RegionSampler of dataset.py
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointError, load_checkpoint, parameter_shapes, save_checkpoint
 from .config import ModelConfig
+from .prompt import ORDERS
 from .style import Style, read_info, save_style
 from .tokenizer import Tokenizer
 
@@ -87,8 +88,13 @@ def to_time_state(wkv: Tensor) -> dict[str, Tensor]:
     return {f"blocks.{i}.att.time_state": s.mT.contiguous() for i, s in enumerate(wkv)}
 
 
-def convert(source: Path, target: Path, tokenizer: str | None = None, overwrite: bool = False) -> str:
-    """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error."""
+def convert(
+    source: Path, target: Path, tokenizer: str | None = None, overwrite: bool = False, order: str = ORDERS[0]
+) -> str:
+    """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error.
+
+    order: of the prompt in which a .pth of ours was trained, one of `prompt.ORDERS`.
+    """
     from safetensors import safe_open
 
     if not source.exists():
@@ -125,7 +131,7 @@ def convert(source: Path, target: Path, tokenizer: str | None = None, overwrite:
         raise CheckpointError(
             f"{tokenizer} has {loaded.vocab_size} ids, the model {config.vocab_size}; they do not belong together"
         )
-    save_checkpoint(target, config, weights, loaded, prompt="bars" if "Context_Middle" in loaded else "paper")
+    save_checkpoint(target, config, weights, loaded, prompt=order if "Context_Middle" in loaded else "paper")
     return f"{target}: checkpoint, {config.n_layer} layers x {config.n_embd}, vocabulary {config.vocab_size}"
 
 

@@ -1,7 +1,7 @@
 """infill(): a score and a region in, candidates out. The whole flow, in a page.
 
-Run by run of the region's bars: build the prompt, let the engine read it once, then write bar by bar, each masked track
-in turn, all candidates as one batch. What one run wrote is context for the next.
+Run by run of the region's bars: build the prompt, let the engine read it once, then write cell by cell in the prompt's
+order, all candidates as one batch. What one run wrote is context for the next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
 from .instruments import playable
-from .prompt import Prompt, PromptTokens, build_prompt, prompt_budget
+from .prompt import ORDERS, Prompt, PromptTokens, build_prompt, prompt_budget
 from .recall import CellMemory, SongMemory
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
@@ -61,9 +61,10 @@ class Infiller:
         precision: str = "float32",
     ):
         """engine: instead of the one made from the checkpoint's weights, over the same ids. style: see `find_style`."""
-        if checkpoint.prompt != "bars":
+        if checkpoint.prompt not in ORDERS:
             raise ValueError(
-                f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a 'bars' checkpoint"
+                f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a checkpoint with "
+                f"one of {', '.join(ORDERS)}"
             )
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
@@ -105,9 +106,10 @@ class Infiller:
             session = _Session(
                 self, self._prompts(songs, targets, unfilled, context_bars, len(score.bars), max(region.bars) + 1)
             )
-            for b in range(first, last):
-                session.enter_bar(b - first)
-                for t in targets[b]:
+            for place, plan in enumerate(session.prompts[0].bars):
+                session.enter(place)
+                for t in plan.targets:
+                    b = plan.bar
                     track, span = score.tracks[t], score.bar(b)
                     lo, hi = next((lo, hi) for lo, hi in region.bar_runs(t) if lo <= b < hi)
                     # Asked for music, the model may not answer a whole section (a track's run of bars) with silence.
@@ -153,6 +155,7 @@ class Infiller:
                     budget=prompt_budget(ids, targets, self.checkpoint.context),
                     context_bars=context_bars,
                     open_end=max(targets) >= n_bars,
+                    order=self.checkpoint.prompt,
                 )
             )
         return prompts * (len(songs) if len(prompts) == 1 else 1)
@@ -225,8 +228,8 @@ class _Session:
         self.state = type(states[0]).concat(states)
         self.pending = [p.context[-1:] for p in self.prompts]
 
-    def enter_bar(self, number: int) -> None:
-        """Queue what is given in the run's `number`-th bar."""
+    def enter(self, number: int) -> None:
+        """Queue what is given in the prompt's `number`-th plan."""
         self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
 
     def write(

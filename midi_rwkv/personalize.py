@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .prompt import ORDERS
 from .style import SUFFIX, Style, check_name, progress_path, save_style, styles_folder
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def personalize(
         torch.set_num_threads(threads)
     checkpoint = checkpoint or load_checkpoint()
     model = checkpoint.model().requires_grad_(False)
-    if not isinstance(model, RWKV7) or checkpoint.prompt != "bars":
-        raise ValueError(f"{checkpoint.path} cannot be personalized; name an RWKV-7 checkpoint with the 'bars' prompt")
+    if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
+        raise ValueError(f"{checkpoint.path} cannot be personalized; name an RWKV-7 checkpoint with this prompt format")
     pieces, skipped = read_pieces(files)
     for file, why in skipped.items():
         say(f"skipped {file}: {why}")
@@ -250,7 +251,7 @@ def draw_fills(
     from .dataset import RegionSampler, count_notes
 
     tokenizer = checkpoint.tokenizer
-    sampler = RegionSampler(tokenizer, evaluation=held_out)
+    sampler = RegionSampler(tokenizer, held_out, checkpoint.prompt)
     rng = np.random.default_rng((seed, int(held_out)))
     encoded: dict[tuple[int, int], TokenizedSong] = {}
     shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]

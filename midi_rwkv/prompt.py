@@ -10,10 +10,9 @@ notes of that cell; a cell that is masked and not yet filled holds `Infill_Bar`.
 `Program FillBar_Start [controls] notes FillBar_End`. So a fill continues the bars before it, right after what the other
 tracks play in the same bar, and every cell stands in the sequence exactly once.
 
-That is the order "bars", in which the models that ship are trained. For experiments `build_prompt` knows three others:
-"asked-late", the question after the context; "twice", the context read twice; and "tracks", the paper's, where the
-context is one track after another with the run's bars in their places, then the question, then the cells to fill, track
-by track.
+That is the order "bars". A model may be trained in three others: "asked-late", the question after the context; "twice",
+the context read twice; and "tracks", the paper's, where the context is one track after another with the run's bars in
+their places, then the question, then the cells to fill, track by track. A checkpoint says which is its own.
 
 A region of several runs is filled run by run, each in the context of those already filled. Where the song is longer
 than the budget, the bars nearest to the run are kept, of all tracks; tracks silent in what is kept are left out.
@@ -60,7 +59,8 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class BarPlan:
-    """One bar of the middle: what is given, and which tracks are to be written, in this order."""
+    """One bar of the middle: what is given, and which tracks are to be written, in this order. In the order "tracks" it
+    is a bar of one track."""
 
     bar: int
     given: list[int]  # header and given cells
@@ -69,7 +69,7 @@ class BarPlan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`asked` + `context` is read once; then, bar by bar, `given` is read and each target cell written."""
+    """`asked` + `context` is read once; then, plan by plan, `given` is read and each target cell written."""
 
     asked: list[int]
     context: list[int]  # up to and including Context_Middle
@@ -77,6 +77,10 @@ class Prompt:
     program_ids: list[int]  # of every track
     first_bar: int  # of the context window, half-open
     last_bar: int
+
+    def cells(self) -> list[tuple[int, int]]:
+        """(bar, track) of the cells to write, in this order."""
+        return [(plan.bar, t) for plan in self.bars for t in plan.targets]
 
 
 def build_prompt(

@@ -23,7 +23,7 @@ from .dataset import FILL, Sample, lay_out, to_batches
 from .engine import Engine, Floats, Rows
 from .infill import Infiller
 from .ngram import NGramEngine, fill_grams
-from .prompt import PromptTokens, build_prompt, prompt_budget
+from .prompt import Prompt, PromptTokens, build_prompt, prompt_budget
 from .recall import CellMemory, SongMemory
 from .reference import Reference
 from .score import Note, Score
@@ -155,9 +155,10 @@ class System:
             return None
         shown = case.with_answer(score)
         song = self.tokenizer.encode(shown, [score.bar(b) for b in range(max(len(shown.bars), case.last))])
-        sample = self.sample(case, song, left_only or case.setting == "continuation")
+        prompt = self.prompt(case, song, left_only or case.setting == "continuation")
+        sample = lay_out(self.tokenizer, self.tokens, song, prompt)  # the original's notes as the answer
         if kind == "model":
-            return self._model_nats(sample, self._memory(case, score, song, left_only))
+            return self._model_nats(sample, self._memory(case, score, song, prompt.cells(), left_only))
         assert self.reference is not None
         p = self.reference.ngram.probability(fill_grams([sample])[0])
         if kind != NGRAM:
@@ -168,23 +169,28 @@ class System:
             p = mixture(found, p, self.reference.confidence[kind])
         return float(-np.log(p).sum())
 
-    def sample(self, case: Case, song: TokenizedSong, left_only: bool) -> Sample:
-        """The case as the model meets it in training, the original's notes as the answer."""
+    def prompt(self, case: Case, song: TokenizedSong, left_only: bool) -> Prompt:
+        """The case as the model meets it in training."""
         targets = dict.fromkeys(range(case.first, case.last), case.tracks)
         budget = prompt_budget(song, targets, self.checkpoint.context)
-        prompt = build_prompt(
-            self.tokens, song, targets, budget=budget, context_bars=case.context_bars, open_end=left_only
+        return build_prompt(
+            self.tokens,
+            song,
+            targets,
+            budget=budget,
+            context_bars=case.context_bars,
+            open_end=left_only,
+            order=self.checkpoint.prompt,
         )
-        return lay_out(self.tokenizer, self.tokens, song, prompt)
 
     def _memory(
-        self, case: Case, score: Score, song: TokenizedSong, left_only: bool = False
+        self, case: Case, score: Score, song: TokenizedSong, cells: list[tuple[int, int]], left_only: bool = False
     ) -> Iterator[tuple[CellMemory, int]] | None:
-        """What the song says elsewhere of each id of the answer; None where the system does without."""
+        """What the song says elsewhere of each id of the answer; None where the system does without. cells: (bar,
+        track) in the order in which they are written."""
         weights = self.checkpoint.recall
         if weights is None or not self.setup.sampling.recall:
             return None
-        cells = [(b, t) for b in range(case.first, case.last) for t in case.tracks]
         low, high = case.window(score)
         high = case.first if left_only else high
         outside = [(b, t) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]

@@ -35,6 +35,7 @@ from .dataset import TrainingRows, to_batches, validation_samples
 from .losses import fill_nats, music_nats, music_targets, targets_nats
 from .model import RWKV7, make_model
 from .muon import has_fast_bf16
+from .prompt import ORDERS
 from .state_passing import backward_in_pieces
 from .tokenizer import Tokenizer
 from .train_files import Curve, read_state, write_state
@@ -340,6 +341,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
+    parser.add_argument("--order", choices=ORDERS, default="bars", help="of the prompt, see prompt.py (default: bars)")
     parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
     parser.add_argument(
         "--source-weights",

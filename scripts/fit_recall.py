@@ -77,13 +77,14 @@ def places(
     notes: list[int] = []
     for song, targets, open_end in regions:
         budget = prompt_budget(song, targets, checkpoint.context)
-        sample = lay_out(tokenizer, tokens, song, build_prompt(tokens, song, targets, budget=budget, open_end=open_end))
+        prompt = build_prompt(tokens, song, targets, budget=budget, open_end=open_end, order=checkpoint.prompt)
+        sample = lay_out(tokenizer, tokens, song, prompt)
         if len(sample.ids) > LONGEST_PROMPT:
             continue
         ids, fill = torch.tensor(sample.ids), torch.tensor(sample.roles) == FILL
         logits = model.head(model.hidden(ids[None, :-1])[0][0, fill[1:]])
         log_p = torch.log_softmax(logits, -1).numpy()
-        cells = [(b, t) for b, tracks in targets.items() for t in tracks]
+        cells = prompt.cells()
         end = song.n_bars if open_end else max(targets) + 1
         hidden = {*cells, *((b, t) for b in range(min(targets), end) for t in range(song.n_tracks) if open_end)}
         memory = SongMemory(tokenizer, song, hidden, START, tokens.fill_end)

@@ -1,12 +1,14 @@
 """infill() through the library: what it reads, writes and reports."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.infill import Infiller
+from midi_rwkv.prompt import ORDERS, build_prompt, prompt_budget
 from midi_rwkv.score import TimeSignature
 
 
@@ -72,6 +74,39 @@ def test_the_context_does_matter(infiller, score):
     assert infiller(score, region, seed=4)[0].fills != infiller(moved, region, seed=4)[0].fills
     near = infiller(score, region, seed=4, context_bars=1)[0].fills
     assert near != infiller(score, region, seed=4)[0].fills
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order):
+    """What the engine is fed is the checkpoint's own kind of prompt, and after each cell's head what it wrote there."""
+    infiller = Infiller(replace(load_checkpoint(checkpoint_folder), prompt=order))
+    step, prefill, fed = infiller.engine.step, infiller.engine.prefill, []
+    infiller.engine.step = lambda ids, state: fed.extend(ids.tolist()) or step(ids, state)
+    infiller.engine.prefill = lambda ids, state: fed.extend(ids) or prefill(ids, state)
+    region = Region.rectangle([0, 1], [(4, 6)])
+    written = []
+    [candidate] = infiller(score, region, seed=3, on_progress=lambda p: written.append((p.bar, p.track)))
+    assert set(candidate.fills) == {0, 1}
+
+    cells, by_track = [(4, 0), (4, 1), (5, 0), (5, 1)], [(4, 0), (5, 0), (4, 1), (5, 1)]
+    song = infiller.tokenizer.encode(score).without(cells)
+    targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.tokens
+    budget = prompt_budget(song, targets, infiller.checkpoint.context)
+    prompt = build_prompt(tokens, song, targets, budget=budget, order=order)
+    assert written == prompt.cells() == (by_track if order == "tracks" else cells)
+    rest = iter(fed)
+
+    def read(wanted):
+        assert [next(rest) for _ in wanted] == wanted
+
+    read(prompt.asked + prompt.context)
+    for plan in prompt.bars:
+        read(plan.given)
+        for t in plan.targets:
+            read([prompt.program_ids[t], tokens.fill_start])
+            while next(rest, tokens.fill_end) != tokens.fill_end:  # the last end is not read by anybody
+                pass
+    assert not list(rest)
 
 
 def test_a_later_run_is_written_in_the_context_of_the_earlier(infiller, score, monkeypatch):
