@@ -45,7 +45,7 @@ def add_api(worker: Worker) -> None:
         tracks: list[int],
         bars: list[int],
         num_candidates: int = 1,
-        temperature: float = 1.0,
+        temperature: float = SamplingConfig.temperature,
         top_p: float = 0.95,
         seed: int = -1,
         density: list[int] | None = None,
@@ -63,7 +63,7 @@ def add_api(worker: Worker) -> None:
             tracks: 0-based track numbers, as `inspect` lists them
             bars: 0-based bar numbers; those after the last continue the song
             num_candidates: so many answers, 1-8
-            temperature: above 1 bolder, below 1 plainer
+            temperature: higher is bolder, lower plainer
             top_p: draw from the likeliest that hold this share
             seed: the same seed gives the same notes; -1 for a new one
             density: least and most notes a bar

@@ -339,7 +339,7 @@ def _plan(session: Session, wish: Wish, alike: bool) -> Plan:
         score = score.with_fill(region, base)
         half = half_of(region, wish.seed)
         if half is None:
-            sampling = replace(sampling, temperature=min(sampling.temperature, 0.8))
+            sampling = replace(sampling, temperature=min(sampling.temperature, 0.7))
         else:
             region = half
             kept = {

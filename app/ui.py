@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from midi_rwkv.config import SamplingConfig
 from midi_rwkv.instruments import program_name
 
 from .api import add_api
@@ -81,7 +82,9 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         alike = gr.Button("More like this", size="md", scale=2)
     with gr.Row():
         candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="answers to choose from")
-        temperature = gr.Slider(0.3, 1.5, 1.0, step=0.05, label="Temperature", info="lower: plainer, higher: bolder")
+        temperature = gr.Slider(
+            0.3, 1.5, SamplingConfig.temperature, step=0.05, label="Temperature", info="lower: plainer, higher: bolder"
+        )
         recall = gr.Slider(0, 1, 1.0, step=0.05, label="Recall", info="of the song's own music; 0: all new")
         style = gr.Dropdown(style_names(), value=NO_STYLE, label="Style", info="learned from your own pieces")
         strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="Strength", info="of the style; 0: without it")

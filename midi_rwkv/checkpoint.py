@@ -148,7 +148,9 @@ def read_recall(path: Path) -> RecallWeights | None:
     try:
         return RecallWeights.load(path)
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again, or delete it to fill without") from error
+        raise CheckpointError(
+            f"{path} is damaged or of another version ({error}); copy it again, or delete it to fill without"
+        ) from error
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:

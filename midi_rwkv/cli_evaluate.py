@@ -7,23 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .config import SamplingConfig
+
 
 def add_sampling(p: argparse.ArgumentParser) -> None:
     """How notes are drawn, for commands that fill."""
-    p.add_argument("--temperature", type=float, default=1.0, help="above 1 bolder, below 1 plainer (default: 1.0)")
-    p.add_argument(
-        "--top-p", type=float, default=0.95, help="draw from the likeliest that hold this share (default: 0.95)"
-    )
-    p.add_argument(
-        "--min-p", type=float, default=0.02, help="drop what is this much rarer than the likeliest (default: 0.02)"
-    )
-    p.add_argument(
-        "--recall",
-        type=float,
-        default=1.0,
-        metavar="0-1",
-        help="how readily the song's own music comes back: 1 as in songs, 0 no more than the model does (default: 1)",
-    )
+    for name, metavar, text in (
+        ("temperature", None, "higher is bolder, lower plainer"),
+        ("top_p", None, "draw from the likeliest that hold this share"),
+        ("min_p", None, "drop what is this much rarer than the likeliest"),
+        ("recall", "0-1", "how readily the song's own music comes back: 1 as in songs, 0 no more than the model does"),
+    ):
+        value = getattr(SamplingConfig, name)
+        p.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=value,
+            metavar=metavar,
+            help=f"{text} (default: {value:g})",
+        )
 
 
 def add_evaluate_command(commands: Any) -> None:
@@ -58,7 +60,6 @@ def add_evaluate_command(commands: Any) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from .config import SamplingConfig
     from .evaluate import Done, evaluate
 
     out = Path(options.out)

@@ -94,7 +94,7 @@ class SamplingConfig(Config):
     play. recall: how readily a fill takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.85
     top_p: float = 0.95
     min_p: float = 0.02
     density: tuple[int, int] | None = None

@@ -4,8 +4,9 @@ A recurrent state of fixed size forgets what exactly stood in bar 3; the song is
 written, every other cell of its track is a source. A source counts for as much as its surroundings (three bars on
 either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
 follows there. What other tracks play in the same bar is a source too, a twin, for as much as the two tracks are alike
-in the bars around. The votes q and the model's probabilities p are mixed: gate q + (1 - gate) p. The gate is a logistic
-function of how good the best-voted sources are and of what the model thinks of their id.
+in the bars around. The same sources also vote note by note, their velocities aside (outline.py). The model's
+probabilities p, the votes q and those of the outlines o are mixed, (1 - a - b) p + a q + b o, where a and b are a
+softmax over linear functions of how good the best-voted sources are and of what the model thinks of their ids.
 
 The few weights are fitted on training songs (scripts/fit_recall.py), so that the mixture is a probability like any
 other, and stand beside the model in `recall.json`. In kind this is the continuous cache of Grave et al. (arXiv
@@ -21,10 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import Config
+from .outline import CellOutlines, OutlineVotes, outline_tables
 from .tokenizer import Kind, TokenizedSong, Tokenizer
 
 REACH = 3  # bars on either side whose likeness counts, the nearer the more
 MOST_SOURCES = 64  # the likest
+LEAST = 1e-12  # a probability whose logarithm can be taken
 LONGEST_MATCH = 8  # ids after which agreeing further adds nothing
 GATE = (
     "bias",
@@ -40,12 +43,33 @@ GATE = (
     "surprise2",
     "twin",
 )
+OUTLINE = ("likeness", "hits", "missing", "passed", "kept_up", "twin")
+OUTLINE_GATE = (
+    "bias",
+    "like",
+    "like2",
+    "like6",
+    "hits",
+    "share",
+    "share_like",
+    "agreeing",
+    "missing",
+    "passed",
+    "kept_up",
+    "surprise",
+    "surprise2",
+    "twin",
+    "position",
+    "pitch",
+    "velocity",
+)
 
 
 @dataclass(frozen=True)
 class RecallWeights(Config):
     """A source's log weight: likeness x `likeness`, + `prefix` an id where it agrees from the cell's start (and `start`
-    for that), `suffix` an id where it agrees only lately, `twin` where it is one. gate: the weights of GATE."""
+    for that), `suffix` an id where it agrees only lately, `twin` where it is one. gate: the weights of GATE. outline: a
+    source's log weight as an outline is OUTLINE times these; outline_gate: the weights of OUTLINE_GATE."""
 
     likeness: float
     prefix: float
@@ -53,11 +77,15 @@ class RecallWeights(Config):
     start: float
     twin: float
     gate: tuple[float, ...]
+    outline: tuple[float, ...]
+    outline_gate: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gate", tuple(self.gate))  # a list, from JSON
-        if len(self.gate) != len(GATE):
-            raise ValueError(f"recall needs {len(GATE)} gate weights ({', '.join(GATE)}), got {len(self.gate)}")
+        for name, parts in (("gate", GATE), ("outline", OUTLINE), ("outline_gate", OUTLINE_GATE)):
+            values = tuple(getattr(self, name))  # a list, from JSON
+            object.__setattr__(self, name, values)
+            if len(values) != len(parts):
+                raise ValueError(f"recall needs {len(parts)} {name} weights ({', '.join(parts)}), got {len(values)}")
 
 
 class _Notes:
@@ -117,12 +145,13 @@ class SongMemory:
         refused: Mapping[tuple[int, int], Sequence[int]] | None = None,
     ):
         """hidden: the (bar, track) cells that are to be written; what `song` has there isn't looked at. end_id: the id
-        that closes a cell. refused: per cell, the ids that the user wants replaced; neither they nor silence are a
-        source there."""
+        that closes a cell. refused: per cell, the ids that the user wants replaced; neither the same notes nor silence
+        are a source there."""
         song = song.without(hidden)
         self.song, self.weights, self.end_id = song, weights, end_id
-        self.refused = {cell: list(ids) for cell, ids in (refused or {}).items()}
+        self.outlines = outline_tables(tokenizer, end_id)
         self.notes = _Notes(tokenizer, song)
+        self.refused = {cell: self.notes.of_ids(ids) for cell, ids in (refused or {}).items()}
         self.hidden = np.zeros((song.n_bars, song.n_tracks), bool)
         for cell in hidden:
             self.hidden[cell] = True
@@ -188,13 +217,17 @@ class SongMemory:
         kept: list[tuple[float, bool]] = []
         for how_like, b, t in found:
             ids = self.written[b, t][0] if (b, t) in self.written else self.song.cell(b, t).tolist()
-            if not refused or (ids and ids != refused):
+            if refused is None or (ids and not np.array_equal(self._notes_of(b, t), refused)):
                 sources.append([*ids, self.end_id])
                 kept.append((how_like, t != track))
                 if len(kept) == MOST_SOURCES:
                     break
         return CellMemory(
-            sources, np.array([x for x, _ in kept]), np.array([twin for _, twin in kept], bool), self.weights
+            sources,
+            np.array([x for x, _ in kept]),
+            np.array([twin for _, twin in kept], bool),
+            self.weights,
+            CellOutlines(self.outlines, sources),
         )
 
     def twinship(self, bar: int, track: int, other: int) -> float:
@@ -244,6 +277,7 @@ class CellMemory:
     like: np.ndarray  # (sources,)
     twin: np.ndarray  # (sources,) bool: of another track
     weights: RecallWeights
+    outlines: CellOutlines
     _at: int = 0  # ids written
 
     def __post_init__(self) -> None:
@@ -264,6 +298,7 @@ class CellMemory:
         else:
             self._whole[:] = False
         self._at += 1
+        self.outlines.take(written)
 
     def votes(self) -> Votes:
         """Of the sources that have anything to say."""
@@ -282,18 +317,36 @@ class CellMemory:
         """The model's logits (vocabulary,) -> log probabilities of the mixture. strength: 0 (the model alone) to 1."""
         top = logits.max()
         log_p = logits - (top + math.log(np.exp(logits - top).sum()))
-        votes = self.votes()
-        if not len(votes.ids) or strength <= 0:
+        if strength <= 0:
             return log_p
-        ids, share, gate = weigh(votes, log_p, self.weights)
-        gate *= strength
-        mixed = log_p + np.float32(math.log1p(-gate))
-        mixed[ids] = np.logaddexp(mixed[ids], np.log(gate * share))
+        ids, share, gate = weigh(self.votes(), log_p, self.weights)
+        allowed, within, outline_gate = weigh_outlines(self.outlines.votes(), self.like, self.twin, log_p, self.weights)
+        opened, outline_opened = (strength * w for w in softmax_with_zero(gate, outline_gate))
+        said = np.bincount(
+            np.concatenate([ids, allowed]),
+            np.concatenate([opened * share, outline_opened * within]),
+            minlength=len(log_p),
+        )
+        left = max(LEAST, 1 - opened - outline_opened)
+        mixed = log_p + np.float32(math.log(left))
+        voted = np.flatnonzero(said)
+        mixed[voted] = np.log(left * np.exp(log_p[voted]) + said[voted])
         return mixed
 
 
+def softmax_with_zero(*gates: float) -> list[float]:
+    """The share of each beside the model, whose own is 0; -inf where there is nothing to say."""
+    top = max(0.0, *gates)
+    powers = [math.exp(g - top) for g in gates]
+    total = sum(powers) + math.exp(-top)
+    return [p / total for p in powers]
+
+
 def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.ndarray, np.ndarray, float]:
-    """The distinct ids voted for, each one's share of the votes, and the gate. log_p: the model's (vocabulary,)."""
+    """The distinct ids voted for, each one's share of the votes, and the gate (-inf without votes). log_p: the model's
+    (vocabulary,)."""
+    if not len(votes.ids):
+        return votes.ids, votes.like, -math.inf
     w = weights
     whole = votes.match > 0
     match = np.minimum(np.abs(votes.match), LONGEST_MATCH)
@@ -312,7 +365,59 @@ def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.n
         float(log_p[ids[chosen]]),
         bool((own & votes.twin).any()),
     )
-    return ids, share, 1 / (1 + math.exp(-float(np.dot(features, w.gate))))
+    return ids, share, float(np.dot(features, w.gate))
+
+
+def weigh_outlines(
+    votes: OutlineVotes, like: np.ndarray, twin: np.ndarray, log_p: np.ndarray, weights: RecallWeights
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ids that sources allow (one may come several times), each one's share, and the gate (-inf without votes).
+    like, twin: of all sources. log_p: the model's (vocabulary,)."""
+    if not len(votes.source):
+        return votes.source, np.zeros(0), -math.inf
+    of_source = votes.columns(like, twin)
+    power = of_source @ np.array(weights.outline)
+    power = np.exp(power - power.max())
+    choices, slot = np.unique(votes.choice, return_inverse=True)
+    share = np.bincount(slot, power) / power.sum()
+    chosen = int(share.argmax())
+    sets = [votes.ids[choice] for choice in choices.tolist()]
+    sizes = [len(ids) for ids in sets]
+    allowed = np.concatenate(sets)
+    p = np.exp(np.maximum(log_p[allowed], -600).astype(np.float64))
+    of_set = np.add.reduceat(p, np.cumsum([0, *sizes[:-1]]))
+    within = p * np.repeat(share / of_set, sizes)
+    features = outline_gate_features(
+        of_source[slot == chosen], float(share[chosen]), math.log(of_set[chosen]), votes.phase
+    )
+    return allowed, within, float(np.dot(features, weights.outline_gate))
+
+
+def outline_gate_features(own: np.ndarray, share: float, log_p: float, phase: int | None) -> list[float]:
+    """In the order of OUTLINE_GATE, of the best-voted set of ids. own: the columns of OUTLINE of its sources; share: of
+    the votes; log_p: what the model gives it; phase: what was written last."""
+    like, hits, _, _, kept_up, twin = own.max(0).tolist()
+    _, _, missing, passed, _, _ = own.min(0).tolist()
+    surprise = -max(log_p, -12.0)
+    return [
+        1.0,
+        like,
+        like**2,
+        like**6,
+        math.log1p(hits),
+        share,
+        share * like,
+        math.log1p(len(own)),
+        missing / 4,
+        passed / 4,
+        kept_up,
+        surprise,
+        surprise**2 / 10,
+        twin,
+        float(phase == Kind.POSITION),
+        float(phase == Kind.PITCH),
+        float(phase == Kind.VELOCITY),
+    ]
 
 
 def gate_features(like: float, match: int, share: float, agreeing: int, log_p: float, twin: bool) -> list[float]:

@@ -24,13 +24,24 @@ from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.corpus import Shard, sources_in
 from midi_rwkv.dataset import FILL, lay_out
 from midi_rwkv.files import whole_file
+from midi_rwkv.outline import MOST_COUNTED, OutlineVotes
 from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
-from midi_rwkv.recall import GATE, LONGEST_MATCH, RecallWeights, SongMemory
-from midi_rwkv.tokenizer import TokenizedSong
+from midi_rwkv.recall import GATE, LONGEST_MATCH, OUTLINE, OUTLINE_GATE, CellMemory, RecallWeights, SongMemory
+from midi_rwkv.tokenizer import Kind, TokenizedSong
 
-START = RecallWeights(10.0, 2.0, 2.0, 2.0, 0.0, (-3.0, 2.0, *[0.0] * (len(GATE) - 2)))
+START = RecallWeights(
+    10.0,
+    2.0,
+    2.0,
+    2.0,
+    0.0,
+    gate=(-3.0, 2.0, *[0.0] * (len(GATE) - 2)),
+    outline=(10.0, 0.5, -0.5, -0.5, 0.5, 0.0),
+    outline_gate=(-3.0, 2.0, *[0.0] * (len(OUTLINE_GATE) - 2)),
+)
 LONGEST_PROMPT = 3072  # ids; a region that is longer is drawn again
 STEPS = 500
+NEVER = -1e9
 
 
 @dataclass
@@ -45,6 +56,11 @@ class Place:
     log_p: np.ndarray  # the model's of each distinct id
     right: int  # the slot of the true id, -1 where no source votes for it
     true_log_p: float
+    outline: np.ndarray  # (sources, OUTLINE)
+    choice: np.ndarray  # which set of ids each source allows
+    set_log_p: np.ndarray  # (sets,) the model's
+    allows: np.ndarray  # (sets,) whether the true id is in it
+    phase: int  # Kind of what was written last, -1 at the start
 
 
 def draw_regions(
@@ -94,19 +110,36 @@ def places(
             right = np.flatnonzero(distinct == true)
             place = int(right[0]) if len(right) else -1
             case = first_case + len(notes)
-            found.append(Place(case, votes.like, votes.match, votes.twin, slot, row[distinct], place, float(row[true])))
+            outline = outline_columns(sources, sources.outlines.votes(), row, true)
+            found.append(
+                Place(case, votes.like, votes.match, votes.twin, slot, row[distinct], place, float(row[true]), *outline)
+            )
         notes.append(max(1, int(tokenizer.notes_per_id[ids[fill].numpy()].sum())))
     return found, notes
+
+
+def outline_columns(
+    sources: CellMemory, votes: OutlineVotes, log_p: np.ndarray, true: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """What Place has of outlines."""
+    choices, slot = np.unique(votes.choice, return_inverse=True)
+    allowed = [votes.ids[c] for c in choices.tolist()]
+    return (
+        votes.columns(sources.like, sources.twin),
+        slot,
+        np.array([np.logaddexp.reduce(log_p[ids]) for ids in allowed]),
+        np.array([true in ids for ids in allowed], bool),
+        -1 if votes.phase is None else int(votes.phase),
+    )
 
 
 class Table:
     """Places as padded tensors."""
 
     def __init__(self, rows: Sequence[Place], notes: Sequence[int]):
-        width = max(len(p.like) for p in rows)
 
         def padded(arrays: Sequence[np.ndarray], fill: float) -> Tensor:
-            out = np.full((len(arrays), width), fill, np.float32)
+            out = np.full((len(arrays), max(map(len, arrays))), fill, np.float32)
             for line, array in zip(out, arrays, strict=True):
                 line[: len(array)] = array
             return torch.from_numpy(out)
@@ -115,6 +148,11 @@ class Table:
         self.twin = padded([p.twin for p in rows], 0)
         self.slot = padded([p.slot for p in rows], 0).long()
         self.log_p = padded([p.log_p for p in rows], 0)
+        self.outline = [padded([p.outline[:, k] for p in rows], 0) for k in range(len(OUTLINE))]
+        self.choice = padded([p.choice for p in rows], -1).long()
+        self.set_log_p = padded([p.set_log_p for p in rows], -30)
+        self.allows = padded([p.allows for p in rows], 0)
+        self.phase = torch.tensor([p.phase for p in rows])
         self.right = torch.tensor([p.right for p in rows])
         self.true_log_p = torch.tensor([p.true_log_p for p in rows])
         self.case = np.array([p.case for p in rows])
@@ -122,21 +160,51 @@ class Table:
         self.weight = torch.tensor((1 / self.notes)[self.case], dtype=torch.float32)
         self.weight /= self.weight.sum()
 
-    def log_mixture(self, powers: Tensor, gate: Tensor) -> Tensor:
-        """Log probability of each true id. powers: all of RecallWeights but the gate; as `recall.weigh`."""
+    def log_mixture(self, powers: Tensor, gate: Tensor, outline: Tensor, outline_gate: Tensor) -> Tensor:
+        """Log probability of each true id. powers: of RecallWeights, what is a number; then its tuples."""
+        said, opened = self.votes(powers, gate)
+        outline_said, outline_opened = self.outline_votes(outline, outline_gate)
+        share = torch.softmax(torch.stack([torch.zeros_like(opened), opened, outline_opened], 1), 1)
+        of_true = torch.stack([self.true_log_p.exp(), said, outline_said], 1)
+        return torch.log((share * of_true).sum(1) + 1e-20)
+
+    def votes(self, powers: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """As `recall.weigh`: the probability of each true id, and the gate."""
         there, whole = self.match != 0, self.match > 0
         match = self.match.abs().clamp(max=LONGEST_MATCH)
         power = powers[0] * self.like + torch.where(whole, powers[1] * match + powers[3], powers[2] * match)
         power = power + powers[4] * self.twin
         voted = there.any(1)
-        votes = torch.softmax(power.masked_fill(~there, -1e9), 1) * voted[:, None]
+        votes = torch.softmax(power.masked_fill(~there, NEVER), 1) * voted[:, None]
         share = torch.zeros_like(votes).scatter_add(1, self.slot, votes)
         best, chosen = share.max(1)
         own = there & (self.slot == chosen[:, None])
         features = self.features(own, whole, match, best, chosen)
-        opened = torch.sigmoid(features @ gate) * voted
         said = share.gather(1, self.right.clamp(min=0)[:, None])[:, 0] * (self.right >= 0)
-        return torch.log(opened * said + (1 - opened) * self.true_log_p.exp() + 1e-20)
+        return said, (features @ gate).masked_fill(~voted, NEVER)
+
+    def outline_votes(self, weights: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """As `recall.weigh_outlines`: the probability of each true id, and the gate."""
+        there = self.choice >= 0
+        power = sum(w * column for w, column in zip(weights, self.outline, strict=True))
+        voted = there.any(1)
+        votes = torch.softmax(power.masked_fill(~there, NEVER), 1) * voted[:, None]
+        share = torch.zeros_like(self.set_log_p).scatter_add(1, self.choice.clamp(min=0), votes)
+        best, chosen = share.max(1)
+        features = self.outline_features(there & (self.choice == chosen[:, None]), best, chosen)
+        within = (self.true_log_p[:, None] - self.set_log_p).clamp(max=0).exp() * self.allows
+        return (share * within).sum(1), (features @ gate).masked_fill(~voted, NEVER)
+
+    def outline_features(self, own: Tensor, best: Tensor, chosen: Tensor) -> Tensor:
+        """`recall.outline_gate_features` of all places, (places, features)."""
+        most = [torch.where(own, column, 0.0).max(1).values for column in self.outline]
+        least = [torch.where(own, column, MOST_COUNTED).min(1).values for column in self.outline]
+        (like, hits, _, _, kept_up, twin), (_, _, missing, passed, _, _) = most, least
+        surprise = -self.set_log_p.gather(1, chosen[:, None])[:, 0].clamp(min=-12.0)
+        columns = [torch.ones_like(like), like, like**2, like**6, torch.log1p(hits), best, best * like]
+        columns += [torch.log1p(own.sum(1)), missing / 4, passed / 4, kept_up, surprise, surprise**2 / 10, twin]
+        columns += [(self.phase == k).float() for k in (Kind.POSITION, Kind.PITCH, Kind.VELOCITY)]
+        return torch.stack(columns, 1)
 
     def features(self, own: Tensor, whole: Tensor, match: Tensor, best: Tensor, chosen: Tensor) -> Tensor:
         """`recall.gate_features` of all places, (places, features)."""
@@ -155,21 +223,22 @@ class Table:
         return {str(s): float(nats[sources == s].sum() / self.notes[sources == s].sum()) for s in np.unique(sources)}
 
 
-def powers_of(weights: RecallWeights) -> Tensor:
-    return torch.tensor([weights.likeness, weights.prefix, weights.suffix, weights.start, weights.twin])
+def tensors_of(weights: RecallWeights) -> list[Tensor]:
+    """As `Table.log_mixture` takes them."""
+    numbers = [weights.likeness, weights.prefix, weights.suffix, weights.start, weights.twin]
+    return [torch.tensor(x) for x in (numbers, weights.gate, weights.outline, weights.outline_gate)]
 
 
 def fit(table: Table) -> RecallWeights:
     """The weights under which the mixture costs the fewest nats."""
-    powers = powers_of(START).requires_grad_()
-    gate = torch.tensor(START.gate, requires_grad=True)
-    optimizer = torch.optim.Adam([powers, gate], lr=0.05)
+    fitted = [x.requires_grad_() for x in tensors_of(START)]
+    optimizer = torch.optim.Adam(fitted, lr=0.05)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        (-(table.weight * table.log_mixture(powers, gate)).sum()).backward()
+        (-(table.weight * table.log_mixture(*fitted)).sum()).backward()
         optimizer.step()
-    values = [round(v, 4) for v in powers.tolist()]
-    return RecallWeights(*values, tuple(round(v, 4) for v in gate.tolist()))
+    numbers, *tuples = ([round(v, 4) for v in x.tolist()] for x in fitted)
+    return RecallWeights(*numbers, *map(tuple, tuples))
 
 
 def collect(
@@ -213,7 +282,7 @@ def main() -> None:
         held_out.setdefault(name.split("/")[0], []).append((shard, i))
     table, sources = collect(checkpoint, held_out, options.songs, seed=2)
     alone = table.nats_per_note(table.true_log_p, sources)
-    mixed = table.nats_per_note(table.log_mixture(powers_of(weights), torch.tensor(weights.gate)), sources)
+    mixed = table.nats_per_note(table.log_mixture(*tensors_of(weights)), sources)
     print("| source | model alone | with recall |\n|---|---:|---:|")
     for source in alone:
         print(f"| {source} | {alone[source]:.3f} | {mixed[source]:.3f} |")

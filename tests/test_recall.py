@@ -14,13 +14,23 @@ from midi_rwkv.baselines import CellNotes
 from midi_rwkv.checkpoint import CheckpointError, load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.infill import Infiller
-from midi_rwkv.recall import GATE, REACH, CellMemory, RecallWeights, SongMemory
+from midi_rwkv.outline import CellOutlines, outline_tables
+from midi_rwkv.recall import GATE, OUTLINE, OUTLINE_GATE, REACH, CellMemory, RecallWeights, SongMemory
 from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
 
 BAR = 1920
 END = 7
 # Closed where nothing is alike; wide open where the likest sources agree.
-EAGER = RecallWeights(20.0, 3.0, 3.0, 3.0, 0.0, (-6.0, 16.0, *[0.0] * (len(GATE) - 2)))
+EAGER = RecallWeights(
+    20.0,
+    3.0,
+    3.0,
+    3.0,
+    0.0,
+    gate=(-6.0, 16.0, *[0.0] * (len(GATE) - 2)),
+    outline=(20.0, 3.0, -3.0, -3.0, 3.0, 0.0),
+    outline_gate=(-1e9, *[0.0] * (len(OUTLINE_GATE) - 1)),
+)
 
 
 def song_of(bars: list[list[list[tuple[int, int]]]]) -> Score:
@@ -30,6 +40,11 @@ def song_of(bars: list[list[list[tuple[int, int]]]]) -> Score:
         notes = [Note(b * BAR + at * 120, p, 120, 80) for b, bar in enumerate(bars) for at, p in sorted(set(bar[t]))]
         tracks.append(Track(f"track {t}", 0, False, tuple(sorted(notes))))
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), end_ticks=len(bars) * BAR)
+
+
+def memory_of(tokenizer, sources, like) -> CellMemory:
+    outlines = CellOutlines(outline_tables(tokenizer, END), sources)
+    return CellMemory(sources, np.array(like), np.zeros(len(sources), bool), EAGER, outlines)
 
 
 cells = st.lists(st.tuples(st.sampled_from([0, 4, 8]), st.sampled_from([60, 62, 64])), max_size=4)
@@ -77,10 +92,8 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
     st.lists(st.lists(st.integers(10, 12), max_size=6), min_size=1, max_size=5),
     st.lists(st.integers(10, 12), max_size=7),
 )
-def test_votes_are_what_follows_the_longest_agreement(sources, written):
-    memory = CellMemory(
-        [[*s, END] for s in sources], np.linspace(1, 0, len(sources)), np.zeros(len(sources), bool), EAGER
-    )
+def test_votes_are_what_follows_the_longest_agreement(tokenizer, sources, written):
+    memory = memory_of(tokenizer, [[*s, END] for s in sources], np.linspace(1, 0, len(sources)))
     for i in written:
         memory.take(i)
     expected = []
@@ -99,8 +112,8 @@ def test_votes_are_what_follows_the_longest_agreement(sources, written):
     assert list(zip(votes.ids, votes.like, votes.match, strict=True)) == expected
 
 
-def test_the_mixture_is_a_probability_and_follows_the_song():
-    memory = CellMemory([[3, 4, END], [3, 4, END], [5, END]], np.array([1.0, 1.0, 0.2]), np.zeros(3, bool), EAGER)
+def test_the_mixture_is_a_probability_and_follows_the_song(tokenizer):
+    memory = memory_of(tokenizer, [[3, 4, END], [3, 4, END], [5, END]], [1.0, 1.0, 0.2])
     logits = np.random.default_rng(0).normal(size=20)
     alone = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(np.exp(memory.mix(logits, 0.0)), alone)
@@ -115,7 +128,7 @@ def test_the_mixture_is_a_probability_and_follows_the_song():
     np.testing.assert_allclose(np.exp(memory.mix(logits)), alone)
     memory.take(4)  # agrees with the first two lately
     assert np.exp(memory.mix(logits))[END] > alone[END]
-    nothing = CellMemory([], np.zeros(0), np.zeros(0, bool), EAGER)
+    nothing = memory_of(tokenizer, [], [])
     np.testing.assert_allclose(np.exp(nothing.mix(logits)), alone)
 
 
@@ -123,7 +136,8 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
     """The script's mixture of whole tables is the product's, id by id."""
     fit = script("fit_recall")
     rng = np.random.default_rng(1)
-    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, tuple(rng.normal(size=len(GATE)).tolist()))
+    drawn = (tuple(rng.normal(size=len(names)).tolist()) for names in (GATE, OUTLINE, OUTLINE_GATE))
+    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, *drawn)
     double, high = [(0, 60), (4, 64)], [(8, 43)]
     phrase = [[double, double, [(0, 40)]], [[(0, 62)], [(0, 62)], high], [[(4, 60), (8, 67)], [(4, 60)], []]]
     song = tokenizer.encode(song_of(phrase * 3))
@@ -135,13 +149,13 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
         votes = m.votes()
         ids, slot = np.unique(votes.ids, return_inverse=True)
         right = int(np.flatnonzero(ids == true)[0]) if true in ids else -1
-        rows.append(fit.Place(0, votes.like, votes.match, votes.twin, slot, log_p[ids], right, float(log_p[true])))
+        outline = fit.outline_columns(m, m.outlines.votes(), log_p, true)
+        place = fit.Place(0, votes.like, votes.match, votes.twin, slot, log_p[ids], right, float(log_p[true]), *outline)
+        rows.append(place)
         used.append(m.mix(log_p)[true])
     assert any(row.twin.any() for row in rows)
     table = fit.Table(rows, [5])
-    np.testing.assert_allclose(
-        table.log_mixture(fit.powers_of(weights), fit.torch.tensor(weights.gate)), used, atol=1e-4
-    )
+    np.testing.assert_allclose(table.log_mixture(*fit.tensors_of(weights)), used, atol=1e-4)
 
 
 # -- fills ------------------------------------------------------------------------------------------------------------
