@@ -142,6 +142,7 @@ def recalling(tiny, tmp_path_factory):
     """The tiny checkpoint with recall weights: what the sources say is worth much where the surroundings agree."""
     folder = shutil.copytree(tiny, tmp_path_factory.mktemp("recalling") / "tiny")
     weights = {"likeness": 20, "prefix": 3, "suffix": 3, "start": 3, "twin": 0, "gate": [-4, 8, *[0] * 10]}
+    weights |= {"outline": [20, 1, -1, -1, 1, 0], "outline_gate": [-4, 4, *[0] * 15]}
     (folder / "recall.json").write_text(json.dumps(weights))
     return folder
 
