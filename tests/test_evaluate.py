@@ -173,7 +173,8 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
     for case in draw_cases(found, 4, (2,), ("near", "continuation")):
         score = found.read(case.file)
         song = system.tokenizer.encode(score)
-        memory, _ = next(system._memory(case, score, song))
+        cells = [(b, t) for b in range(case.first, case.last) for t in case.tracks]
+        memory, _ = next(system._memory(case, score, song, cells))
         infiller = system.infiller
         given = case.given(score)
         [of_fill] = infiller._memories(given, given, case.region, 1, case.context_bars)
