@@ -82,10 +82,10 @@ def test_a_cell_with_no_room_for_notes_ends_at_once(tokenizer, tables):
 def test_draw_follows_the_distribution():
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     rng = np.random.default_rng(0)
-    config = SamplingConfig(top_p=1.0, min_p=0.0)
+    config = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
     counts = np.bincount([draw(logits, config, rng) for _ in range(20_000)], minlength=4) / 20_000
     assert np.allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.02)
-    config = SamplingConfig(top_p=0.75, min_p=0.0)
+    config = SamplingConfig(temperature=1.0, top_p=0.75, min_p=0.0)
     assert {draw(logits, config, rng) for _ in range(500)} == {0, 1}
-    config = SamplingConfig(top_p=1.0, min_p=0.2)
+    config = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.2)
     assert {draw(logits, config, rng) for _ in range(2000)} == {0, 1, 2}

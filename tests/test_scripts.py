@@ -90,6 +90,20 @@ def test_recall_is_fitted_and_measured(script, shards, checkpoint_folder, tmp_pa
         assert load_checkpoint(folder).recall is not None
 
 
+def test_a_curve_is_drawn(script, tmp_path):
+    """Runs apart, sources where they are known; a run without an evaluation is one clear line."""
+    plot, path = script("plot_curve"), tmp_path / "curve.csv"
+    lines = ["run,tokens,kind,loss,by_source", "first,1000000,valid,5.0,", "first,1500000,train,1.2,"]
+    path.write_text("\n".join([*lines, 'second,2000000,valid,4.0,"{""a"": 3.5, ""b"": 4.5}"', ""]))
+    points = plot.read_curve(path)
+    assert points == [("first", 1.0, 5.0, {}), ("second", 2.0, 4.0, {"a": 3.5, "b": 4.5})]
+    plot.draw(points).savefig(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    path.write_text("\n".join([lines[0], lines[2], ""]))
+    with pytest.raises(ValueError, match="has no evaluation yet"):
+        plot.read_curve(path)
+
+
 def test_experiments_weigh_all_sources(script, shards):
     weights = script("experiments").weights_by(0.5, shards)
     assert list(weights) == sources_in(shards)
