@@ -37,10 +37,12 @@ class Variant:
     model: dict[str, Any] = field(default_factory=dict)
     shards: str = ""  # put after SHARDS
     hybrid: bool = False  # one layer of sliding-window attention (hybrid_model.py)
+    tied: bool = False  # one matrix for embedding and head (tied_model.py)
 
     def settings(self, **common: Any) -> str:
-        """What tells its run from others, whatever it is called."""
-        return json.dumps({**asdict(self), "name": "", **common}, sort_keys=True)
+        """What tells its run from others, whatever it is called. `tied` came later: results from before lack it."""
+        own = {k: v for k, v in asdict(self).items() if k != "tied" or v}
+        return json.dumps({**own, "name": "", **common}, sort_keys=True)
 
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
@@ -75,11 +77,12 @@ def groups(shards: Path) -> dict[str, list[Variant]]:
             Variant("8 x 256", model=size(8, 256)),
             Variant("4 x 384", model=size(4, 384)),
             Variant("14 x 192", model=size(14, 192)),
-            Variant("8 x 256, heads of 32", model={**size(8, 256), "head_size": 32}),
             Variant("6 x 192", model=size(6, 192)),
             Variant("4 x 128", model=size(4, 128)),
             Variant("2 x 192", model=size(2, 192)),
         ],
+        "heads": [Variant("of 64"), Variant("of 32", model={"head_size": 32})],
+        "embeddings": [Variant("untied"), Variant("tied", tied=True)],
         "arch": [
             Variant("rwkv7"),
             Variant("transformer", model={"arch": "transformer"}),
@@ -99,12 +102,15 @@ AT_EQUAL_TIME = ("shape", "arch", "bpe")
 def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     """A trainer, new or going on, of one variant."""
     from hybrid_model import HybridRWKV7
+    from tied_model import TiedRWKV7
 
     from midi_rwkv import train
     from midi_rwkv.config import ModelConfig
 
     usual = train.make_model
-    train.make_model = HybridRWKV7 if variant.hybrid else usual  # type: ignore[assignment]
+    train.make_model = (  # type: ignore[assignment]
+        HybridRWKV7 if variant.hybrid else TiedRWKV7 if variant.tied else usual
+    )
     try:
         own = Path(f"{shards}{variant.shards}")
         return train.Trainer(own, run, ModelConfig(**variant.model), replace(config, **variant.train))

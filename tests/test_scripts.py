@@ -111,19 +111,21 @@ def test_experiments_weigh_all_sources(script, shards):
 
 
 @pytest.mark.slow
-def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
+def test_experiments_train_measure_and_go_on(script, shards, tokenizer, tmp_path, capsys):
     experiments = script("experiments")
     tiny = {"n_layer": 1, "n_embd": 64}
     variants = [
         experiments.Variant("bars", model=tiny),
         experiments.Variant("tracks", {"order": "tracks", "sections": "one"}, tiny, hybrid=True),
+        experiments.Variant("tied", model=tiny, tied=True),
     ]
     experiments.groups = lambda shards: {"order": variants}
     for _ in range(2):  # the second finds everything done
         experiments.run_group("order", shards, tmp_path, 4096, [0])
-    assert capsys.readouterr().out.count("nats a note") == 2
+    assert capsys.readouterr().out.count("nats a note") == 3
     records = experiments.read_results(tmp_path)
-    assert [r["variant"] for r in records] == ["bars", "tracks"]
+    assert [r["variant"] for r in records] == ["bars", "tracks", "tied"]
+    assert records[0]["parameters"] - records[2]["parameters"] == 64 * tokenizer.vocab_size
     for record in records:
         assert record["tokens"] == 4096
         assert 0 < record["nats"] < 30
