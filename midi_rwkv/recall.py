@@ -26,6 +26,7 @@ from .outline import CellOutlines, OutlineVotes, outline_tables
 from .tokenizer import Kind, TokenizedSong, Tokenizer
 
 REACH = 3  # bars on either side whose likeness counts, the nearer the more
+NEARNESS = (3.0, 1 / 2, 1 / 3, 1 / 4)  # how much: the bar itself (what other tracks play in it), its neighbours ...
 MOST_SOURCES = 64  # the likest
 LEAST = 1e-12  # a probability whose logarithm can be taken
 LONGEST_MATCH = 8  # ids after which agreeing further adds nothing
@@ -184,7 +185,7 @@ class SongMemory:
         for j in range(-REACH, REACH + 1):
             if not 0 <= bar + j < n:
                 continue
-            weight = 1 / (1 + abs(j))
+            weight = NEARNESS[abs(j)]
             at = np.arange(n) + j
             inside = (at >= 0) & (at < n)
             at = at.clip(0, n - 1)

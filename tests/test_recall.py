@@ -15,7 +15,7 @@ from midi_rwkv.checkpoint import CheckpointError, load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.infill import Infiller
 from midi_rwkv.outline import CellOutlines, outline_tables
-from midi_rwkv.recall import GATE, OUTLINE, OUTLINE_GATE, REACH, CellMemory, RecallWeights, SongMemory
+from midi_rwkv.recall import GATE, NEARNESS, OUTLINE, OUTLINE_GATE, REACH, CellMemory, RecallWeights, SongMemory
 from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
 
 BAR = 1920
@@ -81,8 +81,8 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
                     mine, theirs = notes.of(bar + j, t), frozenset()
                     if 0 <= other + j < n and (other + j, t) not in unseen:
                         theirs = notes.of(other + j, t)
-                    alike += 2 * len(mine & theirs) / (1 + abs(j))
-                    both += (len(mine) + len(theirs)) / (1 + abs(j))
+                    alike += 2 * NEARNESS[abs(j)] * len(mine & theirs)
+                    both += NEARNESS[abs(j)] * (len(mine) + len(theirs))
             expected.append(alike / both if both else 0.0)
         np.testing.assert_allclose(memory.likeness(bar), expected, atol=1e-12)
 
