@@ -15,7 +15,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -172,8 +171,8 @@ class Worker:
 
                     self.engine.check = check
                     self.infiller.style = style or Style("none")
-                    found = self.infiller(score, region, sampling, candidates, seed, None, on_progress)
-                    happened.put([with_locked(score, c.fills, locked or {}) for c in found])
+                    found = self.infiller(score, region, sampling, candidates, seed, None, on_progress, locked)
+                    happened.put([c.fills for c in found])
             except Exception as error:
                 happened.put(error)
 
@@ -188,32 +187,6 @@ class Worker:
                     return
         finally:
             stop.set()
-
-
-def with_locked(score: Score, fill: Fill, locked: Fill) -> Fill:
-    """The fill with the locked notes in it; new ones that would sound into them go, on a track of single notes all that
-    sound at the same time, else those of the same pitch."""
-    merged = dict(fill)
-    for track, kept in locked.items():
-        single = is_monophonic(score.tracks[track].notes)
-        new = []
-        for note in fill.get(track, []):
-            end = note.onset_ticks + note.duration_ticks
-            rivals = [k for k in kept if single or k.pitch == note.pitch]
-            if any(k.onset_ticks <= note.onset_ticks < k.onset_ticks + k.duration_ticks for k in rivals):
-                continue
-            end = min([end] + [k.onset_ticks for k in rivals if k.onset_ticks > note.onset_ticks])
-            new.append(note._replace(duration_ticks=end - note.onset_ticks))
-        merged[track] = sorted(new + kept)
-    return merged
-
-
-def is_monophonic(notes: Sequence[Note]) -> bool:
-    """No note begins while another sounds, nearly: overlaps of legato up to a tenth of a note are let pass."""
-    return all(
-        a.onset_ticks < b.onset_ticks and a.onset_ticks + 0.9 * a.duration_ticks <= b.onset_ticks
-        for a, b in pairwise(notes)
-    )
 
 
 def half_of(region: Region, seed: int) -> Region | None:

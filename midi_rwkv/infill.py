@@ -7,7 +7,7 @@ order, all candidates as one batch. What one run wrote is context for the next.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
 from .instruments import playable
+from .locked import places_of, with_locked
 from .prompt import ORDERS, Prompt, PromptTokens, build_prompt, prompt_budget
 from .recall import CellMemory, SongMemory
 from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
@@ -85,10 +86,13 @@ class Infiller:
         seed: int = 0,
         context_bars: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        locked: Mapping[int, Sequence[Note]] | None = None,
     ) -> list[Candidate]:
         """See `infill`."""
         sampling = sampling or SamplingConfig()
         _check(score, region, candidates)
+        locked = locked or {}
+        places = places_of(self.tokenizer, score, region, locked)
         blank = score
         for t in region.tracks:
             cells = {b for track, b in region.cells if track == t}
@@ -114,9 +118,10 @@ class Infiller:
                     lo, hi = next((lo, hi) for lo, hi in region.bar_runs(t) if lo <= b < hi)
                     # Asked for music, the model may not answer a whole section (a track's run of bars) with silence.
                     silent = [not any(n.onset_ticks >= score.bar(lo).start_ticks for n in f[t]) for f in fills]
-                    rules = [self._rules(score, t, b, sampling, b == hi - 1 and s) for s in silent]
+                    own = places.get((b, t), [])
+                    rules = [self._rules(score, t, b, sampling, b == hi - 1 and s, own) for s in silent]
                     known = [m.cell(b, t) for m in memories] if memories else [None] * candidates
-                    written = session.write(t, rules, sampling, rngs, known)
+                    written = session.write(t, rules, sampling, rngs, known, own)
                     for memory, new_ids in zip(memories or (), written, strict=False):
                         memory.write(b, t, new_ids)
                     notes = [
@@ -129,6 +134,8 @@ class Infiller:
                     if on_progress:
                         on_progress(Progress(done, len(region.cells), t, b, notes))
             settled = [{t: _settled(blank, region, t, notes) for t, notes in fill.items()} for fill in fills]
+            so_far = {t: [n for n in ns if score.bar_index_at(n.onset_ticks) < last] for t, ns in locked.items()}
+            settled = [with_locked(score, fill, so_far) for fill in settled]
             songs = [_with_fills(blank, fill) for fill in settled]
         return [Candidate(song, fill) for song, fill in zip(songs, settled, strict=True)]
 
@@ -181,8 +188,16 @@ class Infiller:
         memory = SongMemory(self.tokenizer, song, hidden, weights, self.tokens.fill_end, refused)
         return [memory, *(memory.fork() for _ in range(candidates - 1))]
 
-    def _rules(self, score: Score, track: int, bar: int, sampling: SamplingConfig, must_sound: bool) -> CellRules:
-        """must_sound: at least one note, unless the user set a density."""
+    def _rules(
+        self,
+        score: Score,
+        track: int,
+        bar: int,
+        sampling: SamplingConfig,
+        must_sound: bool,
+        locked: Sequence[tuple[int, int]],
+    ) -> CellRules:
+        """must_sound: at least one note, unless the user set a density. locked: their pitches are allowed."""
         target = score.tracks[track]
         if target.is_drum not in self._tables:
             self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
@@ -194,6 +209,7 @@ class Infiller:
                 allowed[low : high + 1] = True
             if sampling.key:
                 allowed &= np.isin(np.arange(128) % 12, sampling.key)
+        allowed[[pitch for _, pitch in locked]] = True
         density = sampling.density or (int(must_sound and bool(allowed.any())), NO_LIMIT)
         polyphony = sampling.polyphony or (1, NO_LIMIT)
         n_positions = self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat)
@@ -239,12 +255,13 @@ class _Session:
         sampling: SamplingConfig,
         rngs: Sequence[np.random.Generator],
         memories: Sequence[CellMemory | None],
+        locked: Sequence[tuple[int, int]],
     ) -> list[list[int]]:
         """Write one cell for every candidate, each under its own rules; ids of the notes of each."""
         logits, state = self._read([*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending)
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
         writers = [
-            CellWriter(own, self.tokens, sampling, rng, memory=memory)
+            CellWriter(own, self.tokens, sampling, rng, memory=memory, locked=locked)
             for own, rng, memory in zip(rules, rngs, memories, strict=True)
         ]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
@@ -291,19 +308,22 @@ def infill(
     on_progress: Callable[[Progress], None] | None = None,
     style: Style | str | None = None,
     precision: str = "auto",
+    locked: Mapping[int, Sequence[Note]] | None = None,
 ) -> list[Candidate]:
     """Write the cells of a region anew, `candidates` times.
 
     checkpoint: the one that ships where None. style: what `find_style` gives, or its text: a name, a path, or a blend
     such as "mine:0.7,bach:0.3". context_bars: read at most so many bars on each side (None: as many as the model was
-    trained to read, and all of them for recall). backend, threads, precision: see `make_engine`. on_progress is called
-    after each cell. The same arguments and seed give the same notes. Raises ValueError on a region outside the score.
+    trained to read, and all of them for recall). locked: by track index, notes that begin inside the region and are to
+    stay; the model writes around them, and they are in the fill as they are. backend, threads, precision: see
+    `make_engine`. on_progress is called after each cell. The same arguments and seed give the same notes. Raises
+    ValueError on a region outside the score, or a locked note outside the region.
     To fill more than once, keep an `Infiller`.
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style
     infiller = Infiller(checkpoint, backend, threads, style=found, precision=precision)
-    return infiller(score, region, sampling, candidates, seed, context_bars, on_progress)
+    return infiller(score, region, sampling, candidates, seed, context_bars, on_progress, locked)
 
 
 def _check(score: Score, region: Region, candidates: int) -> None:

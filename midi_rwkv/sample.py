@@ -10,6 +10,7 @@ then compares a few arrays.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -57,6 +58,7 @@ class GrammarTables:
         wrong_pitch = "Pitch_" if is_drum and "PitchDrum_36" in tokenizer else "PitchDrum_"
         rows: list[tuple[int, ...]] = []
         pitch_sets: list[list[int]] = []
+        self.notes_in: list[list[tuple[int, int]]] = []  # (position, pitch) of a row's notes; -1 where it is still open
         inner: list[tuple[int, int]] = []
         for i, expansion in enumerate(tokenizer.expansions):
             names = [tokenizer.base_names[b] for b in expansion]
@@ -86,6 +88,7 @@ class GrammarTables:
                 )
             )
             pitch_sets.append([p for _, p in pitches])
+            self.notes_in.append([(positions[g - 1] if g else -1, p) for g, p in pitches])
             between = groups[1:-1] if has_position else []
             inner.append((min(between, default=NO_LIMIT), max(between, default=0)))
         columns = np.array(rows, np.int32).T
@@ -180,8 +183,11 @@ class CellRules:
 class CellState:
     """Where the writing of one cell stands."""
 
-    def __init__(self, rules: CellRules):
+    def __init__(self, rules: CellRules, locked: Sequence[tuple[int, int]] = ()):
+        """locked: (position, pitch), rising, of notes that must be written; one that the rules leave no way to is given
+        up."""
         self.rules = rules
+        self.locked = list(locked)
         self.phase = Phase.START
         self.position = self.last_pitch = -1
         self.struck = self.notes = 0  # notes at this position, in this cell
@@ -208,10 +214,31 @@ class CellState:
                 ok &= ~moves | (lead >= low)
             ok &= (total + np.maximum(0, low - struck) <= most) & (total + room >= fewest)
         complete = self.phase == Phase.START or (self.phase == Phase.NOTE and self.struck >= low)
+        while self.locked:
+            coming_by = self._comes_by(rows, ok)
+            if coming_by.any():
+                ok = coming_by
+                break
+            self.locked.pop(0)
         rows, ids = rows[ok], ids[ok]
-        can_end = complete and self.notes >= fewest
+        can_end = complete and self.notes >= fewest and not self.locked
         # Ranges that cannot be met together (say 3 notes in pairs) must not leave the cell without a way on.
         return rows, ids, can_end or (len(rows) == 0 and self.phase in (Phase.START, Phase.NOTE))
+
+    def _comes_by(self, rows: np.ndarray, ok: np.ndarray) -> np.ndarray:
+        """Which of the rows that are `ok` leave out none of the locked notes."""
+        t = self.rules.tables
+        moves = t.has_position[rows]
+        position = np.where(moves, t.last_position[rows], self.position)
+        pitch = np.where((t.last_pitch[rows] >= 0) | moves, t.last_pitch[rows], self.last_pitch)
+        reach = position * 128 + pitch
+        (first_position, first_pitch), *_ = self.locked
+        short_of_it = reach < first_position * 128 + first_pitch
+        out = ok & short_of_it
+        for k in np.flatnonzero(ok & ~short_of_it & t.uses[rows, first_pitch]).tolist():
+            notes = {(self.position if p < 0 else p, q) for p, q in t.notes_in[rows[k]]}
+            out[k] = all((p, q) in notes for p, q in self.locked if p * 128 + q <= reach[k])
+        return out
 
     def take(self, row: int) -> None:
         """Read one id, given as a row of `tables`."""
@@ -225,6 +252,7 @@ class CellState:
             if t.last_pitch[row] >= 0:
                 self.last_pitch = int(t.last_pitch[row])
         self.notes += int(t.notes[row])
+        self.locked = [x for x in self.locked if x > (self.position, self.last_pitch)]
 
 
 def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
@@ -257,10 +285,11 @@ class CellWriter:
         rng: np.random.Generator,
         controls: bool = True,
         memory: CellMemory | None = None,
+        locked: Sequence[tuple[int, int]] = (),
     ):
-        """memory: what the song says elsewhere, mixed in as far as `config.recall` says."""
+        """memory: what the song says elsewhere, mixed in as far as `config.recall` says. locked: see CellState."""
         self.memory = memory if config.recall else None
-        self.state, self.tokens, self.config, self.rng = CellState(rules), tokens, config, rng
+        self.state, self.tokens, self.config, self.rng = CellState(rules, locked), tokens, config, rng
         self.ids: list[int] = []
         self.done = False
         self._controls: list[tuple[str, list[int]]] = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from midi_rwkv.app import work
-from midi_rwkv.app.work import PatientEngine, Stopped, Waiting, Worker, Written, half_of, with_locked
+from midi_rwkv.app.work import PatientEngine, Stopped, Waiting, Worker, Written, half_of
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.engine import make_engine
@@ -154,19 +154,6 @@ def test_errors_reach_the_caller(worker, score):
     with pytest.raises(ValueError, match="tracks must be 0-1"):
         list(worker.infill(score, Region.rectangle([5], [(0, 1)]), SamplingConfig(), 1, 1))
     assert fills(worker, score)
-
-
-def test_locked_notes_stay(score):
-    new = {0: [Note(4 * BAR, 70, 960, 80), Note(4 * BAR + 480, 71, 240, 80), Note(5 * BAR, 72, 240, 80)]}
-    locked = {0: [Note(4 * BAR + 480, 64, 480, 99)]}
-    assert with_locked(score, new, locked)[0] == [
-        Note(4 * BAR, 70, 480, 80),  # the lead has single notes: this one ends where the locked one begins
-        Note(4 * BAR + 480, 64, 480, 99),
-        Note(5 * BAR, 72, 240, 80),
-    ]
-    chords = score.with_notes(0, [Note(0, 60, 480, 80), Note(0, 64, 480, 80)])
-    assert with_locked(chords, new, locked)[0] == sorted([*new[0], *locked[0]])
-    assert with_locked(chords, {0: [Note(4 * BAR + 600, 64, 99, 80)]}, locked)[0] == locked[0]
 
 
 def test_half_of_a_region():

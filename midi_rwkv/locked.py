@@ -1,0 +1,73 @@
+"""Notes inside a region that are to stay: what the model has to come by, and how the fill makes way for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from .score import Note, Region, Score
+from .tokenizer import POSITIONS_PER_BEAT, Kind, Tokenizer
+
+Place = tuple[int, int]  # position in the bar, pitch
+
+
+def places_of(
+    tokenizer: Tokenizer, score: Score, region: Region, locked: Mapping[int, Sequence[Note]]
+) -> dict[tuple[int, int], list[Place]]:
+    """Where the locked notes stand as the model writes them, rising, by (bar, track) of the region's cells.
+
+    locked: by track index. ValueError where one does not begin inside the region.
+    """
+    if not any(locked.values()):
+        return {}
+    alone = score
+    for t in range(len(score.tracks)):
+        alone = alone.with_notes(t, sorted(locked.get(t, ())))
+    for t, notes in locked.items():
+        for n in notes:
+            if (t, score.bar_index_at(n.onset_ticks)) not in region.cells:
+                raise ValueError(
+                    f"a locked note must begin inside the region, got one at tick {n.onset_ticks} of track {t}"
+                )
+    bars = [alone.bar(b) for b in range(max(len(alone.bars), max(region.bars) + 1))]
+    song = tokenizer.encode(alone, bars)
+    found = {}
+    for t, b in region.cells:
+        position, places = -1, []
+        for base in (base for i in song.cell(b, t).tolist() for base in tokenizer.expansions[i]):
+            if tokenizer.base_kind[base] == Kind.POSITION:
+                position = int(tokenizer.base_value[base])
+            elif tokenizer.base_kind[base] == Kind.PITCH:
+                places.append((position, int(tokenizer.base_value[base])))
+        if places:
+            found[b, t] = places
+    return found
+
+
+def with_locked(
+    score: Score, fill: Mapping[int, list[Note]], locked: Mapping[int, Sequence[Note]]
+) -> dict[int, list[Note]]:
+    """The fill with the locked notes in it; new ones that would sound into them go, on a track of single notes all that
+    sound at the same time, else those of the same pitch."""
+    merged = dict(fill)
+    off_grid = score.ticks_per_beat / (2 * POSITIONS_PER_BEAT)  # as far as the model's own copy may lie ahead
+    for track, kept in locked.items():
+        single = is_monophonic(score.tracks[track].notes)
+        new = []
+        for note in fill.get(track, []):
+            end = note.onset_ticks + note.duration_ticks
+            rivals = [k for k in kept if single or k.pitch == note.pitch]
+            if any(k.onset_ticks - off_grid <= note.onset_ticks < k.onset_ticks + k.duration_ticks for k in rivals):
+                continue
+            end = min([end] + [k.onset_ticks for k in rivals if k.onset_ticks > note.onset_ticks])
+            new.append(note._replace(duration_ticks=end - note.onset_ticks))
+        merged[track] = sorted([*new, *kept])
+    return merged
+
+
+def is_monophonic(notes: Sequence[Note]) -> bool:
+    """No note begins while another sounds, nearly: overlaps of legato up to a tenth of a note are let pass."""
+    return all(
+        a.onset_ticks < b.onset_ticks and a.onset_ticks + 0.9 * a.duration_ticks <= b.onset_ticks
+        for a, b in pairwise(notes)
+    )
