@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import ModelConfig
-from .recall import RecallWeights
+from .recall_mix import RecallWeights
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class OutlineVotes:
     phase: int | None  # Kind of what was written last, None at the start
 
     def columns(self, like: np.ndarray, twin: np.ndarray) -> np.ndarray:
-        """(sources that vote, columns of `recall.OUTLINE`). like, twin: of all sources."""
+        """(sources that vote, columns of `recall_mix.OUTLINE`). like, twin: of all sources."""
         own = self.source
         return np.stack([like[own], self.hits, self.missing, self.passed, self.kept_up, twin[own]], 1)
 

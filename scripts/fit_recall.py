@@ -26,7 +26,8 @@ from midi_rwkv.dataset import FILL, lay_out
 from midi_rwkv.files import whole_file
 from midi_rwkv.outline import MOST_COUNTED, OutlineVotes
 from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
-from midi_rwkv.recall import GATE, LONGEST_MATCH, OUTLINE, OUTLINE_GATE, CellMemory, RecallWeights, SongMemory
+from midi_rwkv.recall import CellMemory, SongMemory
+from midi_rwkv.recall_mix import GATE, LONGEST_MATCH, OUTLINE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.tokenizer import Kind, TokenizedSong
 
 START = RecallWeights(
@@ -169,7 +170,7 @@ class Table:
         return torch.log((share * of_true).sum(1) + 1e-20)
 
     def votes(self, powers: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """As `recall.weigh`: the probability of each true id, and the gate."""
+        """As `recall_mix.weigh`: the probability of each true id, and the gate."""
         there, whole = self.match != 0, self.match > 0
         match = self.match.abs().clamp(max=LONGEST_MATCH)
         power = powers[0] * self.like + torch.where(whole, powers[1] * match + powers[3], powers[2] * match)
@@ -184,7 +185,7 @@ class Table:
         return said, (features @ gate).masked_fill(~voted, NEVER)
 
     def outline_votes(self, weights: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """As `recall.weigh_outlines`: the probability of each true id, and the gate."""
+        """As `recall_mix.weigh_outlines`: the probability of each true id, and the gate."""
         there = self.choice >= 0
         power = sum(w * column for w, column in zip(weights, self.outline, strict=True))
         voted = there.any(1)
@@ -196,7 +197,7 @@ class Table:
         return (share * within).sum(1), (features @ gate).masked_fill(~voted, NEVER)
 
     def outline_features(self, own: Tensor, best: Tensor, chosen: Tensor) -> Tensor:
-        """`recall.outline_gate_features` of all places, (places, features)."""
+        """`recall_mix.outline_gate_features` of all places, (places, features)."""
         most = [torch.where(own, column, 0.0).max(1).values for column in self.outline]
         least = [torch.where(own, column, MOST_COUNTED).min(1).values for column in self.outline]
         (like, hits, _, _, kept_up, twin), (_, _, missing, passed, _, _) = most, least
@@ -207,7 +208,7 @@ class Table:
         return torch.stack(columns, 1)
 
     def features(self, own: Tensor, whole: Tensor, match: Tensor, best: Tensor, chosen: Tensor) -> Tensor:
-        """`recall.gate_features` of all places, (places, features)."""
+        """`recall_mix.gate_features` of all places, (places, features)."""
         like = torch.where(own, self.like, 0.0).max(1).values
         longest = torch.where(own & whole, match, 0.0).max(1).values
         surprise = -self.log_p.gather(1, chosen[:, None])[:, 0].clamp(min=-12.0)

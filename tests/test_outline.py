@@ -15,7 +15,8 @@ from midi_rwkv.config import SamplingConfig
 from midi_rwkv.infill import Infiller
 from midi_rwkv.outline import MOST_COUNTED, CellOutlines, outline_tables
 from midi_rwkv.prompt import PromptTokens
-from midi_rwkv.recall import GATE, OUTLINE_GATE, CellMemory, RecallWeights
+from midi_rwkv.recall import CellMemory
+from midi_rwkv.recall_mix import GATE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.tokenizer import Kind
 

@@ -15,7 +15,8 @@ from midi_rwkv.checkpoint import CheckpointError, load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.infill import Infiller
 from midi_rwkv.outline import CellOutlines, outline_tables
-from midi_rwkv.recall import GATE, NEARNESS, OUTLINE, OUTLINE_GATE, REACH, CellMemory, RecallWeights, SongMemory
+from midi_rwkv.recall import NEARNESS, REACH, CellMemory, SongMemory
+from midi_rwkv.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
 
 BAR = 1920
