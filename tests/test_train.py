@@ -20,6 +20,7 @@ from midi_rwkv.cli import main
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.dataset import TrainingRows
 from midi_rwkv.files import whole_file
+from midi_rwkv.midi import read_midi
 from midi_rwkv.muon import Muon
 from midi_rwkv.train import Trainer
 from midi_rwkv.train import main as train_command
@@ -102,6 +103,21 @@ def test_the_command_trains_a_transformer(shards, tmp_path):
     assert (checkpoint.training["tokens_seen"], checkpoint.training["bf16"]) == (512, False)
     assert checkpoint.training["source_weights"] == {"a": 1.0, "games": 0.5}
     assert load_checkpoint(tmp_path / "run" / "checkpoint-average").training["average"] == "ema"
+
+
+def test_a_model_of_another_prompt_order_fills(shards, build_midi, note, tmp_path):
+    """From training to a file, the paper's order throughout."""
+    run, song = tmp_path / "run", tmp_path / "song.mid"
+    options = [*TINY, "--order", "tracks", "--batch-size", "1", "--total-tokens", "512"]
+    assert main(["train", str(shards), str(run), *options]) == 0
+    assert load_checkpoint(run / "checkpoint").prompt == "tracks"
+    tracks = [[e for b in range(32) for e in note(b * 480, 60 + c + b % 5, 240, channel=c)] for c in (0, 1)]
+    song.write_bytes(build_midi(tracks))
+    new = str(tmp_path / "new.mid")
+    options = ["--bars", "3-4", "--checkpoint", str(run / "checkpoint"), "--density", "2-4", "-o", new]
+    assert main(["infill", str(song), *options]) == 0
+    filled = read_midi(new)
+    assert all(2 <= len(filled.notes_in(t, b)) <= 4 for t in (0, 1) for b in (2, 3))
 
 
 @pytest.mark.parametrize(
