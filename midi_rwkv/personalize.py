@@ -110,7 +110,10 @@ def personalize(
     checkpoint = checkpoint or load_checkpoint()
     model = checkpoint.model().requires_grad_(False)
     if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
-        raise ValueError(f"{checkpoint.path} cannot be personalized; name an RWKV-7 checkpoint with this prompt format")
+        raise ValueError(
+            f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
+            f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
+        )
     pieces, skipped = read_pieces(files)
     for file, why in skipped.items():
         say(f"skipped {file}: {why}")

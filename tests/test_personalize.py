@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -386,6 +387,13 @@ def test_interrupted_it_keeps_the_best_and_goes_on_where_it_was(pieces, checkpoi
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     with pytest.raises(ValueError, match="part is taken"):
         public_personalize(files, output=target, checkpoint=checkpoint, threads=1)
+
+
+def test_another_kind_of_model_is_named(pieces, checkpoint):
+    with pytest.raises(
+        ValueError, match=r"prompt 'paper'\) cannot be personalized; name an RWKV-7 whose prompt is one of"
+    ):
+        public_personalize(pieces(3), "mine", replace(checkpoint, prompt="paper"))
 
 
 def test_ctrl_c_is_one_line(pieces, checkpoint_folder, tmp_path):
