@@ -19,7 +19,7 @@ import numpy as np
 
 from .corpus import Shard
 from .score import Note, Score
-from .tokenizer import Kind, TokenizedSong, Tokenizer
+from .tokenizer import TokenizedSong, Tokenizer
 
 COPIES = ("copy before", "copy after", "copy similar")
 SURROUNDINGS = 2  # bars on either side that "similar" compares too
@@ -36,16 +36,8 @@ class CellNotes:
         self.of = cache(self._of)
 
     def _of(self, bar: int, track: int) -> frozenset[tuple[int, int]]:
-        kinds, values = self.tokenizer.base_kind, self.tokenizer.base_value
-        notes: list[tuple[int, int]] = []
-        position = 0
-        for i in self.song.cell(bar, track).tolist():
-            for base in self.tokenizer.expansions[i]:
-                if kinds[base] == Kind.POSITION:
-                    position = int(values[base])
-                elif kinds[base] == Kind.PITCH:
-                    notes.append((position, int(values[base])))
-        return frozenset(notes)
+        position, pitch, _ = self.tokenizer.places(self.song.cell(bar, track))
+        return frozenset(zip(position.tolist(), pitch.tolist(), strict=True))
 
 
 def source_bar(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from .score import Note, Region, Score
-from .tokenizer import POSITIONS_PER_BEAT, Kind, Tokenizer
+from .tokenizer import POSITIONS_PER_BEAT, Tokenizer
 
 Place = tuple[int, int]  # position in the bar, pitch
 
@@ -33,14 +33,9 @@ def places_of(
     song = tokenizer.encode(alone, bars)
     found = {}
     for t, b in region.cells:
-        position, places = -1, []
-        for base in (base for i in song.cell(b, t).tolist() for base in tokenizer.expansions[i]):
-            if tokenizer.base_kind[base] == Kind.POSITION:
-                position = int(tokenizer.base_value[base])
-            elif tokenizer.base_kind[base] == Kind.PITCH:
-                places.append((position, int(tokenizer.base_value[base])))
-        if places:
-            found[b, t] = places
+        position, pitch, _ = tokenizer.places(song.cell(b, t))
+        if len(pitch):
+            found[b, t] = list(zip(position.tolist(), pitch.tolist(), strict=True))
     return found
 
 

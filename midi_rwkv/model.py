@@ -89,9 +89,17 @@ class TimeMix(nn.Module):
         packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, C) -> output (B, T, C), v_first (B, T, C), final wkv state (B, H, K, V)."""
-        B, T, C = x.shape
-        heads = (B, T, self.n_head, self.head_size)
-        xx = token_shift(x, shift, packing.starts if packing else None)
+        inputs, v_first, gate = self.before(x, v_first, shift, packing.starts if packing else None)
+        r, log_decay, k, v, a, b = inputs
+        y, final = wkv7_packed(r, log_decay, k, v, a, b, state, packing, backend)
+        return self.after(y, r, k, v, gate), v_first, final
+
+    def before(
+        self, x: Tensor, v_first: Tensor | None, shift: Tensor, starts: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """What the recurrence takes (six tensors, each (B, T, H, K)), v_first and the output's gate (B, T, C)."""
+        heads = (*x.shape[:2], self.n_head, self.head_size)
+        xx = token_shift(x, shift, starts)
         xr, xw, xk, xv, xa, xg = (
             torch.addcmul(x, xx, m) for m in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
@@ -102,15 +110,18 @@ class TimeMix(nn.Module):
             v_first = v
         else:
             v = v + (v_first - v) * torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2)
-        a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2)
-        g = torch.sigmoid(xg @ self.g1) @ self.g2
+        a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2).view(heads)
+        gate = torch.sigmoid(xg @ self.g1) @ self.g2
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
-        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
-        r, v_heads, a = r.view(heads), v.view(heads), a.view(heads)
-        y, final = wkv7_packed(r, log_decay.view(heads), k, v_heads, -kk, kk * a, state, packing, backend)
-        y = self.ln_x(y.reshape(B * T, C)).view(heads)
-        y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v_heads
-        return self.output(y.reshape(B, T, C) * g), v_first, final
+        k = k.view(heads) * (1 + (a - 1) * self.k_a.view(heads[2:]))
+        return (r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a), v_first, gate
+
+    def after(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
+        """The recurrence's y, (B, T, H, V), normalised, with each token's own value, gated: (B, T, C)."""
+        B, T, H, V = y.shape
+        y = self.ln_x(y.reshape(B * T, H * V)).view(y.shape)
+        y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v
+        return self.output(y.reshape(B, T, H * V) * gate)
 
 
 class ChannelMix(nn.Module):

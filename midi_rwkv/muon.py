@@ -26,21 +26,22 @@ def has_fast_bf16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, n, lambda: False)() for n in names)
 
 
-def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Singular values brought near 1 by Newton-Schulz iterations, computed in `dtype`. matrix: (A, B)."""
+def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Singular values brought near 1 by Newton-Schulz iterations, computed in `dtype`. matrices: (N, A, B)."""
     a, b, c = COEFFICIENTS
-    x = matrix.to(dtype, copy=True)
-    x = x.T if len(matrix) > matrix.shape[1] else x
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.to(dtype)
+    x = x.mT if tall else x
+    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if len(matrix) > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalized; the step's size is 0.2 sqrt(max(A, B)) lr, as large as AdamW's. The state is
-    interchangeable with PyTorch's Muon's."""
+    interchangeable with PyTorch's Muon's. Matrices of one shape are worked on together."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1, momentum: float = 0.95):
         super().__init__(list(params), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -50,17 +51,23 @@ class Muon(torch.optim.Optimizer):
         """One step; a closure is not supported."""
         assert closure is None
         for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    shapes.setdefault(p.shape, []).append(p)
+            for alike in shapes.values():
+                self._update(alike, group)
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(p.grad)
-        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-        dtype = torch.bfloat16 if has_fast_bf16(p.device) else torch.float32
-        update = orthogonalized(p.grad.lerp(buffer, group["momentum"]), dtype)
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update, alpha=-group["lr"] * (0.2 * math.sqrt(max(p.shape))))
+    def _update(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        """A step of matrices (A, B) of one shape."""
+        for p in alike:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        gradients = [p.grad for p in alike if p.grad is not None]
+        buffers = [self.state[p]["momentum_buffer"] for p in alike]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        nesterov = torch.stack(gradients).lerp_(torch.stack(buffers), group["momentum"])
+        dtype = torch.bfloat16 if has_fast_bf16(nesterov.device) else torch.float32
+        update = orthogonalized(nesterov, dtype).float()
+        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(alike, list(update), alpha=-group["lr"] * (0.2 * math.sqrt(max(update.shape[1:]))))

@@ -1,8 +1,9 @@
 """Recall: what the song itself says elsewhere, mixed into the model's next-id probabilities.
 
 A recurrent state of fixed size forgets what exactly stood in bar 3; the song is at hand and doesn't. While a cell is
-written, every other cell of its track is a source. A source counts for as much as its surroundings (three bars on
-either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
+written, every other cell of its track is a source, but for those that were written just before (unless the track has
+nothing else): a fill that follows itself goes in circles. A source counts for as much as its surroundings (three bars
+on either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
 follows there. What other tracks play in the same bar is a source too, a twin, for as much as the two tracks are alike
 in the bars around. The same sources also vote note by note, their velocities aside (outline.py). The model's
 probabilities p, the votes q and those of the outlines o are mixed, (1 - a - b) p + a q + b o, where a and b are a
@@ -23,7 +24,7 @@ import numpy as np
 
 from .outline import CellOutlines, outline_tables
 from .recall_mix import RecallWeights, Votes, mixture
-from .tokenizer import Kind, TokenizedSong, Tokenizer
+from .tokenizer import TokenizedSong, Tokenizer
 
 REACH = 3  # bars on either side whose likeness counts, the nearer the more
 NEARNESS = (3.0, 1 / 2, 1 / 3, 1 / 4)  # how much: the bar itself (what other tracks play in it), its neighbours ...
@@ -49,15 +50,8 @@ class _Notes:
 
     def _keys(self, ids: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids of cells and the cell of each -> a number a note, and its cell."""
-        t = self.tokenizer
-        parts = [t.expansions[i] for i in ids.tolist()]
-        base = np.fromiter((b for p in parts for b in p), np.int64)
-        cell = np.repeat(cell, [len(p) for p in parts])
-        kinds, values = np.asarray(t.base_kind)[base], np.asarray(t.base_value)[base]
-        places = np.where(kinds == Kind.POSITION, np.arange(len(base)), 0)
-        position = values[np.maximum.accumulate(places)] if len(base) else values
-        is_note = kinds == Kind.PITCH
-        return (position * 128 + values)[is_note].astype(np.int64), cell[is_note]
+        position, pitch, index = self.tokenizer.places(ids)
+        return position.astype(np.int64) * 128 + pitch, cell[index]
 
     def of(self, bar: int, track: int) -> np.ndarray:
         return self._by_cell[bar * self.n_tracks + track]
@@ -151,7 +145,10 @@ class SongMemory:
         """The sources of a cell that is about to be written."""
         like = self.likeness(bar)
         refused = self.refused.get((bar, track))
-        bars = np.flatnonzero(~self.hidden[:, track])
+        known = ~self.hidden[:, track]
+        if self.notes.sizes[:, track].any():
+            known[[b for b, t in self.written if t == track]] = False
+        bars = np.flatnonzero(known)
         bars = bars[np.argsort(-like[bars], kind="stable")]
         twins = [(self.twinship(bar, track, t), bar, t) for t in range(self.song.n_tracks)]
         found = [x for x in twins if x[0] > 0] + [(float(like[b]), b, track) for b in bars.tolist()]

@@ -257,6 +257,17 @@ class Tokenizer:
             texts[b] = cell[cell > 0].tobytes().decode("utf-32-le")
         return texts
 
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the notes of some cells stand: of each note position, pitch, and the index of its id. ids: (N,), whole
+        cells one after another."""
+        parts = [self.expansions[i] for i in ids.tolist()]
+        base = np.fromiter((b for p in parts for b in p), np.int64)
+        kinds, values = self.base_kind[base], self.base_value[base]
+        last = np.maximum.accumulate(np.where(kinds == Kind.POSITION, np.arange(len(base)), 0))
+        is_note = kinds == Kind.PITCH
+        index = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+        return values[last][is_note], values[is_note], index[is_note]
+
     def encode_cells(self, texts: Sequence[str]) -> list[list[int]]:
         """BPE ids of each cell's string of base characters."""
         filled = [i for i, text in enumerate(texts) if text]

@@ -38,6 +38,7 @@ from .muon import has_fast_bf16
 from .prompt import ORDERS
 from .state_passing import backward_in_pieces
 from .tokenizer import Tokenizer
+from .train_compile import compile_blocks, uncompiled
 from .train_files import Curve, read_state, write_state
 from .train_loader import Batch, Loader
 from .train_optim import WeightAverage, learning_rate, make_optimizers
@@ -62,12 +63,14 @@ class Trainer:
         workers: int | None = None,
         rows_at_once: int = 0,
         piece: int = 0,
+        compiled: bool = False,
     ):
         """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
 
         workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
         that one forward pass takes, where a step's share does not fit the memory; 0: all. piece: ids of a row at a
-        time, for rows that do not fit (state_passing.py); 0: whole rows.
+        time, for rows that do not fit (state_passing.py); 0: whole rows. compiled: train through torch.compile
+        (train_compile.py).
         """
         self.run_folder, self.config = run, config
         if not (shards / "tokenizer.json").exists():
@@ -92,6 +95,8 @@ class Trainer:
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
+        if compiled:
+            compile_blocks(self.model)
         self.optimizers = make_optimizers(self.model, config)
         self.average = WeightAverage(self.model, config) if config.average != "none" else None
         samples = validation_samples(
@@ -179,7 +184,7 @@ class Trainer:
         model = self.model if model is None else model
         model.eval()
         mine = self.valid_batches[self.group.rank :: self.group.size]
-        with self.autocast():
+        with self.autocast(), uncompiled():
             nats = self.group.total(fill_nats(model, mine, samples=len(self.valid_notes)))
         model.train()
         by_source = {
@@ -342,6 +347,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
     parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
     parser.add_argument("--order", choices=ORDERS, default="bars", help="of the prompt, see prompt.py (default: bars)")
+    parser.add_argument(
+        "--compile", action="store_true", dest="compiled", help="through torch.compile: quicker, needs a C++ compiler"
+    )
     parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
     parser.add_argument(
         "--source-weights",
@@ -391,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(build_parser().parse_args(arguments))
     shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
     preset, threads, arch = (options.pop(k) for k in ("preset", "threads", "arch"))
-    machine = {k: options.pop(k) for k in ("device", "workers", "rows_at_once", "piece")}
+    machine = {k: options.pop(k) for k in ("device", "workers", "rows_at_once", "piece", "compiled")}
     limits = {"threads": 0, "workers": 0, "rows_at_once": 0, "piece": 0, "batch_size": 1, "seq_len": 160}
     for name, least in limits.items():
         value = {"threads": threads, **machine, **options}[name]

@@ -34,7 +34,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     decayed = [p for n, p in rest if p.ndim == 2 and not n.endswith("r_k")]
     plain = [p for n, p in rest if p.ndim != 2 or n.endswith("r_k")]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-10)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-10, fused=True)
+    ]
     if muon:
         optimizers.append(Muon(muon, config.lr, config.weight_decay))
     return optimizers

@@ -281,3 +281,15 @@ def test_weights_travel_as_json(tmp_path):
 
 def test_the_checkpoint_that_ships_has_it():
     assert load_checkpoint().recall is not None
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_fill_is_a_source_for_itself_only_on_a_new_track(tokenizer, new):
+    """Else its bars would be the likest ones, and a long fill would go in circles."""
+    song = tokenizer.encode(repeating())
+    gap = [(b, 0) for b in (range(16) if new else range(4, 8))]
+    memory = SongMemory(tokenizer, song, gap, EAGER, END)
+    ids = tokenizer.encode(song_of([[[(2, 71), (5, 72)]]])).cell(0, 0).tolist()
+    memory.write(4, 0, ids)
+    assert ([*ids, END] in memory.cell(5, 0).sources) == new
+    assert memory.likeness(5)[5] == 1  # but part of the surroundings

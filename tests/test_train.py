@@ -10,6 +10,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from shutil import which
 
 import numpy as np
 import pytest
@@ -218,23 +219,39 @@ def test_muon_is_pytorchs(shape, dtype, monkeypatch):
     """In bf16 to the last bit; in float32 as near as bf16 is to it."""
     monkeypatch.setattr("midi_rwkv.muon.has_fast_bf16", lambda device: dtype == torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, generator=generator)
-    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    mine = Muon([ours], 0.02, 0.1)
-    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    starts = [torch.randn(s, generator=generator) for s in (shape, shape, shape[::-1])]
+    ours, theirs = ([torch.nn.Parameter(x.clone()) for x in starts] for _ in range(2))
+    mine = Muon(ours, 0.02, 0.1)
+    other = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     for _ in range(4):
-        ours.grad = torch.randn(shape, generator=generator)
-        theirs.grad = ours.grad.clone()
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
         mine.step()
         other.step()
     mine.load_state_dict(deepcopy(other.state_dict()))  # a run that began with PyTorch's goes on
     mine.step()
     other.step()
-    if dtype == torch.bfloat16:
-        assert torch.equal(ours, theirs)
-    else:
-        moved = (theirs - start).norm()
-        assert 0 < (ours - theirs).norm() < 0.02 * moved
+    for start, p, q in zip(starts, ours, theirs, strict=True):
+        if dtype == torch.bfloat16:
+            assert torch.equal(p, q)
+        else:
+            assert 0 < (p - q).norm() < 0.02 * (q - start).norm()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="no C++ compiler")
+def test_a_compiled_run_is_the_same_run(shards, tmp_path):
+    """Up to rounding; and one that began compiled goes on uncompiled."""
+    config = replace(CONFIG, total_tokens=512 * 8, eval_tokens=512 * 4, average="none")
+    Trainer(shards, tmp_path / "plain", MODEL, config, "cpu").run()
+    killed_after(Trainer(shards, tmp_path / "mixed", MODEL, config, "cpu", compiled=True), steps=6, save_at=5)
+    Trainer(shards, tmp_path / "mixed", MODEL, config, "cpu").run()
+    plain, mixed = (curve_of(tmp_path / name) for name in ("plain", "mixed"))
+    for a, b in zip(plain, mixed, strict=True):
+        assert float(b["loss"]) == pytest.approx(float(a["loss"]), abs=2e-3)
+    with pytest.raises(ValueError, match="--compile is for an RWKV-7; leave it out for --arch transformer"):
+        Trainer(shards, tmp_path / "other", replace(MODEL, arch="transformer", ffn_size=0), config, compiled=True)
 
 
 def test_averages_are_what_they_say():

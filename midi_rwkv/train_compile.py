@@ -1,0 +1,33 @@
+"""Training through torch.compile: what a block does around the recurrence is fused into a few loops.
+
+Worth it on a CPU with quick matrix products, where the operations between them take most of a step. torch.compile
+needs a C++ compiler on the machine (on a GPU Triton, which PyTorch brings). The recurrence itself stays the kernel of
+`kernels/`, and evaluation stays as it is (`uncompiled`): its rows have many lengths, each of which would be compiled
+anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from .model import RWKV7
+from .transformer import Transformer
+
+
+def compile_blocks(model: RWKV7 | Transformer) -> None:
+    """Compile the blocks' parts at their first use, in place; ValueError for a Transformer."""
+    if not isinstance(model, RWKV7):
+        raise ValueError("--compile is for an RWKV-7; leave it out for --arch transformer")
+    import torch._functorch.config as functorch
+
+    functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
+    for block in model.layers():
+        for module, name in ((block.att, "before"), (block.att, "after"), (block.ffn, "forward")):
+            setattr(module, name, torch.compile(getattr(module, name)))
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Inside it, compiled parts run as if they were not."""
+    return torch.compiler.set_stance("force_eager")
