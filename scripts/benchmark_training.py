@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,12 @@ SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one l
 MODELS = {"8 x 256": (8, 256, 4096), "12 x 384": (12, 384, 16000)}
 SONG = 30_000
 MEMORY = 16 << 30
+Key = TypeVar("Key")
 
 
-def in_turn(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def in_turn(work: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, float]:
     """Median seconds of each, every round all of them, after one round that doesn't count."""
-    times: dict[str, list[float]] = {name: [] for name in work}
+    times: dict[Key, list[float]] = {name: [] for name in work}
     for round_number in range(rounds + 1):
         for name, do in work.items():
             began = time.perf_counter()
@@ -60,14 +61,17 @@ def recurrence(rounds: int) -> str:
     return "\n".join(lines)
 
 
-def make_step(name: str, rows: int, steps: int) -> Callable[[str], None]:
-    """A training step (float32, forward and backward) of one of MODELS."""
+def make_step(name: str, rows: int, steps: int, compiled: bool = False) -> Callable[[str], None]:
+    """A training step (forward and backward) of one of MODELS, given the form of the recurrence."""
     from midi_rwkv.config import ModelConfig
     from midi_rwkv.model import make_model
+    from midi_rwkv.train_compile import compile_blocks
 
     n_layer, n_embd, vocabulary = MODELS[name]
     torch.manual_seed(0)
     model = make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
+    if compiled:
+        compile_blocks(model)
     ids = torch.randint(vocabulary, (rows, steps + 1))
 
     def step(backend: str) -> None:
@@ -87,6 +91,30 @@ def training(rounds: int) -> str:
         found = in_turn({b: lambda b=b, step=step: step(b) for b in ("numba", "chunked")}, rounds)
         numba, chunked = (rows * steps / found[b] for b in ("numba", "chunked"))
         lines.append(f"| {name} | {numba:,.0f} | {chunked:,.0f} | {numba / chunked:.2f} |")
+    return "\n".join(lines)
+
+
+def compiled(rounds: int) -> str:
+    """The same step as `train` takes it: in bf16 where the processor has instructions for it, and with --compile."""
+    from midi_rwkv.muon import has_fast_bf16
+
+    name, steps = "8 x 256", 2048
+    bf16 = [False, True] if has_fast_bf16(torch.device("cpu")) else [False]
+    work = {}
+    for is_compiled in (False, True):
+        step = make_step(name, 1, steps, is_compiled)
+        for quick in bf16:
+
+            def take(step: Callable[[str], None] = step, quick: bool = quick) -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+                    step("numba")
+
+            work["bf16" if quick else "float32", is_compiled] = take
+    found = in_turn(work, rounds)
+    lines = ["| 8 x 256, a row of 2,048 | tokens/s | with --compile | times |", "|---|---|---|---|"]
+    for dtype in dict.fromkeys(d for d, _ in work):
+        plain, quicker = (steps / found[dtype, c] for c in (False, True))
+        lines.append(f"| {dtype} | {plain:,.0f} | {quicker:,.0f} | {quicker / plain:.2f} |")
     return "\n".join(lines)
 
 
@@ -134,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("recurrence", "training", "song"))
+    parser.add_argument("--only", choices=("recurrence", "training", "compiled", "song"))
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -142,8 +170,8 @@ def main() -> None:
         piece, exact = options.alone.split(",")
         song_alone(int(piece), exact == "1")
         return
-    print(f"{options.threads} thread(s), float32\n")
-    for name, table in (("recurrence", recurrence), ("training", training)):
+    print(f"{options.threads} thread(s), float32 unless said otherwise\n")
+    for name, table in (("recurrence", recurrence), ("training", training), ("compiled", compiled)):
         if options.only in (None, name):
             print(table(options.rounds) + "\n", flush=True)
     if options.only in (None, "song"):
