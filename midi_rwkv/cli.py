@@ -302,7 +302,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--pitch-range",
         metavar="C3-C6",
-        help="lowest and highest pitch, C4 = 60 (default: what the instrument can play)",
+        help="lowest and highest pitch, C4 = 60 (default: what the track plays elsewhere, and a fourth beyond)",
     )
     p.add_argument("--key", metavar='"A minor"', help="only pitches of this key")
     add_style_options(p)

@@ -90,8 +90,9 @@ class SamplingConfig(Config):
     """How the next token is drawn, and what the user asked of the notes.
 
     The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
-    pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the instrument can
-    play. recall: how readily a fill takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
+    pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the track plays
+    elsewhere and a fourth beyond, and where that is little, what the instrument can play. recall: how readily a fill
+    takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
     """
 
     temperature: float = 0.85

@@ -15,7 +15,7 @@ import numpy as np
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
-from .instruments import playable
+from .instruments import playable, register
 from .locked import places_of, with_locked
 from .prompt import ORDERS, Prompt, PromptTokens, build_prompt, prompt_budget
 from .recall import CellMemory, SongMemory
@@ -201,12 +201,14 @@ class Infiller:
         target = score.tracks[track]
         if target.is_drum not in self._tables:
             self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
-        allowed = playable(target.program, target.is_drum, {n.pitch for n in target.notes})
+        pitches = [n.pitch for n in target.notes]
+        allowed = playable(target.program, target.is_drum, pitches)
         if not target.is_drum:
             if sampling.pitch_range:
                 low, high = sampling.pitch_range
-                allowed[:] = False
-                allowed[low : high + 1] = True
+                allowed = np.isin(np.arange(128), range(low, high + 1))
+            else:
+                allowed &= np.isin(np.arange(128), register(pitches))
             if sampling.key:
                 allowed &= np.isin(np.arange(128) % 12, sampling.key)
         allowed[[pitch for _, pitch in locked]] = True

@@ -173,3 +173,16 @@ def test_what_is_kept_between_fills_is_bounded(infiller, score, monkeypatch):
     for low in range(40, 50):
         infiller(score, region, SamplingConfig(pitch_range=(low, low + 24)), seed=1)
         assert len(infiller._cell_rules) <= 3
+
+
+def test_a_fill_keeps_to_the_register_of_its_track(infiller, score):
+    """A fourth beyond what it plays, at most; a wish goes before that, and a track of few notes may go anywhere."""
+    busy, region = SamplingConfig(density=(8, 20)), Region.rectangle([0], [(4, 8)])
+
+    def pitches(score, sampling):
+        return {n.pitch for n in infiller(score, region, sampling, seed=3)[0].fills[0]}
+
+    assert pitches(score, busy) <= set(range(60 - 5, 66 + 5 + 1))
+    assert pitches(score, replace(busy, pitch_range=(80, 90))) <= set(range(80, 91))
+    sparse = score.with_notes(0, score.tracks[0].notes[:15])
+    assert not pitches(sparse, busy) <= set(range(60 - 5, 66 + 5 + 1))
