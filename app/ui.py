@@ -96,7 +96,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             "", label="Notes at once", placeholder="as it comes; 1-3", info="struck together, from-to"
         )
         pitch_range = gr.Textbox(
-            "", label="Range", placeholder="the instrument's; C3-C6", info="lowest-highest pitch, C4 is middle C"
+            "", label="Range", placeholder="the track's; C3-C6", info="lowest-highest pitch, C4 is middle C"
         )
         key = gr.Dropdown(["any", *KEYS], value="any", label="Key", info="only notes of this scale")
         seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="the same seed, the same notes; empty: new")
