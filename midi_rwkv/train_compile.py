@@ -17,10 +17,17 @@ from .transformer import Transformer
 
 
 def compile_blocks(model: RWKV7 | Transformer) -> None:
-    """Compile the blocks' parts at their first use, in place; ValueError for a Transformer."""
+    """Compile the blocks' parts at their first use, in place; ValueError for a Transformer, or without a compiler."""
     if not isinstance(model, RWKV7):
         raise ValueError("--compile is for an RWKV-7; leave it out for --arch transformer")
     import torch._functorch.config as functorch
+    from torch._inductor import cpp_builder, exc
+
+    if model.head.weight.device.type == "cpu":
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler:
+            raise ValueError("--compile needs a C++ compiler (g++ or clang++); install one, or leave it out") from None
 
     functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
     for block in model.layers():

@@ -254,6 +254,17 @@ def test_a_compiled_run_is_the_same_run(shards, tmp_path):
         Trainer(shards, tmp_path / "other", replace(MODEL, arch="transformer", ffn_size=0), config, compiled=True)
 
 
+def test_compiling_without_a_compiler_is_one_line(shards, tmp_path, capsys):
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": "no-such-compiler"}):
+        assert main(["train", str(shards), str(tmp_path / "run"), "--compile", *TINY]) == 2
+    said = capsys.readouterr().err
+    assert "--compile needs a C++ compiler (g++ or clang++); install one, or leave it out" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_averages_are_what_they_say():
     for kind, want in (("ema", 0.25 * 1 + 0.25 * 2 + 0.5 * 3), ("decay", 2.5)):
         config = TrainConfig(average=kind, ema=0.5, total_tokens=100, decay_fraction=0.5)
