@@ -293,3 +293,4 @@ def test_a_fill_is_a_source_for_itself_only_on_a_new_track(tokenizer, new):
     memory.write(4, 0, ids)
     assert ([*ids, END] in memory.cell(5, 0).sources) == new
     assert memory.likeness(5)[5] == 1  # but part of the surroundings
+    assert [*ids, END] in memory.cell(7, 0).sources  # not up to there: another run of bars
