@@ -1,8 +1,8 @@
 """Recall: what the song itself says elsewhere, mixed into the model's next-id probabilities.
 
 A recurrent state of fixed size forgets what exactly stood in bar 3; the song is at hand and doesn't. While a cell is
-written, every other cell of its track is a source, but for those that were written just before it (unless the track
-has nothing else): a fill that follows itself goes in circles. A source counts for as much as its surroundings (three bars
+written, every other cell of its track is a source, but for those that were written just before it (unless the track has
+nothing else): a fill that follows itself goes in circles. A source counts for as much as its surroundings (three bars
 on either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
 follows there. What other tracks play in the same bar is a source too, a twin, for as much as the two tracks are alike
 in the bars around. The same sources also vote note by note, their velocities aside (outline.py). The model's
