@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         "files with valid.zip. A manifest.csv beside it (columns id, licence) tells the licences",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; a tokenizer.json in it is kept")
-    parser.add_argument("--vocab-size", type=int, default=config.vocab_size, help="tokens to learn (default: 4096)")
+    parser.add_argument(
+        "--vocab-size", type=int, default=config.vocab_size, help="ids, merges (BPE) included; 0, the default: none"
+    )
     parser.add_argument("--valid", type=float, default=config.valid, help="share of the pieces (default: 0.05)")
     parser.add_argument("--test", type=float, default=config.test, help="share of the pieces (default: 0)")
     parser.add_argument("--transpose", type=int, default=0, metavar="N", help="copies in other keys (default: 0)")

@@ -43,7 +43,7 @@ class ModelConfig(Config):
 
     n_layer: int = 8
     n_embd: int = 256
-    vocab_size: int = 4096
+    vocab_size: int = 803  # our base tokens
     head_size: int = 64
     decay_rank: int = 0
     iclr_rank: int = 0
@@ -129,8 +129,8 @@ class TrainConfig(Config):
     """One training run. Counts are tokens; the learning rate is warmed up, held, and decayed to zero at the end
     (WSD)."""
 
-    seq_len: int = 1024
-    batch_size: int = 4  # rows of seq_len
+    seq_len: int = 2048
+    batch_size: int = 1  # rows of seq_len
     total_tokens: int = 16_000_000
     lr: float = 2e-3
     warmup_tokens: int = 400_000

@@ -41,7 +41,7 @@ class CorpusConfig(Config):
     """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
     piece."""
 
-    vocab_size: int = 4096
+    vocab_size: int = 0  # 0: base tokens, no merges
     valid: float = 0.05
     test: float = 0.0
     transpose: int = 0
@@ -224,7 +224,10 @@ def _learn(
     sorted_: Sorted,
     config: CorpusConfig,
 ) -> Tokenizer:
-    """BPE over the cells of at most `BPE_TRAINING_SONGS` training pieces, spread evenly over the sources."""
+    """BPE over the cells of at most `BPE_TRAINING_SONGS` training pieces, spread evenly over the sources; none where
+    `vocab_size` is 0."""
+    if not config.vocab_size:
+        return base_tokenizer()
     rng = np.random.default_rng(config.seed)
     by_source: dict[str, list[int]] = defaultdict(list)
     for i, piece in enumerate(pieces):

@@ -413,7 +413,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     tokenizer = MMM(miditok_config())
     size = max(vocab_size, len(tokenizer.vocab) + 1)
-    tokenizer.train(vocab_size=size, model="BPE", iterator=list(texts))
+    tokenizer.train(vocab_size=size, model="BPE", iterator=list(texts) if vocab_size else [])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
         tokenizer.save(path)

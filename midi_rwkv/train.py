@@ -43,6 +43,7 @@ from .train_files import Curve, read_state, write_state
 from .train_loader import Batch, Loader
 from .train_optim import WeightAverage, learning_rate, make_optimizers
 from .train_parallel import Group, join
+from .train_start import starting_weights
 
 EVAL_FILLS_PER_SOURCE = 8
 EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
@@ -95,6 +96,7 @@ class Trainer:
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
+        self.compiled = compiled
         if compiled:
             compile_blocks(self.model)
         self.optimizers = make_optimizers(self.model, config)
@@ -116,16 +118,14 @@ class Trainer:
         self.parallel = self.group.wrap(self.model)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
-        """A new run from a checkpoint's weights; ValueError where model or tokenizer differ."""
-        if checkpoint.config != self.model_config:
-            raise ValueError(
-                f"{checkpoint.path} is {checkpoint.config}, the run is {self.model_config}; use its preset"
+        """A new run from a checkpoint's weights."""
+        weights, new = starting_weights(checkpoint, self.model_config, self.tokenizer)
+        self.model.load_state_dict(weights)
+        if self.group.first and tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
+            known = self.tokenizer.vocab_size - new
+            print(
+                f"another tokenizer: {known:,} ids keep the weights of {checkpoint.path}, {new:,} are new", flush=True
             )
-        if tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
-            raise ValueError(
-                f"{checkpoint.path} has another tokenizer than the shards; build them with its tokenizer.json"
-            )
-        self.model.load_state_dict({k: torch.from_numpy(v) for k, v in checkpoint.weights.items()})
 
     def _resume(self) -> None:
         state = read_state(self.state_path, self.device)
@@ -184,7 +184,7 @@ class Trainer:
         model = self.model if model is None else model
         model.eval()
         mine = self.valid_batches[self.group.rank :: self.group.size]
-        with self.autocast(), uncompiled():
+        with self.autocast(), uncompiled() if self.compiled else nullcontext():
             nats = self.group.total(fill_nats(model, mine, samples=len(self.valid_notes)))
         model.train()
         by_source = {

@@ -198,7 +198,9 @@ def run_group(
 ) -> None:
     """Train and measure what OUT/results.jsonl does not have yet. model, batch_size: what all variants share that do
     not differ in it."""
-    config = TrainConfig(total_tokens=tokens, warmup_tokens=tokens // 20, eval_tokens=tokens, save_seconds=120)
+    config = TrainConfig(
+        seq_len=1024, total_tokens=tokens, warmup_tokens=tokens // 20, eval_tokens=tokens, save_seconds=120
+    )
     common = {"batch_size": batch_size}
     variants = [
         replace(v, model={**(model or {}), **v.model}, train={**common, **v.train}) for v in groups(shards)[name]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from shutil import which
 
@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import torch
 
-from midi_rwkv.checkpoint import load_checkpoint
+from midi_rwkv.checkpoint import load_checkpoint, save_checkpoint
 from midi_rwkv.cli import main
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.dataset import TrainingRows
 from midi_rwkv.files import whole_file
 from midi_rwkv.midi import read_midi
 from midi_rwkv.muon import Muon
+from midi_rwkv.tokenizer import base_tokenizer
 from midi_rwkv.train import Trainer
 from midi_rwkv.train import main as train_command
 from midi_rwkv.train_files import Curve
 from midi_rwkv.train_loader import Loader
 from midi_rwkv.train_optim import WeightAverage, learning_rate
 from midi_rwkv.train_parallel import Group, join
+from midi_rwkv.train_start import starting_weights
 
 CONFIG = TrainConfig(
     seq_len=256, batch_size=2, total_tokens=256 * 2 * 22, warmup_tokens=1000, lr=3e-3, eval_tokens=256 * 2 * 11,
@@ -163,6 +165,33 @@ def test_a_new_run_starts_from_a_checkpoints_weights(shards, tmp_path):
     assert second.tokens == 0
     with pytest.raises(ValueError, match="use its preset"):
         Trainer(shards, tmp_path / "third", replace(MODEL, n_layer=3), CONFIG, "cpu", start=folder)
+
+
+def test_a_run_may_start_from_a_checkpoint_with_other_merges(checkpoint_folder, tokenizer, shards, tmp_path, capsys):
+    checkpoint, base = load_checkpoint(checkpoint_folder), base_tokenizer()
+    config = replace(checkpoint.config, vocab_size=base.vocab_size)
+    split, new = starting_weights(checkpoint, config, base)
+    assert (new, split["blocks.0.att.x_r"].dtype) == (0, torch.float32)
+    merged = replace(checkpoint, config=config, tokenizer=base, weights={k: v.numpy() for k, v in split.items()})
+    back, new = starting_weights(merged, checkpoint.config, tokenizer)
+    assert new == tokenizer.vocab_size - base.vocab_size > 100
+    for name in ("emb.weight", "head.weight"):
+        for i, stands_for in enumerate(tokenizer.expansions):
+            rows = torch.stack([split[name][base.expansions.index((b,))] for b in stands_for])
+            assert torch.allclose(back[name][i], rows.mean(0)), (name, i)
+            if len(stands_for) == 1:
+                assert torch.equal(back[name][i], torch.from_numpy(checkpoint.weights[name][i]))
+    save_checkpoint(tmp_path / "merged", config, split, base)
+    run = Trainer(shards, tmp_path / "run", checkpoint.config, CONFIG, "cpu", start=tmp_path / "merged")
+    assert (
+        f"another tokenizer: 803 ids keep the weights of {tmp_path / 'merged'}, {new:,} are new"
+        in capsys.readouterr().out
+    )
+    assert torch.allclose(run.model.emb.weight, back["emb.weight"], atol=1e-2)  # bf16 on disk
+    changed = replace(checkpoint, tokenizer=copy(tokenizer))
+    changed.tokenizer.grid = "beat"
+    with pytest.raises(ValueError, match="another vocabulary than the shards; build them with its tokenizer"):
+        starting_weights(changed, config, base)
 
 
 def test_adamw_trains_too(shards, tmp_path):
