@@ -234,7 +234,7 @@ def run_module(name: str) -> Callable[[argparse.Namespace], None]:
     def run(options: argparse.Namespace) -> None:
         from importlib import import_module
 
-        import_module({"corpus": ".cli_corpus", "train": ".train"}[name], __package__).main(options.arguments)
+        import_module(f".cli_{name}", __package__).main(options.arguments)
 
     return run
 

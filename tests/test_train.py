@@ -18,6 +18,7 @@ import torch
 
 from midi_rwkv.checkpoint import load_checkpoint, save_checkpoint
 from midi_rwkv.cli import main
+from midi_rwkv.cli_train import main as train_command
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
 from midi_rwkv.dataset import TrainingRows
 from midi_rwkv.files import whole_file
@@ -25,7 +26,6 @@ from midi_rwkv.midi import read_midi
 from midi_rwkv.muon import Muon
 from midi_rwkv.tokenizer import base_tokenizer
 from midi_rwkv.train import Trainer
-from midi_rwkv.train import main as train_command
 from midi_rwkv.train_files import Curve
 from midi_rwkv.train_loader import Loader
 from midi_rwkv.train_optim import WeightAverage, learning_rate
