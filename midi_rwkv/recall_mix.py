@@ -13,7 +13,6 @@ from .outline import OutlineVotes
 from .tokenizer import Kind
 
 LEAST = 1e-12  # a probability whose logarithm can be taken
-LONGEST_MATCH = 8  # ids after which agreeing further adds nothing
 GATE = (
     "bias",
     "like",
@@ -54,7 +53,8 @@ OUTLINE_GATE = (
 class RecallWeights(Config):
     """A source's log weight: likeness x `likeness`, + `prefix` an id where it agrees from the cell's start (and `start`
     for that), `suffix` an id where it agrees only lately, `twin` where it is one. gate: the weights of GATE. outline: a
-    source's log weight as an outline is OUTLINE times these; outline_gate: the weights of OUTLINE_GATE."""
+    source's log weight as an outline is OUTLINE times these; outline_gate: the weights of OUTLINE_GATE. longest_match:
+    ids after which agreeing further adds nothing."""
 
     likeness: float
     prefix: float
@@ -64,6 +64,7 @@ class RecallWeights(Config):
     gate: tuple[float, ...]
     outline: tuple[float, ...]
     outline_gate: tuple[float, ...]
+    longest_match: int = 8
 
     def __post_init__(self) -> None:
         for name, parts in (("gate", GATE), ("outline", OUTLINE), ("outline_gate", OUTLINE_GATE)):
@@ -125,7 +126,7 @@ def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.n
         return votes.ids, votes.like, -math.inf
     w = weights
     whole = votes.match > 0
-    match = np.minimum(np.abs(votes.match), LONGEST_MATCH)
+    match = np.minimum(np.abs(votes.match), w.longest_match)
     power = w.likeness * votes.like + np.where(whole, w.prefix * match + w.start, w.suffix * match)
     power += w.twin * votes.twin
     power = np.exp(power - power.max())

@@ -27,7 +27,7 @@ from midi_rwkv.files import whole_file
 from midi_rwkv.outline import MOST_COUNTED, OutlineVotes
 from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
 from midi_rwkv.recall import CellMemory, SongMemory
-from midi_rwkv.recall_mix import GATE, LONGEST_MATCH, OUTLINE, OUTLINE_GATE, RecallWeights
+from midi_rwkv.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.tokenizer import Kind, TokenizedSong
 
 START = RecallWeights(
@@ -39,8 +39,9 @@ START = RecallWeights(
     gate=(-3.0, 2.0, *[0.0] * (len(GATE) - 2)),
     outline=(10.0, 0.5, -0.5, -0.5, 0.5, 0.0),
     outline_gate=(-3.0, 2.0, *[0.0] * (len(OUTLINE_GATE) - 2)),
+    longest_match=20,
 )
-LONGEST_PROMPT = 3072  # ids; a region that is longer is drawn again
+LONGEST_PROMPT = 6144  # ids; a region that is longer is drawn again
 STEPS = 500
 NEVER = -1e9
 
@@ -161,18 +162,20 @@ class Table:
         self.weight = torch.tensor((1 / self.notes)[self.case], dtype=torch.float32)
         self.weight /= self.weight.sum()
 
-    def log_mixture(self, powers: Tensor, gate: Tensor, outline: Tensor, outline_gate: Tensor) -> Tensor:
-        """Log probability of each true id. powers: of RecallWeights, what is a number; then its tuples."""
-        said, opened = self.votes(powers, gate)
+    def log_mixture(
+        self, powers: Tensor, gate: Tensor, outline: Tensor, outline_gate: Tensor, longest_match: int
+    ) -> Tensor:
+        """Log probability of each true id. powers: the five numbers of RecallWeights; then its other fields."""
+        said, opened = self.votes(powers, gate, longest_match)
         outline_said, outline_opened = self.outline_votes(outline, outline_gate)
         share = torch.softmax(torch.stack([torch.zeros_like(opened), opened, outline_opened], 1), 1)
         of_true = torch.stack([self.true_log_p.exp(), said, outline_said], 1)
         return torch.log((share * of_true).sum(1) + 1e-20)
 
-    def votes(self, powers: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    def votes(self, powers: Tensor, gate: Tensor, longest_match: int) -> tuple[Tensor, Tensor]:
         """As `recall_mix.weigh`: the probability of each true id, and the gate."""
         there, whole = self.match != 0, self.match > 0
-        match = self.match.abs().clamp(max=LONGEST_MATCH)
+        match = self.match.abs().clamp(max=longest_match)
         power = powers[0] * self.like + torch.where(whole, powers[1] * match + powers[3], powers[2] * match)
         power = power + powers[4] * self.twin
         voted = there.any(1)
@@ -236,10 +239,10 @@ def fit(table: Table) -> RecallWeights:
     optimizer = torch.optim.Adam(fitted, lr=0.05)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        (-(table.weight * table.log_mixture(*fitted)).sum()).backward()
+        (-(table.weight * table.log_mixture(*fitted, START.longest_match)).sum()).backward()
         optimizer.step()
     numbers, *tuples = ([round(v, 4) for v in x.tolist()] for x in fitted)
-    return RecallWeights(*numbers, *map(tuple, tuples))
+    return RecallWeights(*numbers, *map(tuple, tuples), START.longest_match)
 
 
 def collect(
@@ -283,7 +286,7 @@ def main() -> None:
         held_out.setdefault(name.split("/")[0], []).append((shard, i))
     table, sources = collect(checkpoint, held_out, options.songs, seed=2)
     alone = table.nats_per_note(table.true_log_p, sources)
-    mixed = table.nats_per_note(table.log_mixture(*tensors_of(weights)), sources)
+    mixed = table.nats_per_note(table.log_mixture(*tensors_of(weights), weights.longest_match), sources)
     print("| source | model alone | with recall |\n|---|---:|---:|")
     for source in alone:
         print(f"| {source} | {alone[source]:.3f} | {mixed[source]:.3f} |")

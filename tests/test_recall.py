@@ -138,7 +138,7 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
     fit = script("fit_recall")
     rng = np.random.default_rng(1)
     drawn = (tuple(rng.normal(size=len(names)).tolist()) for names in (GATE, OUTLINE, OUTLINE_GATE))
-    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, *drawn)
+    weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, *drawn, longest_match=2)
     double, high = [(0, 60), (4, 64)], [(8, 43)]
     phrase = [[double, double, [(0, 40)]], [[(0, 62)], [(0, 62)], high], [[(4, 60), (8, 67)], [(4, 60)], []]]
     song = tokenizer.encode(song_of(phrase * 3))
@@ -156,7 +156,7 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
         used.append(m.mix(log_p)[true])
     assert any(row.twin.any() for row in rows)
     table = fit.Table(rows, [5])
-    np.testing.assert_allclose(table.log_mixture(*fit.tensors_of(weights)), used, atol=1e-4)
+    np.testing.assert_allclose(table.log_mixture(*fit.tensors_of(weights), weights.longest_match), used, atol=1e-4)
 
 
 # -- fills ------------------------------------------------------------------------------------------------------------
