@@ -265,7 +265,7 @@ def benchmark(title: str, weights: Weights, rounds: int, seconds: float, only_ou
 
 
 SHAPES = {
-    "small": ("8 x 256, vocabulary 4,096 (ships)", (8, 256, 4096, (32, 32, 32, 64))),
+    "small": ("8 x 256, vocabulary 803 (ships)", (8, 256, 803, (32, 32, 32, 64))),
     "base": ("12 x 384, vocabulary 16,000 (the paper's)", (12, 384, 16_000, (64, 64, 32, 64))),
 }
 

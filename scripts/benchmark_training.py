@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one layer's recurrence
-MODELS = {"8 x 256": (8, 256, 4096), "12 x 384": (12, 384, 16000)}
+MODELS = {"8 x 256": (8, 256, 803), "12 x 384": (12, 384, 16000)}
 SONG = 30_000
 MEMORY = 16 << 30
 Key = TypeVar("Key")

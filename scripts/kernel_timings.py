@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHAPES = ((8, 4096, 12), (32, 2048, 6), (1, 32768, 12))  # B, T, H; heads of 64
-MODELS = (("8 x 256", 8, 256, 4096), ("12 x 384", 12, 384, 16000))
+MODELS = (("8 x 256", 8, 256, 803), ("12 x 384", 12, 384, 16000))
 DEVICE = "cuda"
 
 
