@@ -35,6 +35,7 @@ MOST_FOLDS = 5
 PARTS = {1: 4, 2: 2}  # parts of the bars that each of so few files is cut into
 TUNE_FILLS, HELD_OUT_FILLS = 200, 60
 LONGEST_RUN = 400  # ids; longer ones would only cost time
+CONTEXT = 1536  # ids that are read for a fill, at most; so would more of them
 ALIKE = 0.8  # share of a file's bars that stand in another, from which on it is a copy of it
 
 
@@ -120,7 +121,7 @@ def personalize(
     if not pieces:
         raise ValueError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     base = checkpoint_hash(checkpoint)
-    how = (LEARNING_RATES, STEPS, TUNE_FILLS, HELD_OUT_FILLS)
+    how = (LEARNING_RATES, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
     digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
     progress = progress_path(target)
     saved = _read_progress(progress, digest)
@@ -228,8 +229,9 @@ def prepare(
     total = TUNE_FILLS + HELD_OUT_FILLS
     fills: list[Fill] = []
     held_out: list[Fill] = []
+    budget = min(CONTEXT, checkpoint.context)
     for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
-        for unit, sample, notes in draw_fills(units, checkpoint, count, seed, held):
+        for unit, sample, notes in draw_fills(units, checkpoint, count, seed, held, budget):
             into.append(read_fill(engine, sample, middle, notes, unit))
             done = len(fills) + len(held_out)
             on_progress(Progress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
