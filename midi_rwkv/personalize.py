@@ -59,7 +59,7 @@ class Personalized:
     before: float  # held-out nats per note
     after: float
     skipped: dict[str, str]  # file -> why it could not serve
-    curve: list[dict[str, Any]]  # held-out nats per note at each learning rate, by step
+    curve: list[dict[str, Any]]  # step, and held-out nats per note by learning rate
 
     @property
     def helps(self) -> bool:
@@ -102,7 +102,7 @@ def personalize(
 
     from .checkpoint import checkpoint_hash, load_checkpoint
     from .model import RWKV7
-    from .tuning import LEARNING_RATES, STEPS
+    from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
     began = time.monotonic()
     target = _target(name, output)
@@ -121,7 +121,7 @@ def personalize(
     if not pieces:
         raise ValueError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     base = checkpoint_hash(checkpoint)
-    how = (LEARNING_RATES, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
+    how = (LEARNING_RATES, RATE_STEPS, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
     digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
     progress = progress_path(target)
     saved = _read_progress(progress, digest)

@@ -5,8 +5,8 @@ state, for nothing that is tuned changes it; only the run itself, some hundred i
 sequence form, again and again. That is what makes minutes of two cores enough.
 
 Nobody chooses a learning rate or a length: every fold (one file left out, or one part of the bars) is tuned with each
-of `LEARNING_RATES` in step, and what is left out says which rate and which step to take, and in the end by which of
-`SCALES` to multiply the states. The style is the mean of the folds' states then.
+of `LEARNING_RATES` in step. What is left out says which rate goes on after `RATE_STEPS`, which step to take, and in the
+end by which of `SCALES` to multiply the states. The style is the mean of the folds' states then.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from .style import Style
 
 LEARNING_RATES = (0.03, 0.1)
 SCALES = (1.0, 1.25, 1.5, 2.0, 2.5)
-STEPS = 24
-CHECK_EVERY = 4  # steps
+STEPS = 48
+RATE_STEPS = 8  # with every rate; then only the best goes on
+CHECK_EVERY = 8  # steps
 STEP_IDS = 512  # ids a fold reads in a step, about
 WARMUP_STEPS = 4
 BETAS = (0.9, 0.98)
-PATIENCE = 4  # checks without a gain, by any rate, after which no more is to be expected
+PATIENCE = 2  # checks without a gain, by any rate, after which no more is to be expected
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Tuning:
     steps: int = STEPS
     rates: Sequence[float] = LEARNING_RATES
     step: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)  # step, held-out nats a note at each rate
+    curve: list[dict[str, Any]] = field(default_factory=list)  # step, held-out nats a note at each rate that goes on
 
     def __post_init__(self) -> None:
         c, device = self.model.config, self.model.head.weight.device
@@ -149,6 +150,7 @@ class Tuning:
         self.states = [[torch.zeros(shape, device=device, requires_grad=True) for _ in self.folds] for _ in self.rates]
         groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]
         self.optimizer = torch.optim.Adam(groups, betas=BETAS)
+        self.running = list(range(len(self.rates)))  # numbers of the rates that go on
         self._train = [[f for f in self.fills if f.unit not in out] for out in self.folds]
         self._left_out = [[f for f in self.held_out if f.unit in out] for out in self.folds]
         if not all(self._train) or not all(self._left_out):
@@ -170,7 +172,8 @@ class Tuning:
             for _ in range(min(CHECK_EVERY, self.steps - self.step)):
                 self._step()
             now = self._check()
-            left = (time.monotonic() - began) / (self.step - first) * (self.steps - self.step)
+            done, to_do = self._work(first, self.step), self._work(self.step, self.steps)
+            left = (time.monotonic() - began) / done * to_do
             on_check(Check(self.step, self.steps, self.before, now, self.best, 0.0 if self._is_over() else left))
         if self.best < self.before:
             losses = [self._left_out_loss([scale * s for s in self.best_states]) for scale in SCALES]
@@ -179,13 +182,17 @@ class Tuning:
     def _is_over(self) -> bool:
         return self.step - self.best_step >= PATIENCE * CHECK_EVERY
 
+    def _work(self, first: int, last: int) -> int:
+        """Steps between the two, once for each rate that takes them."""
+        return len(self.rates) * max(0, min(last, RATE_STEPS) - first) + max(0, last - max(first, RATE_STEPS))
+
     def _step(self) -> None:
         for number, fills in enumerate(self._train):
             rng = np.random.default_rng((self.seed, self.step, number))
             some = [fills[i] for i in rng.choice(len(fills), min(len(fills), 64), replace=False)]
             chosen = [some[i] for i in batches(some, STEP_IDS, rng)[0]]
-            for row in self.states:  # one by one: together they would hold twice the memory
-                self.losses(chosen, row[number]).mean().backward()
+            for k in self.running:  # one by one: together they would hold twice the memory
+                self.losses(chosen, self.states[k][number]).mean().backward()
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.step + 1) / WARMUP_STEPS) * (1 - self.step / self.steps)
         self.optimizer.step()
@@ -193,13 +200,15 @@ class Tuning:
         self.step += 1
 
     def _check(self) -> float:
-        """Measure every rate; take the best. Returns its held-out nats per note."""
-        losses = [self._left_out_loss([s.detach() for s in row]) for row in self.states]
-        self.curve.append({"step": self.step, "losses": losses})
-        k = int(np.argmin(losses))
+        """Measure every rate that goes on; take the best. Returns its held-out nats per note."""
+        losses = {k: self._left_out_loss([s.detach() for s in self.states[k]]) for k in self.running}
+        self.curve.append({"step": self.step, "losses": {self.rates[k]: loss for k, loss in losses.items()}})
+        k = min(losses, key=losses.__getitem__)
         if losses[k] < self.best:
             self.best, self.best_rate, self.best_step = losses[k], self.rates[k], self.step
             self.best_states = [s.detach().clone() for s in self.states[k]]
+        if self.step >= RATE_STEPS:
+            self.running = [k]
         return losses[k]
 
     def _left_out_loss(self, states: Sequence[Tensor]) -> float:
@@ -227,6 +236,7 @@ class Tuning:
             "best": [self.best, self.best_rate, self.best_step],
             "best_states": self.best_states,
             "step": self.step,
+            "running": self.running,
             "curve": self.curve,
         }
 
@@ -237,4 +247,5 @@ class Tuning:
                     s.copy_(k)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.best, self.best_rate, self.best_step = saved["best"]
-        self.best_states, self.step, self.curve = saved["best_states"], saved["step"], saved["curve"]
+        self.best_states, self.step = saved["best_states"], saved["step"]
+        self.running, self.curve = saved["running"], saved["curve"]

@@ -38,7 +38,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(module, "TUNE_FILLS", 40)
     monkeypatch.setattr(module, "HELD_OUT_FILLS", 15)
-    monkeypatch.setattr(tuning_module, "STEPS", 8)
+    for name, steps in {"STEPS": 8, "RATE_STEPS": 4, "CHECK_EVERY": 4}.items():
+        monkeypatch.setattr(tuning_module, name, steps)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,10 @@ def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpo
     tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(False))
     checks = []
     tuning.run(checks.append)
-    losses = {(c["step"], rate): x for c in tuning.curve for rate, x in zip(tuning.rates, c["losses"], strict=True)}
+    first, second = (c["losses"] for c in tuning.curve)
+    assert list(first) == list(tuning_module.LEARNING_RATES)
+    assert list(second) == [min(first, key=first.get)]  # the other rate has gone no further
+    losses = {(c["step"], rate): x for c in tuning.curve for rate, x in c["losses"].items()}
     assert min(losses, key=losses.get) == (tuning.best_step, tuning.best_rate)
     assert checks[-1].best == min(losses.values())
     left_out = {s: tuning._left_out_loss([s * x for x in tuning.best_states]) for s in tuning_module.SCALES}
@@ -403,7 +407,7 @@ def test_ctrl_c_is_one_line(pieces, checkpoint_folder, tmp_path):
         [*command, "--checkpoint", str(checkpoint_folder)], stderr=subprocess.PIPE, text=True, env=environment
     )
     for line in process.stderr:
-        if line.startswith("step 4 of"):
+        if line.startswith("step 8 of"):
             break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
