@@ -28,7 +28,7 @@ from .model import RWKV7, ModelState
 from .style import Style
 
 LEARNING_RATES = (0.03, 0.1)
-SCALES = (1.0, 1.25, 1.5, 2.0, 2.5)
+SCALES = (1.0, 1.25, 1.5)
 STEPS = 48
 RATE_STEPS = 8  # with every rate; then only the best goes on
 CHECK_EVERY = 8  # steps
