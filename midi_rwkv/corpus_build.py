@@ -205,12 +205,14 @@ def build(
             raise ValueError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
         if (out / "tokenizer.json").exists():
             tokenizer = Tokenizer.load(out / "tokenizer.json")
+            say(f"took the {tokenizer.vocab_size:,} tokens of {out / 'tokenizer.json'}")
         else:
             began = time.perf_counter()
             tokenizer = _learn(engine, work, pieces, places, sorted_, config)
             tokenizer.save(folder / "tokenizer.json")
             seconds, held = time.perf_counter() - began, peak_memory()
-            say(f"learned {tokenizer.vocab_size:,} tokens in {seconds:.0f} s, {held:.0f} MiB")
+            merges = f"merges learned in {seconds:.0f} s" if config.vocab_size else "no merges"
+            say(f"{tokenizer.vocab_size:,} tokens, {merges}, {held:.0f} MiB")
         began = time.perf_counter()
         tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
         say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")

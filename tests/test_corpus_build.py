@@ -98,6 +98,7 @@ def test_what_is_kept_and_what_is_left_out(built):
     assert sources_in(out) == ["folk", "g", "songs"]
     assert any("read 150 files" in line for line in lines)
     assert any("tokens/s" in line for line in lines)
+    assert any("tokens, no merges" in line for line in lines)
 
 
 def test_licences_are_kept_by_file(built):
@@ -180,7 +181,9 @@ def test_a_tokenizer_that_is_there_is_kept_and_shards_are_not_replaced_unasked(i
     out.mkdir()
     tokenizer.save(out / "tokenizer.json")
     before = (out / "tokenizer.json").read_bytes()
-    build(inputs[1:2], out, say=lambda line: None)
+    lines = []
+    build(inputs[1:2], out, say=lines.append)
+    assert any(f"took the {tokenizer.vocab_size:,} tokens of {out}" in line for line in lines)
     assert (out / "tokenizer.json").read_bytes() == before
     with pytest.raises(ValueError, match=r"holds shards already .*--overwrite"):
         build(inputs[:1], out, say=lambda line: None)
