@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "optimizer": "muon or adamw",
         "decay_fraction": "of the run, with falling learning rate",
         "ema": "share of the average that a step leaves, with --average ema",
+        "context_weight": "what an id of the context counts in the loss, 0-1, one of a fill counting 1",
         "seed": "same seed, same rows",
         "save_seconds": "between two saved states",
         "eval_tokens": "between two evaluations",

@@ -148,9 +148,12 @@ class TrainConfig(Config):
     source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
     order: str = "bars"  # of the prompt, one of prompt.ORDERS
     sections: str = "several"  # or "one": RegionSampler of dataset.py
+    context_weight: float = 1.0  # what an id of the context counts in the loss, one of a fill counting 1
 
     def __post_init__(self) -> None:
         if self.average not in AVERAGES:
             raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+        if not 0 <= self.context_weight <= 1:
+            raise ValueError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
         if not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, got {self.ema}")

@@ -9,18 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dataset import FILL, NOT_MUSIC
+from .dataset import CONTEXT, FILL, NOT_MUSIC
 from .model import RWKV7, ModelState
 from .transformer import Transformer
 
 
-def music_nats(model: nn.Module, ids: Tensor, roles: Tensor, starts: Tensor | None = None) -> Tensor:
+def music_nats(
+    model: nn.Module, ids: Tensor, roles: Tensor, starts: Tensor | None = None, context_weight: float = 1.0
+) -> Tensor:
     """Sum of nats over the target ids that carry music; differentiable. ids, roles, starts: (B, T + 1).
 
     starts: where packed samples begin; None: a sample a row. model: as `make_model` gives it, or wrapped.
+    context_weight: what an id of the context counts, one of a fill counting 1.
     """
     logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
-    return targets_nats(logits, music_targets(ids, roles))
+    return targets_nats(logits, music_targets(ids, roles), target_weights(roles, context_weight))
 
 
 def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
@@ -28,12 +31,23 @@ def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
     return ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
 
 
-def targets_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of nats. logits (B, T, V), targets (B, T) with -100 where nothing is asked.
+def target_weights(roles: Tensor, context_weight: float) -> Tensor | None:
+    """What each target counts, (B, T), as `targets_nats` takes it; None: all the same. roles: (B, T + 1)."""
+    if context_weight == 1:
+        return None
+    return torch.ones(roles[:, 1:].shape, device=roles.device).masked_fill(roles[:, 1:] == CONTEXT, context_weight)
+
+
+def targets_nats(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of nats, each times its weight. logits (B, T, V), targets (B, T) with -100 where nothing is asked, weights
+    (B, T), None: 1.
 
     All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every step.
     """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    flat, wanted = logits.float().flatten(0, 1), targets.flatten()
+    if weights is None:
+        return F.cross_entropy(flat, wanted, ignore_index=-100, reduction="sum")
+    return F.cross_entropy(flat, wanted, ignore_index=-100, reduction="none") @ weights.flatten()
 
 
 def wanted_nats(

@@ -31,7 +31,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_
 from .config import ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import TrainingRows, to_batches, validation_samples
-from .losses import fill_nats, music_nats, music_targets, targets_nats
+from .losses import fill_nats, music_nats, music_targets, target_weights, targets_nats
 from .model import RWKV7, make_model
 from .muon import has_fast_bf16
 from .state_passing import backward_in_pieces
@@ -208,7 +208,7 @@ class Trainer:
                     total += self.gradients_by_piece(ids, roles, starts, targets)
                     continue
                 with self.autocast():
-                    nats = music_nats(self.parallel, ids, roles, starts)
+                    nats = music_nats(self.parallel, ids, roles, starts, self.config.context_weight)
                 (nats * (self.group.size / targets)).backward()  # the processes' gradients are averaged, not summed
             total += nats.detach()
         return total
@@ -216,10 +216,10 @@ class Trainer:
     def gradients_by_piece(self, ids: Tensor, roles: Tensor, starts: Tensor, targets: float) -> float:
         """`gradients` of some rows in the memory of one piece of them; returns their nats."""
         assert isinstance(self.model, RWKV7)
-        wanted = music_targets(ids, roles)
+        wanted, weights = music_targets(ids, roles), target_weights(roles, self.config.context_weight)
 
         def share(logits: Tensor, place: slice) -> Tensor:
-            return targets_nats(logits, wanted[:, place]) / targets
+            return targets_nats(logits, wanted[:, place], None if weights is None else weights[:, place]) / targets
 
         with self.autocast():
             mean = backward_in_pieces(self.model, ids[:, :-1], share, self.piece, starts=starts[:, :-1])
@@ -248,7 +248,7 @@ class Trainer:
         """What is left to train on."""
         c = self.config
         steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
-        return Loader(self.rows, c.batch_size, self.row, steps, self.group, self.workers)
+        return Loader(self.rows, c.batch_size, self.row, steps, self.group, self.workers, c.context_weight)
 
     def run(self) -> None:
         """Train to `total_tokens`. Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt."""

@@ -16,31 +16,33 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .dataset import NOT_MUSIC, TrainingRows
+from .dataset import CONTEXT, FILL, TrainingRows
 from .train_parallel import Group
 
 AHEAD = 4  # steps that each worker makes in advance
 
 
 class Batch(NamedTuple):
-    """This process's rows of one step, (B, T + 1) each, and the number of targets among them that carry music."""
+    """This process's rows of one step, (B, T + 1) each, and what the targets among them that carry music count."""
 
     ids: Tensor
     roles: Tensor
     starts: Tensor
-    targets: int
+    targets: float
 
 
 class _Steps(Dataset[Batch]):
     """`steps[first_row]` is the batch that begins with that row."""
 
-    def __init__(self, rows: TrainingRows, batch_size: int, rank: int, size: int):
+    def __init__(self, rows: TrainingRows, batch_size: int, rank: int, size: int, context_weight: float):
         self.rows, self.batch_size, self.rank, self.size = rows, batch_size, rank, size
+        self.context_weight = context_weight
 
     def __getitem__(self, first_row: int) -> Batch:
         mine = [self.rows[i] for i in range(first_row + self.rank, first_row + self.batch_size, self.size)]
         ids, roles, starts = (np.stack(x) for x in zip(*mine, strict=True))
-        targets = int((roles[:, 1:] != NOT_MUSIC).sum())
+        fill, context = (int((roles[:, 1:] == role).sum()) for role in (FILL, CONTEXT))
+        targets = fill + self.context_weight * context
         return Batch(torch.from_numpy(ids), torch.from_numpy(roles), torch.from_numpy(starts), targets)
 
 
@@ -52,8 +54,18 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 class Loader:
     """Iterate over it once. `waited`: seconds that the trainer stood still for rows so far."""
 
-    def __init__(self, rows: TrainingRows, batch_size: int, first_row: int, steps: int, group: Group, workers: int = 0):
+    def __init__(
+        self,
+        rows: TrainingRows,
+        batch_size: int,
+        first_row: int,
+        steps: int,
+        group: Group,
+        workers: int = 0,
+        context_weight: float = 1.0,
+    ):
         """steps: how many batches. workers: processes that make rows; 0: the trainer makes them itself.
+        context_weight: what a target of the context counts, one of a fill counting 1.
 
         ValueError where the step has fewer rows than there are processes.
         """
@@ -62,7 +74,7 @@ class Loader:
         self.waited = 0.0
         fork = "fork" in multiprocessing.get_all_start_methods()  # the shards' arrays are shared then, not copied
         self._batches: DataLoader[Batch] = DataLoader(
-            _Steps(rows, batch_size, group.rank, group.size),
+            _Steps(rows, batch_size, group.rank, group.size, context_weight),
             batch_size=None,
             sampler=range(first_row, first_row + steps * batch_size, batch_size),
             num_workers=workers,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from midi_rwkv.config import ARCHS, ModelConfig
-from midi_rwkv.dataset import CONTEXT
+from midi_rwkv.dataset import CONTEXT, FILL
 from midi_rwkv.losses import music_nats
 from midi_rwkv.model import RWKV7, ModelState, make_model
 
@@ -99,6 +99,20 @@ def test_the_loss_of_a_packed_row_does_not_depend_on_what_stands_before_a_sample
     other[0, :40] = ids[0, :40].flip(0)
     assert torch.equal(music_nats(model, ids, roles, starts), music_nats(model, other, roles, starts))
     assert not torch.equal(music_nats(model, ids, roles), music_nats(model, other, roles))
+
+
+@torch.no_grad()
+def test_what_the_context_counts_in_the_loss():
+    model = make("rwkv7", double=False)
+    ids, starts, _ = rows()
+    roles = torch.full(ids.shape, CONTEXT)
+    roles[:, 20:60], roles[1, :20] = FILL, 0
+    fill, context = (
+        float(music_nats(model, ids, roles.masked_fill(roles != role, 0), starts)) for role in (FILL, CONTEXT)
+    )
+    for weight in (0.0, 0.25, 1.0):
+        weighted = float(music_nats(model, ids, roles, starts, weight))
+        assert weighted == pytest.approx(fill + weight * context, rel=1e-5)
 
 
 def test_a_transformer_takes_starts_or_a_state():

@@ -20,7 +20,7 @@ from midi_rwkv.checkpoint import load_checkpoint, save_checkpoint
 from midi_rwkv.cli import main
 from midi_rwkv.cli_train import main as train_command
 from midi_rwkv.config import ARCHS, ModelConfig, TrainConfig
-from midi_rwkv.dataset import TrainingRows
+from midi_rwkv.dataset import CONTEXT, FILL, TrainingRows
 from midi_rwkv.files import whole_file
 from midi_rwkv.midi import read_midi
 from midi_rwkv.muon import Muon
@@ -201,8 +201,9 @@ def test_adamw_trains_too(shards, tmp_path):
     assert not torch.equal(before, trainer.model.head.weight)
 
 
-def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path):
-    config = replace(CONFIG, batch_size=3, bf16=False)
+@pytest.mark.parametrize("context_weight", [1.0, 0.25])
+def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path, context_weight):
+    config = replace(CONFIG, batch_size=3, bf16=False, context_weight=context_weight)
     found = []
     for at_once, piece in ((0, 0), (1, 0), (2, 0), (2, 100)):
         folder = tmp_path / f"{at_once}-{piece}"
@@ -213,6 +214,16 @@ def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path):
     for nats, gradient in found[1:]:
         assert float(nats) == pytest.approx(float(found[0][0]), rel=1e-6)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-7)
+
+
+def test_what_a_step_counts_is_its_fills_and_a_share_of_its_context(shards, tokenizer):
+    rows = TrainingRows(shards, tokenizer, 256, seed=3, weights={"a": 1.0})
+    batch = next(iter(Loader(rows, 2, 0, 1, ONE, context_weight=0.25)))
+    fill, context = (int((batch.roles[:, 1:] == role).sum()) for role in (FILL, CONTEXT))
+    assert fill > 0 < context
+    assert batch.targets == fill + 0.25 * context
+    with pytest.raises(ValueError, match="context_weight must lie in 0-1, got 2"):
+        replace(CONFIG, context_weight=2)
 
 
 def test_a_folder_without_shards_is_one_line(tmp_path):
