@@ -114,6 +114,16 @@ class Session:
             raise ValueError("nothing is marked; drag over some bars of a track first")
         return Region(frozenset(self.cells))
 
+    @property
+    def undoes(self) -> str:
+        """What undo would take back; empty where there is nothing."""
+        return self.versions[self.at].what if self.at else ""
+
+    @property
+    def redoes(self) -> str:
+        """What redo would do again; empty where there is nothing."""
+        return self.versions[self.at + 1].what if self.at + 1 < len(self.versions) else ""
+
     def open(self, data: bytes, name: str) -> None:
         """Go on with another song. ValueError (of one line) where it cannot be read or is too big to be shown."""
         check_size(read_midi(data, name))

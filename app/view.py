@@ -56,10 +56,14 @@ def song_line(session: Session) -> str:
 
 
 def view_line(session: Session, running: int = 0, text: str = "") -> str:
-    """Line 2. running: so many candidates are being written."""
+    """Line 2. running: so many candidates are being written. undo, redo: what they would take back and do again, empty
+    where they cannot act. answered: the cells that the candidates are for, whatever is marked now."""
     return _line(
         {
             "cells": session.cells,
+            "answered": session.cells if session.candidates else [],
+            "undo": session.undoes,
+            "redo": session.redoes,
             "locked": session.locked,
             "candidates": []
             if running

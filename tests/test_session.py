@@ -57,6 +57,10 @@ def test_keep_undo_redo(session, song, check_fill):
     session.mark([(1, 7)])
     session.answer([Candidate(2, fill(7, 40, track=1))])
     session.keep()
+    assert (session.undoes, session.redoes) == ("bar 8 of track 2", "")
+    session.step(-1)
+    assert (session.undoes, session.redoes) == ("bar 2 of track 1", "bar 8 of track 2")
+    session.step(1)
     assert [v.what for v in session.versions[1:]] == [
         "bar 1 of track 1",
         "bar 2 of track 1",
