@@ -120,10 +120,10 @@ def render(
     for index, track in enumerate(score.tracks):
         if tracks is not None and index not in tracks:
             continue
-        zones = font.zones(track.program, track.is_drum)
         for note in track.notes:
             if not start <= note.onset_ticks < stop:
                 continue
+            zones = font.zones(track.program_at(note.onset_ticks), track.is_drum)
             at = round(seconds(note.onset_ticks) * rate)
             end = round(seconds(note.onset_ticks + note.duration_ticks) * rate)
             held = max(min(end, len(mix)) - at, round(SHORTEST_NOTE * rate))

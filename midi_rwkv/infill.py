@@ -201,8 +201,9 @@ class Infiller:
         target = score.tracks[track]
         if target.is_drum not in self._tables:
             self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
-        pitches = [n.pitch for n in target.notes]
-        allowed = playable(target.program, target.is_drum, pitches)
+        program = target.program if target.is_drum else target.program_in(score.bar(bar))
+        pitches = [n.pitch for n in target.notes_of(program)]
+        allowed = playable(program, target.is_drum, pitches)
         if not target.is_drum:
             if sampling.pitch_range:
                 low, high = sampling.pitch_range
@@ -228,7 +229,7 @@ class _Session:
 
     def __init__(self, infiller: Infiller, prompts: list[Prompt]):
         self.engine, self.tokens, self.prompts, self.style = infiller.engine, infiller.tokens, prompts, infiller.style
-        self.program_ids = prompts[0].program_ids
+        self.program_ids: list[int] = []  # of every track, in the bar that was entered
         self.pending = [p.asked + p.context for p in prompts]  # ids to read before the next cell, per candidate
         self.state: Rows | None = None  # a single row as long as all candidates have read the same
         if self.style.run is not None:
@@ -248,6 +249,7 @@ class _Session:
 
     def enter(self, number: int) -> None:
         """Queue what is given in the prompt's `number`-th plan."""
+        self.program_ids = self.prompts[0].bars[number].program_ids
         self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
 
     def write(

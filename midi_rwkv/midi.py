@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from mido.midifiles.meta import build_meta_message
 
-from midi_rwkv.score import MAX_BARS, Note, Region, Score, Tempo, TimeSignature, Track
+from midi_rwkv.score import MAX_BARS, Note, ProgramChange, Region, Score, Tempo, TimeSignature, Track
 from midi_rwkv.smf import (
     DRUM_CHANNEL,
     INSTRUMENT_NAME,
@@ -183,7 +183,8 @@ class _Part:
 
     pitches: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)  # ticks, velocities (0: note-off)
     first_tick: int | None = None  # of the first note
-    program: int | None = None  # of the chunk's own program changes, in force at the first note
+    programs: list[tuple[int, int]] = field(default_factory=list)  # the chunk's own, (tick, program)
+    programs_before: int = 0  # how many of these come before the first note
 
 
 class _Reading:
@@ -204,7 +205,6 @@ class _Reading:
         events, _ = read_events(self.layout, chunk)
         self.ends.append(events[-1][0] if events else 0)
         parts = [_Part() for _ in range(16)]
-        programs: list[int | None] = [None] * 16
         last = notes = 0
         for tick, status, payload, _ in events:
             if status == META:
@@ -225,9 +225,9 @@ class _Reading:
                 if velocity:
                     notes += 1
                     if part.first_tick is None:
-                        part.first_tick, part.program = tick, programs[channel]
+                        part.first_tick, part.programs_before = tick, len(part.programs)
             elif kind == PROGRAM_CHANGE:
-                programs[channel] = payload[0]
+                parts[channel].programs.append((tick, payload[0]))
                 self.programs[channel].append((tick, payload[0]))
         self.last_tick = max(self.last_tick, last)
         self.note_count += notes
@@ -270,17 +270,27 @@ class _Reading:
             name = self.names.get((chunk, TRACK_NAME)) or self.names.get((chunk, INSTRUMENT_NAME)) or ""
             if name and sharing[chunk] > 1:
                 name += f" ch {channel + 1}"
-            program, drums = self._program(part, channel), channel == DRUM_CHANNEL
-            tracks.append(Track(name, program, drums, self._notes(chunk, part), chunk, channel))
+            drums = channel == DRUM_CHANNEL
+            program, later = self._programs(part, channel)
+            notes = self._notes(chunk, part)
+            tracks.append(Track(name, program, drums, notes, chunk, channel, () if drums else later))
         return tuple(tracks)
 
-    def _program(self, part: _Part, channel: int) -> int:
-        """The program at the first note: the chunk's own, else the channel's in any chunk, else 0."""
-        if part.program is not None:
-            return part.program
-        changes = self.programs[channel]
-        before = bisect_right(changes, part.first_tick or 0, key=itemgetter(0))
-        return changes[before - 1][1] if before else 0
+    def _programs(self, part: _Part, channel: int) -> tuple[int, tuple[ProgramChange, ...]]:
+        """The program at the first note, and the changes to others after it: the chunk's own where it has any before
+        the first note, else the channel's in any chunk, else 0."""
+        said, before = part.programs, part.programs_before
+        if not before:
+            said = self.programs[channel]
+            before = bisect_right(said, part.first_tick or 0, key=itemgetter(0))
+        program = said[before - 1][1] if before else 0
+        changes: list[ProgramChange] = []
+        for tick, changed in said[before:]:
+            if changes and changes[-1].tick == tick:  # of one tick, the last is in force
+                changes.pop()
+            if changed != (changes[-1].program if changes else program):
+                changes.append(ProgramChange(tick, changed))
+        return program, tuple(changes)
 
     def _notes(self, chunk: int, part: _Part) -> tuple[Note, ...]:
         silence = min(self.ends[chunk], self.last_tick + 4 * self.layout.ticks_per_beat)

@@ -285,11 +285,9 @@ def transpositions(score: Score) -> list[int]:
     possible = []
     for shift in TRANSPOSITIONS:
         for track in score.tracks:
-            pitches = {n.pitch for n in track.notes}
-            if track.is_drum or not pitches:
-                continue
-            allowed = playable(track.program, False, pitches)
-            if not all(0 <= p + shift <= 127 and allowed[p + shift] for p in pitches):
+            by_program = [(p, {n.pitch for n in track.notes_of(p)}) for p in ([] if track.is_drum else track.programs)]
+            allowed = [(playable(program, False, pitches), pitches) for program, pitches in by_program]
+            if not all(0 <= p + shift <= 127 and can[p + shift] for can, pitches in allowed for p in pitches):
                 break
         else:
             possible.append(shift)

@@ -60,11 +60,12 @@ class PromptTokens:
 @dataclass(frozen=True)
 class BarPlan:
     """One bar of the middle: what is given, and which tracks are to be written, in this order. In the order "tracks" it
-    is a bar of one track."""
+    is a bar of one track. program_ids: of every track, in this bar."""
 
     bar: int
     given: list[int]  # header and given cells
     targets: tuple[int, ...]
+    program_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class Prompt:
     asked: list[int]
     context: list[int]  # up to and including Context_Middle
     bars: list[BarPlan]
-    program_ids: list[int]  # of every track
     first_bar: int  # of the context window, half-open
     last_bar: int
 
@@ -120,25 +120,28 @@ def build_prompt(
     shown = visible[lo:hi].sum(0) > 0
     in_order = [t for t in range(song.n_tracks) if shown[t] and t not in asked_tracks]
     in_order += [t for t in asked_tracks if shown[t]]
-    programs = [int(p) for p in song.programs]
+
+    def programs(bar: int) -> list[int]:
+        return [song.program(bar, t) for t in range(song.n_tracks)]
 
     def bar_ids(bar: int, tracks: Sequence[int]) -> list[int]:
         ids = list(song.headers[bar])
         for t in tracks:
-            ids.append(programs[t])
+            ids.append(song.program(bar, t))
             ids += [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
         return ids
 
     if order == "tracks":
         context = []
         for t in in_order:
-            context += [tokens.track_start, programs[t]]
+            context += [tokens.track_start, song.program(first, t)]
             for bar in range(lo, hi):
                 cell = [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
                 context += [*song.headers[bar], *cell]
             context.append(tokens.track_end)
-        plans = [BarPlan(bar, [], (t,)) for t in asked_tracks for bar in range(first, last) if t in targets[bar]]
-        return Prompt(asked[:2], [*context, *asked[2:], tokens.middle], plans, programs, lo, hi)
+        cells = [(bar, t) for t in asked_tracks for bar in range(first, last) if t in targets[bar]]
+        plans = [BarPlan(bar, [], (t,), programs(bar)) for bar, t in cells]
+        return Prompt(asked[:2], [*context, *asked[2:], tokens.middle], plans, lo, hi)
 
     context = [tokens.after]
     for bar in range(last, hi):
@@ -153,12 +156,12 @@ def build_prompt(
     if order == "twice":
         context += context
     plans = [
-        BarPlan(bar, bar_ids(bar, [t for t in in_order if t not in targets[bar]]), tuple(targets[bar]))
+        BarPlan(bar, bar_ids(bar, [t for t in in_order if t not in targets[bar]]), tuple(targets[bar]), programs(bar))
         for bar in range(first, last)
     ]
     if order == "asked-late":
         asked, context = asked[:2], context + asked[2:]
-    return Prompt(asked, [*context, tokens.middle], plans, programs, lo, hi)
+    return Prompt(asked, [*context, tokens.middle], plans, lo, hi)
 
 
 def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], context: int) -> int:
@@ -176,7 +179,7 @@ def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], con
 def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], first: int, last: int) -> list[int]:
     ids = [tokens.bos, int(song.tempos[first])]
     for t in tracks:
-        ids += [tokens.infill_track, int(song.programs[t])]
+        ids += [tokens.infill_track, song.program(first, t)]
     return ids + [tokens.infill_bar] * min(last - first, MAX_ASKED_BARS)
 
 

@@ -146,6 +146,8 @@ class SongMemory:
         like = self.likeness(bar)
         refused = self.refused.get((bar, track))
         known = ~self.hidden[:, track]
+        if track in self.song.changing:  # what another instrument plays is no source
+            known &= self.song.changing[track] == self.song.changing[track][bar]
         if self.notes.sizes[:, track].any():
             first = bar
             while (first - 1, track) in self.written:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import NamedTuple
 
 MAX_BARS = 20_000
@@ -51,12 +52,21 @@ class Bar(NamedTuple):
     denominator: int
 
 
+class ProgramChange(NamedTuple):
+    """Another instrument from `tick` on."""
+
+    tick: int
+    program: int  # General MIDI, 0-127
+
+
 @dataclass(frozen=True)
 class Track:
     """The notes of one channel of one MIDI track chunk.
 
     `chunk` and `channel` say where in the file the track lives; both are None for a track that the file does not
-    have yet. `program` is the General MIDI program (0-127) in force at the first note; drums have channel 9.
+    have yet. `program` is the General MIDI program (0-127) in force at the first note, `program_changes` are those that
+    follow, rising by tick, each to another program than the one before. Channel 9 is read as drums. `is_overridden` is
+    True where the program is not the file's (`Score.with_instrument`); the track is written on its own channel even so.
     """
 
     name: str
@@ -65,6 +75,34 @@ class Track:
     notes: tuple[Note, ...]
     chunk: int | None = None
     channel: int | None = None
+    program_changes: tuple[ProgramChange, ...] = ()
+    is_overridden: bool = False
+
+    @property
+    def programs(self) -> tuple[int, ...]:
+        """Every program of the track, in the order in which they first come."""
+        return tuple(dict.fromkeys([self.program, *(c.program for c in self.program_changes)]))
+
+    def program_at(self, tick: int) -> int:
+        """The program in force at `tick`."""
+        i = bisect_right(self.program_changes, tick, key=itemgetter(0))
+        return self.program_changes[i - 1].program if i else self.program
+
+    def program_in(self, bar: Bar) -> int:
+        """The program in force for the longest part of a bar; of equals, the first."""
+        lo = bisect_right(self.program_changes, bar.start_ticks, key=itemgetter(0))
+        hi = bisect_right(self.program_changes, bar.end_ticks - 1, key=itemgetter(0))
+        inside = self.program_changes[lo:hi]
+        since = [bar.start_ticks, *(c.tick for c in inside)]
+        until = [*since[1:], bar.end_ticks]
+        programs = [self.program_at(bar.start_ticks), *(c.program for c in inside)]
+        return max(zip(programs, since, until, strict=True), key=lambda part: part[2] - part[1])[0]
+
+    def notes_of(self, program: int) -> tuple[Note, ...]:
+        """The notes that begin while `program` is in force."""
+        if not self.program_changes:
+            return self.notes if program == self.program else ()
+        return tuple(n for n in self.notes if self.program_at(n.onset_ticks) == program)
 
 
 def bar_grid(
@@ -180,6 +218,20 @@ class Score:
             kept = [n for n in self.tracks[t].notes if (t, self.bar_index_at(n.onset_ticks)) not in region.cells]
             score = score.with_notes(t, [*kept, *notes])
         return score
+
+    def with_instrument(self, track: int, program: int = 0, *, is_drum: bool = False) -> Score:
+        """A copy in which one track is taken for another instrument throughout, or for drums.
+
+        This says how the model reads and writes the track; the file keeps its program changes and its channel. Raises
+        ValueError for a track or program that there is not.
+        """
+        if not 0 <= track < len(self.tracks):
+            raise ValueError(f"track must be 0-{len(self.tracks) - 1}, got {track}")
+        if not 0 <= program <= 127:
+            raise ValueError(f"program must be 0-127, got {program}")
+        tracks = list(self.tracks)
+        tracks[track] = replace(tracks[track], program=program, is_drum=is_drum, program_changes=(), is_overridden=True)
+        return replace(self, tracks=tuple(tracks))
 
     def with_notes(self, track: int, notes: Iterable[Note]) -> Score:
         """A copy in which one track holds `notes`."""

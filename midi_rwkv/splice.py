@@ -161,7 +161,7 @@ def _openings(layout: Layout, old: Sequence[Track], new: Sequence[Track]) -> Ite
     sounding = {track.channel for track in old}
     touched = {e[1] & 0x0F for chunk in range(len(layout.tracks)) for e in read_events(layout, chunk)[0] if e[1] < 0xF0}
     for track in new:
-        alike = [t.channel for t in old if t.program == track.program and not t.is_drum and t.channel is not None]
+        alike = [t.channel for t in old if t.channel is not None and _plays_only(t, track.program)]
         if track.is_drum:
             channel = DRUM_CHANNEL
         else:
@@ -180,6 +180,11 @@ def _openings(layout: Layout, old: Sequence[Track], new: Sequence[Track]) -> Ite
             opening.append(_event(0, Message("program_change", channel=channel, program=track.program)))
         sounding.add(channel)
         yield channel, opening
+
+
+def _plays_only(track: Track, program: int) -> bool:
+    """True when the file itself has the track play this program throughout."""
+    return track.programs == (program,) and not track.is_drum and not track.is_overridden
 
 
 def _event(tick: int, message: Message) -> Event:

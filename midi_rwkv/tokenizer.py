@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class TokenizedSong:
     tempos: np.ndarray  # (bars,) id of the Tempo token in force
     cells: np.ndarray  # ids of all cells
     offsets: np.ndarray  # (bars * T + 1,)
+    changing: Mapping[int, np.ndarray] = field(default_factory=dict)  # by track that changes program: (bars,) ids
 
     @property
     def n_tracks(self) -> int:
@@ -71,6 +72,10 @@ class TokenizedSong:
     @property
     def n_bars(self) -> int:
         return len(self.headers)
+
+    def program(self, bar: int, track: int) -> int:
+        """Id of the Program token before a cell: that of the program in force in the bar."""
+        return int(self.changing[track][bar] if track in self.changing else self.programs[track])
 
     def cell(self, bar: int, track: int) -> np.ndarray:
         k = bar * self.n_tracks + track
@@ -285,7 +290,12 @@ class Tokenizer:
         arrays = [np.array(t.notes, np.int64).reshape(-1, 4)[:, [0, 1, 2, 3]] for t in score.tracks]
         programs = [(t.program, t.is_drum) for t in score.tracks]
         tempos = [score.tempo_at(b.start_ticks) for b in bars]
-        return self.encode_arrays(arrays, programs, bars, tempos, score.ticks_per_beat)
+        changing = {
+            i: np.array([self.program_id(t.program_in(bar), False) for bar in bars], np.int32)
+            for i, t in enumerate(score.tracks)
+            if t.program_changes
+        }
+        return replace(self.encode_arrays(arrays, programs, bars, tempos, score.ticks_per_beat), changing=changing)
 
     def encode_arrays(
         self,

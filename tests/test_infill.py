@@ -103,7 +103,7 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
     for plan in prompt.bars:
         read(plan.given)
         for t in plan.targets:
-            read([prompt.program_ids[t], tokens.fill_start])
+            read([plan.program_ids[t], tokens.fill_start])
             while next(rest, tokens.fill_end) != tokens.fill_end:  # the last end is not read by anybody
                 pass
     assert not list(rest)
