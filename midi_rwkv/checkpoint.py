@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import ModelConfig
+from .files import whole_files
 from .recall_mix import RecallWeights
 from .tokenizer import Tokenizer
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .transformer import Transformer
 
 FORMAT_VERSION = 1
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
 
 
@@ -80,8 +81,11 @@ def save_checkpoint(
     tokenizer: Tokenizer,
     training: Mapping[str, Any] | None = None,
     prompt: str = "bars",
+    *,
+    overwrite: bool = True,
 ) -> None:
-    """Write a checkpoint folder, weights in bf16. Each file is written whole or not at all."""
+    """Write a checkpoint folder, weights in bf16; all its files or none. FileExistsError where one is there already and
+    not `overwrite`."""
     import torch
     from safetensors.torch import save
 
@@ -97,12 +101,14 @@ def save_checkpoint(
         "training": training,
     }
     data = save({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()})
-    (folder / "model.partial").write_bytes(data)  # safetensors' own save_file makes it readable by its owner alone
-    os.replace(folder / "model.partial", folder / "model.safetensors")
-    tokenizer.save(folder / "tokenizer.partial")
-    os.replace(folder / "tokenizer.partial", folder / "tokenizer.json")
-    (folder / "config.partial").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(folder / "config.partial", folder / "config.json")
+    with whole_files([folder / name for name in FILES], overwrite=overwrite) as (
+        config_file,
+        tokenizer_file,
+        weights_file,
+    ):
+        config_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        tokenizer.save(tokenizer_file)
+        weights_file.write_bytes(data)  # safetensors' own save_file makes it readable by its owner alone
 
 
 def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
@@ -110,7 +116,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     folder = DEFAULT_CHECKPOINT if path is None else Path(path)
     if folder.is_file():
         folder = folder.parent
-    files = [folder / n for n in ("config.json", "tokenizer.json", "model.safetensors")]
+    files = [folder / name for name in FILES]
     for file in files:
         if not file.is_file():
             raise CheckpointError(

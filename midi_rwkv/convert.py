@@ -6,7 +6,6 @@ ours is (K, V) (kernels/README.md), so these are transposed on the way.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointError, load_checkpoint, parameter_shapes, save_checkpoint
 from .config import ModelConfig
+from .files import whole_file
 from .prompt import ORDERS
 from .style import Style, read_info, save_style
 from .tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def convert(
         if checkpoint.config.arch != "rwkv7":
             raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
         weights = {k: torch.from_numpy(v) for k, v in checkpoint.weights.items()}
-        _save_pth(to_rwkv_lm(weights, checkpoint.config), target)
+        _save_pth(to_rwkv_lm(weights, checkpoint.config), target, overwrite)
         return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
     if source.suffix == ".safetensors":
         read_info(source)  # says what is wrong with it
@@ -115,13 +115,13 @@ def convert(
             if len(places) > 1:
                 raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
             tuned = f.get_tensor(places[0])
-        _save_pth(to_time_state(tuned), target)
+        _save_pth(to_time_state(tuned), target, overwrite)
         where = "before the prompt" if places == ["wkv"] else "right before Context_Middle, where it was tuned"
         return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
     state = load_pth(source)
     wkv = time_state_of(state)
     if wkv is not None and "emb.weight" not in state:
-        save_style(Style(target.stem, wkv=wkv.numpy()), target)
+        save_style(Style(target.stem, wkv=wkv.numpy()), target, overwrite=overwrite)
         return f"{target}: initial state, (layers, heads, K, V) = {tuple(wkv.shape)}"
     config, weights = from_rwkv_lm(state)
     if tokenizer is None:
@@ -131,11 +131,11 @@ def convert(
         raise CheckpointError(
             f"{tokenizer} has {loaded.vocab_size} ids, the model {config.vocab_size}; they do not belong together"
         )
-    save_checkpoint(target, config, weights, loaded, prompt=order if "Context_Middle" in loaded else "paper")
+    prompt = order if "Context_Middle" in loaded else "paper"
+    save_checkpoint(target, config, weights, loaded, prompt=prompt, overwrite=overwrite)
     return f"{target}: checkpoint, {config.n_layer} layers x {config.n_embd}, vocabulary {config.vocab_size}"
 
 
-def _save_pth(state: dict[str, Tensor], target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, target)
+def _save_pth(state: dict[str, Tensor], target: Path, overwrite: bool) -> None:
+    with whole_file(target, overwrite=overwrite) as partial:
+        torch.save(state, partial)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import check_writable, whole_file
 from .prompt import ORDERS
-from .style import SUFFIX, Style, check_name, progress_path, save_style, styles_folder
+from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -125,7 +125,8 @@ def personalize(
     digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
     progress = progress_path(target)
     saved = _read_progress(progress, digest)
-    if target.exists() and not overwrite and saved is None:
+    stopped = _stopped_style(target) if saved is not None else None
+    if target.exists() and not overwrite and stopped is None:
         raise ValueError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
     _check_writable(target)
 
@@ -153,6 +154,15 @@ def personalize(
         }
         return Style(target.stem, run=tuning.best_state.cpu().numpy(), info=info)
 
+    def keep(made: Style) -> None:
+        replace = overwrite or stopped is not None
+        try:
+            save_style(made, target, overwrite=replace, unchanged=None if overwrite else stopped)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{target} was made by another program meanwhile; add --overwrite and the same command goes on"
+            ) from None
+
     told = [False]
 
     def on_check(check: Check) -> None:
@@ -166,13 +176,13 @@ def personalize(
         tuning.run(on_check)
     except KeyboardInterrupt:
         if tuning.best < tuning.before:
-            save_style(style(stopped_at_step=str(tuning.step)), target)
+            keep(style(stopped_at_step=str(tuning.step)))
             raise KeyboardInterrupt(f"the best so far is kept in {target}; the same command goes on") from None
         raise KeyboardInterrupt("no style was kept; the same command goes on") from None
     made = style(seconds=f"{time.monotonic() - began:.0f}")
     kept = tuning.best < tuning.before or keep_anyway
     if kept:
-        save_style(made, target)
+        keep(made)
     progress.unlink(missing_ok=True)
     return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
 
@@ -354,8 +364,19 @@ def _check_writable(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{target.parent} cannot be made: {error.strerror or error}; name another place") from error
-    if not os.access(target.parent, os.W_OK):
-        raise OSError(f"{target.parent} cannot be written to; name another place with --output")
+    try:
+        check_writable(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{target} cannot be written: {reason}; name another place with --output") from None
+
+
+def _stopped_style(path: Path) -> bytes | None:
+    """The style that an interrupted run kept, which the same call may replace."""
+    try:
+        return path.read_bytes() if "stopped_at_step" in read_info(path) else None
+    except (ValueError, OSError):
+        return None
 
 
 def _read_progress(path: Path, digest: str) -> dict[str, Any] | None:
@@ -377,11 +398,9 @@ def _keep_progress(path: Path, digest: str, tuning: Tuning) -> str:
     """Write it whole or not at all; says what went wrong, if anything."""
     import torch
 
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        torch.save({"digest": digest, "tuning": tuning.state_dict()}, partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            torch.save({"digest": digest, "tuning": tuning.state_dict()}, partial)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         return " ".join(str(error).split())
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Case, Songs
+from .files import whole_file
 from .instruments import program_name
 from .metrics import METRICS, Metric
 from .score import Note, Score
@@ -174,9 +174,8 @@ def write_report(
     audio: bool,
 ) -> None:
     """report.md and, with html, report.html (with audio, WAV files beside it)."""
-    partial = out / "report.md.partial"
-    partial.write_text(markdown(report, spent), encoding="utf-8")
-    os.replace(partial, out / "report.md")
+    with whole_file(out / "report.md") as partial:
+        partial.write_text(markdown(report, spent), encoding="utf-8")
     if html:
         from midi_rwkv.app.audio import find_soundfont
 

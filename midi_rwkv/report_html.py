@@ -6,7 +6,6 @@ that they read on light, dark and paper.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from midi_rwkv.app.audio import render, write_wav
+from midi_rwkv.files import whole_file
 from midi_rwkv.instruments import program_name
 from midi_rwkv.score import Note, Region, Score
 
@@ -122,9 +122,8 @@ def write_html(
         f'<div class="intro">\n{intro_html}\n</div>\n{"".join(cases)}</body>\n</html>\n'
     )
     path = folder / "report.html"
-    partial = folder / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -13,7 +13,6 @@ Blending is linear, in each place. Nothing here needs torch.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint, checkpoint_hash
+from .files import whole_file
 
 SUFFIX = ".safetensors"
 PLACES = ("wkv", "run")
@@ -101,18 +101,22 @@ def read_info(path: Path) -> dict[str, str]:
     return info
 
 
-def save_style(style: Style, path: Path) -> None:
-    """Write the file, whole or not at all."""
+def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: bytes | None = None) -> None:
+    """Write the file, whole or not at all. FileExistsError where it is there already and not `overwrite`.
+
+    unchanged: what a file that is replaced must still hold; OSError where it holds something else.
+    """
     from safetensors.numpy import save
 
     data = save({k: np.ascontiguousarray(a, np.float32) for k, a in style.arrays.items()}, dict(style.info))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    expected = {} if unchanged is None else {path: unchanged}
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        with whole_file(path, overwrite=overwrite, unchanged=expected) as partial:
+            partial.write_bytes(data)
+    except FileExistsError:
+        raise
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written: {error.strerror or error}; nothing was kept of it") from error
 
 
