@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 import threading
 import time
@@ -122,7 +123,7 @@ class Desk:
         polyphony: str,
         pitch_range: str,
         key: str,
-        seed: float | None,
+        seed: str,
         alike: bool,
         request: gr.Request,
     ) -> Iterator[str]:
@@ -189,7 +190,7 @@ class Desk:
         polyphony: str,
         pitch_range: str,
         key: str,
-        seed: float | None,
+        seed: str,
     ) -> Wish:
         """The page's settings, read; ValueError or OSError says what is wrong with one."""
         sampling = SamplingConfig(
@@ -200,12 +201,13 @@ class Desk:
             key=parse_key(None if key in ("", "any") else key, "the key"),
             recall=recall,
         )
-        if seed is not None and seed < 0:
-            raise ValueError(f"the seed must be 0 or more, got {seed:.0f}")
+        number = int(seed) if re.fullmatch(r"\s*[0-9]{1,19}\s*", seed) else -1
+        if seed.strip() and not 0 <= number < 2**63:
+            raise ValueError(f"the seed must be a whole number from 0 to 2^63 - 1, got {seed.strip()[:40]!r}")
         found = None
         if style and style != NO_STYLE and strength:
             found = find_style(style, self.worker.checkpoint, strength)
-        return Wish(sampling, found, secrets.randbelow(2**31) if seed is None else int(seed))
+        return Wish(sampling, found, number if seed.strip() else secrets.randbelow(2**31))
 
     def stop(self, request: gr.Request) -> None:
         """Cancel was pressed."""
@@ -361,8 +363,8 @@ def _catch_up(session: Session, shown: str) -> None:
 
 
 def failed(error: Exception) -> gr.Error:
-    """What the page shows of an error: one line, until it is closed."""
-    return gr.Error(_one_line(error), duration=None, print_exception=False)
+    """What the page shows of an error: one line, for some seconds."""
+    return gr.Error(_one_line(error), duration=12, print_exception=False)
 
 
 @contextmanager

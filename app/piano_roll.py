@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-SCRIPTS = ("roll_model.js", "roll_draw.js", "roll_input.js", "roll_sound.js", "roll_main.js")
+SCRIPTS = tuple(f"roll_{part}.js" for part in ("model", "draw", "heads", "input", "cards", "sound", "page", "main"))
 
 
 def piano_roll(*calls: Callable[[dict[str, Any], gr.Request], dict[str, str]], **options: Any) -> gr.HTML:

@@ -62,47 +62,6 @@ function layOut(scale, anchor = 0) {
   redraw();
 }
 
-function makeHeads() {
-  const heads = find(".mr-heads");
-  heads.replaceChildren();
-  if (!model.song) return;
-  model.song.tracks.forEach((track, t) => {
-    const head = document.createElement("div");
-    head.className = "mr-head";
-    const name = document.createElement("b");
-    name.textContent = `${t + 1} ${track.name}`;
-    name.title = track.name;
-    const kind = document.createElement("small");
-    kind.textContent = kind.title = track.instrument;
-    const buttons = document.createElement("span");
-    buttons.className = "mr-ms";
-    for (const [letter, set, what] of [["M", sounding.muted, "Mute"], ["S", sounding.solo, "Solo"]]) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = letter;
-      button.title = `${what} ${track.name}`;
-      button.setAttribute("aria-pressed", "false");
-      button.onclick = () => {
-        if (!set.delete(t)) set.add(t);
-        button.setAttribute("aria-pressed", String(set.has(t)));
-        soundChanged();
-        redraw();
-      };
-      buttons.append(button);
-    }
-    head.append(name, kind, buttons);
-    heads.append(head);
-  });
-  placeHeads();
-}
-
-function placeHeads() {
-  [...find(".mr-heads").children].forEach((head, t) => {
-    head.style.top = `${RULER + t * view.lane - scroller.scrollTop}px`;
-    head.style.height = `${view.lane}px`;
-  });
-}
-
 function audible(t) {
   return sounding.solo.size ? sounding.solo.has(t) : !sounding.muted.has(t);
 }
@@ -214,19 +173,21 @@ function line(x1, y1, x2, y2) {
 
 function drawNotes(track, t, top, from, to) {
   const shade = SHADES[t % SHADES.length];
-  const fill = model.chosen >= 0 && model.candidates[model.chosen] ? model.candidates[model.chosen].fill[t] : null;
-  const asked = [...model.cells].some((key) => key.startsWith(`${t},`));
+  const fill = chosenFill(t);
+  const asked = [...model.cells, ...model.answered].some((key) => key.startsWith(`${t},`));
   const hollow = [];
   context.globalAlpha = audible(t) ? 1 : 0.35;
   context.fillStyle = shade;
   context.beginPath();
-  eachNote(track.notes, track.longest, from, to, (onset, duration, pitch) => {
-    if (asked && isMarked(t, barAt(onset))) {
-      if (model.locked.has(`${t},${onset},${pitch}`) || !fill) hollow.push([onset, duration, pitch]);
+  eachNote(track.notes, track.longest, from, to, (onset, duration, pitch, i) => {
+    const bar = asked ? barOf(track.notes, i) : -1;
+    const replaced = fill && isAnswered(t, bar);
+    if (replaced || isMarked(t, bar)) {
+      if (!replaced || model.locked.has(`${t},${onset},${pitch}`)) hollow.push([onset, duration, pitch]);
       return;
     }
     if (track.drum) shape(track, top, onset, duration, pitch);
-    else bar(track, top, onset, duration, pitch);
+    else plainNote(track, top, onset, duration, pitch);
   });
   context.fill();
   context.strokeStyle = shade;
@@ -248,12 +209,12 @@ function drawNotes(track, t, top, from, to) {
 function eachNote(notes, longest, from, to, call) {
   const begin = longest === Infinity ? 0 : firstNote(notes, from - longest);
   for (let i = begin; i < notes.length && (longest === Infinity || notes[i] <= to); i += NOTE) {
-    if (notes[i] <= to && notes[i] + notes[i + 1] >= from) call(notes[i], notes[i + 1], notes[i + 2]);
+    if (notes[i] <= to && notes[i] + notes[i + 1] >= from) call(notes[i], notes[i + 1], notes[i + 2], i);
   }
 }
 
 // A plain note at once: thousands in one path are slower.
-function bar(track, top, onset, duration, pitch) {
+function plainNote(track, top, onset, duration, pitch) {
   const [y, size] = rowOf(track, top, pitch);
   context.fillRect(xOf(onset), y, Math.max(duration * view.scale - 0.7, 1.2), Math.max(size - 0.6, 1.8));
 }

@@ -1,5 +1,6 @@
-// Mouse, keyboard, and the row of candidates.
+// Mouse, touch and keyboard in the song.
 
+const REACH = 6; // px from a note at which a click is meant for it
 const stage = find(".mr-view");
 
 function place(event) {
@@ -10,17 +11,19 @@ function place(event) {
   return { x, y, tick, bar: Math.min(barAt(tick), barCount() - 1), track, onRuler: y < RULER };
 }
 
+// Of a drag: the tracks (all of them, on the ruler) and the bars, first and last.
 function dragSpan({ from, to }) {
-  return [Math.min(from.track, to.track), Math.max(from.track, to.track), Math.min(from.bar, to.bar), Math.max(from.bar, to.bar)];
+  const bars = [Math.min(from.bar, to.bar), Math.max(from.bar, to.bar)];
+  if (from.onRuler) return [0, model.song.tracks.length - 1, ...bars];
+  return [Math.min(from.track, to.track), Math.max(from.track, to.track), ...bars];
 }
 
 function mark(cells) {
   if (model.running) return;
   model.cells = cells;
-  model.candidates = [];
-  model.chosen = -1;
   tellMarked();
-  showCards();
+  announce(regionText());
+  enableButtons();
   redraw();
   trigger("mark", { cells: [...cells].map((key) => key.split(",").map(Number)) });
 }
@@ -36,38 +39,75 @@ function markSpan([t1, t2, b1, b2], add, remove) {
   mark(cells);
 }
 
+function markAll() {
+  markSpan([0, model.song.tracks.length - 1, 0, model.song.ownBars - 1], false, false);
+}
+
 function tellMarked() {
   find(".mr-marked").textContent = find(".mr-marked").title = model.song ? regionText() : "";
 }
 
-// The note under the pointer in marked cells, of what is shown there.
-function noteAt({ tick, track, y }) {
-  if (!isMarked(track, barAt(tick))) return null;
-  const own = model.song.tracks[track], top = yOf(track);
-  const fill = model.chosen >= 0 ? model.candidates[model.chosen].fill[track] || [] : own.notes;
-  const slack = 4 / view.scale;
-  for (let i = 0; i < fill.length; i += NOTE) {
-    const [rowTop, size] = rowOf(own, top, fill[i + 2]);
-    const length = own.drum ? slack : fill[i + 1];
-    if (tick >= fill[i] - slack && tick <= fill[i] + length + slack && y >= rowTop - 2 && y <= rowTop + size + 2) {
-      return [track, fill[i], fill[i + 2]];
+// Spoken by screen readers; nobody sees it.
+function announce(text) {
+  find(".mr-live").textContent = text;
+}
+
+function placeText({ track, bar }) {
+  const { tracks, firstBar } = model.song;
+  return `${tracks[track].name}, bar ${bar + firstBar}${isMarked(track, bar) ? ", marked" : ""}`;
+}
+
+// The note of marked cells that is nearest to the pointer, of what is shown there; null where none is within reach.
+function noteAt({ x, y, track }) {
+  const own = model.song.tracks[track], top = yOf(track), fill = chosenFill(track);
+  let found = null, nearest = REACH;
+  const look = (notes, isShown) => {
+    for (let i = 0; i < notes.length; i += NOTE) {
+      const bar = barOf(notes, i);
+      if (!isMarked(track, bar) || !isShown(bar)) continue;
+      const [rowTop, size] = rowOf(own, top, notes[i + 2]);
+      const left = xOf(notes[i]), right = own.drum ? left : xOf(notes[i] + notes[i + 1]);
+      const distance = Math.hypot(Math.max(left - x, 0, x - right), Math.max(rowTop - y, 0, y - rowTop - size));
+      if (distance > nearest || (found && distance === nearest)) continue;
+      nearest = distance;
+      found = { track, onset: notes[i], pitch: notes[i + 2] };
     }
-  }
-  return null;
+  };
+  look(own.notes, (bar) => !fill || !isAnswered(track, bar));
+  look(fill || [], () => true);
+  return found;
+}
+
+function toggleLock(note) {
+  if (model.running) return;
+  const key = [note.track, note.onset, note.pitch].join(",");
+  const locked = !model.locked.delete(key);
+  if (locked) model.locked.add(key);
+  announce(locked ? "note locked" : "note no longer locked");
+  trigger("lock", note);
+  redraw();
+}
+
+// A click locks the note that it meets; it marks a bar that is not marked; with shift it marks or unmarks one more.
+function click({ from, add }) {
+  const { track, bar } = from;
+  const note = add ? null : noteAt(from);
+  if (from.onRuler) seek(model.song.bars[bar]);
+  else if (note) toggleLock(note);
+  else if (add || !isMarked(track, bar)) markSpan([track, track, bar, bar], add, isMarked(track, bar));
+  else announce(placeText(from));
 }
 
 scroller.addEventListener("pointerdown", (event) => {
   if (!model.song || event.button !== 0 || event.target === scroller && onScrollbar(event)) return;
   const at = place(event);
   stage.focus({ preventScroll: true });
-  if (at.onRuler) {
-    seek(model.song.bars[at.bar]);
-    return;
-  }
-  if (at.track < 0 || at.track >= model.song.tracks.length) return;
+  getSelection().removeAllRanges(); // or the browser drags the selected text
+  if (!at.onRuler && (at.track < 0 || at.track >= model.song.tracks.length)) return;
   scroller.setPointerCapture(event.pointerId);
-  view.drag = { from: at, to: at, add: event.shiftKey, moved: false };
-  view.cursor = { track: at.track, bar: at.bar };
+  const scrolls = event.pointerType === "touch" && !view.marking;
+  view.drag = { from: at, to: at, add: event.shiftKey || event.pointerType === "touch" && view.marking, moved: false, scrolls };
+  if (!at.onRuler) view.cursor = { track: at.track, bar: at.bar };
 });
 
 function onScrollbar(event) {
@@ -82,23 +122,17 @@ scroller.addEventListener("pointermove", (event) => {
   at.track = Math.min(Math.max(at.track, 0), model.song.tracks.length - 1);
   view.drag.to = at;
   const edge = at.x < 24 ? -12 : at.x > view.width - 24 ? 12 : 0;
-  if (edge) scroller.scrollLeft += edge;
+  if (edge && view.drag.moved && !view.drag.scrolls) scroller.scrollLeft += edge;
   redraw();
 });
 
 scroller.addEventListener("pointerup", () => {
   const drag = view.drag;
   view.drag = null;
-  if (!drag) return;
-  const note = drag.moved ? null : noteAt(drag.from);
-  if (note && !model.running) {
-    const key = note.join(",");
-    if (!model.locked.delete(key)) model.locked.add(key);
-    trigger("lock", { track: note[0], onset: note[1], pitch: note[2] });
-    redraw();
-  } else {
-    markSpan(dragSpan(drag), drag.add, drag.add && isMarked(drag.from.track, drag.from.bar));
-  }
+  if (!drag || drag.moved && drag.scrolls) return;
+  if (!drag.moved) click(drag);
+  else markSpan(dragSpan(drag), drag.add, drag.add && !drag.from.onRuler && isMarked(drag.from.track, drag.from.bar));
+  redraw();
 });
 
 scroller.addEventListener("pointercancel", () => {
@@ -120,6 +154,13 @@ scroller.addEventListener(
   },
   { passive: false },
 );
+
+// With a finger a drag scrolls, or marks while this is on.
+function toggleMarking() {
+  view.marking = !view.marking;
+  find('[data-do="mark"]').setAttribute("aria-pressed", String(view.marking));
+  root.dataset.marking = view.marking ? "yes" : "no";
+}
 
 function zoom(by, anchor = view.width / 2) {
   if (model.song) layOut(view.scale * by, anchor);
@@ -163,6 +204,12 @@ stage.addEventListener("keydown", (event) => {
   if (used) event.preventDefault();
 });
 
+stage.addEventListener("focus", () => {
+  if (model.song && view.cursor) announce(placeText(view.cursor));
+  redraw();
+});
+stage.addEventListener("blur", redraw);
+
 function moveCursor([down, right], extend) {
   const old = view.cursor || { track: 0, bar: barAt(scroller.scrollLeft / view.scale) };
   if (!view.cursor) [down, right] = [0, 0];
@@ -173,99 +220,7 @@ function moveCursor([down, right], extend) {
   };
   view.cursor = next;
   if (extend) markSpan(dragSpan({ from: next.from, to: next }), false, false);
+  announce(extend ? `${placeText(next)}; ${regionText()}` : placeText(next));
   reveal(next);
   redraw();
-}
-
-function choose(number) {
-  if (number >= model.candidates.length) return;
-  model.chosen = number;
-  shownWhileRunning = number;
-  for (const card of find(".mr-cards").children) {
-    card.setAttribute("aria-checked", String(Number(card.dataset.number) === number));
-  }
-  if (!model.running) trigger("choose", { number });
-  soundChanged();
-  redraw();
-}
-
-// A card for what was there and one for each candidate, the marked bars drawn small.
-function showCards() {
-  const cards = find(".mr-cards");
-  if (!model.song || !model.candidates.length) {
-    cards.replaceChildren();
-    return;
-  }
-  const numbers = [-1, ...model.candidates.keys()];
-  if (cards.children.length !== numbers.length) {
-    cards.replaceChildren(...numbers.map(makeCard));
-  }
-  numbers.forEach((number, k) => {
-    const card = cards.children[k];
-    const notes = cardNotes(number);
-    card.querySelector("small").textContent = `${notes.reduce((n, [, list]) => n + list.length, 0)} notes`;
-    card.setAttribute("aria-checked", String(model.chosen === number));
-    drawCard(card.querySelector("canvas"), notes, number >= 0);
-  });
-}
-
-function makeCard(number) {
-  const card = document.createElement("button");
-  card.type = "button";
-  card.className = "mr-card";
-  card.dataset.number = number;
-  card.setAttribute("role", "radio");
-  const title = document.createElement("div");
-  const name = document.createElement("b");
-  name.textContent = number < 0 ? "O: as it was" : `${number + 1}`;
-  title.append(name, document.createElement("small"));
-  card.append(title, document.createElement("canvas"));
-  card.title = number < 0 ? "What stands in the song (key O)" : `Candidate ${number + 1} (key ${number + 1})`;
-  card.onclick = () => choose(number);
-  card.ondblclick = () => playMarked();
-  return card;
-}
-
-// [track, [[onset, duration, pitch], ...]] of the marked cells.
-function cardNotes(number) {
-  const tracks = [...new Set([...model.cells].map((key) => Number(key.split(",")[0])))].sort((a, b) => a - b);
-  return tracks.map((t) => {
-    const flat = number < 0 ? model.song.tracks[t].notes : model.candidates[number].fill[t] || [];
-    const list = [];
-    for (let i = 0; i < flat.length; i += NOTE) {
-      if (isMarked(t, barAt(flat[i]))) list.push([flat[i], flat[i + 1], flat[i + 2]]);
-    }
-    return [t, list];
-  });
-}
-
-function drawCard(small, notes, isNew) {
-  const ratio = window.devicePixelRatio || 1;
-  const width = 172, height = 60;
-  small.width = width * ratio;
-  small.height = height * ratio;
-  const c = small.getContext("2d");
-  c.setTransform(ratio, 0, 0, ratio, 0, 0);
-  const bars = [...new Set([...model.cells].map((key) => Number(key.split(",")[1])))].sort((a, b) => a - b);
-  const at = new Map(), shares = [];
-  let total = 0;
-  for (const b of bars) {
-    at.set(b, total);
-    shares.push(total);
-    total += model.song.bars[b + 1] - model.song.bars[b];
-  }
-  const scale = width / total, lane = height / notes.length;
-  c.strokeStyle = view.colours.line;
-  for (const share of shares) c.strokeRect(Math.round(share * scale) + 0.5, -1, width, height + 2);
-  notes.forEach(([t, list], k) => {
-    const track = model.song.tracks[t];
-    c.fillStyle = isNew ? NEW : SHADES[t % SHADES.length];
-    for (const [onset, duration, pitch] of list) {
-      const b = barAt(onset);
-      const x = (at.get(b) + onset - model.song.bars[b]) * scale;
-      const [y, size] = rowOf(track, k * lane, pitch, lane);
-      if (track.drum) c.fillRect(x, y + size / 2 - 1.5, 3, 3);
-      else c.fillRect(x, y, Math.max(duration * scale - 0.5, 1.5), Math.max(size - 0.5, 1.5));
-    }
-  });
 }

@@ -8,14 +8,15 @@ const ACTIONS = {
   tall: taller,
   in: () => zoom(1.4),
   out: () => zoom(1 / 1.4),
+  mark: toggleMarking,
   fit: () => model.song && layOut(fitScale()),
 };
 for (const button of root.querySelectorAll("[data-do]")) button.onclick = ACTIONS[button.dataset.do];
 
 async function save() {
-  const file = await server.midi({});
+  const file = await server.midi({}).catch((error) => ({ error: error.message }));
   if (file.error) {
-    say(file.error);
+    complain(file.error);
     return;
   }
   const link = document.createElement("a");
@@ -30,7 +31,7 @@ function update() {
   try {
     readValue(props.value);
   } catch (error) {
-    say(`This song cannot be shown: ${error.message}`);
+    complain(`This song cannot be shown: ${error.message}`);
     return;
   }
   if (model.song !== before) {
@@ -46,37 +47,39 @@ function update() {
     }
     makeHeads();
     layOut(same ? 0 : Math.max(fitScaleOrZero(), 0));
+    if (same) showNewTrack(before);
     soundChanged();
   }
   if (wasRunning && !model.running) soundChanged();
   const { text, done, total } = model.status || { text: "", done: 0, total: 0 };
   say(text);
+  find(".mr-status").setAttribute("aria-live", model.running ? "off" : "polite"); // a line a bar is too much to hear
   find(".mr-progress").hidden = !model.running;
   find(".mr-done").style.width = total ? `${(100 * done) / total}%` : "0";
   root.dataset.running = model.running ? "yes" : "no";
   tellMarked();
   showCards();
+  enableButtons();
   redraw();
+}
+
+// A track that was added stands below the others, perhaps out of sight.
+function showNewTrack(before) {
+  const track = model.song.tracks.length - 1;
+  if (track < before.tracks.length || model.song.tracks[track].notes.length) return;
+  view.cursor = { track, bar: view.cursor ? view.cursor.bar : barAt(scroller.scrollLeft / view.scale) };
+  reveal(view.cursor);
+}
+
+// Gradio's buttons may come up after the song.
+function awaitButtons() {
+  enableButtons();
+  if (!BUTTONS.every(pageButton)) requestAnimationFrame(awaitButtons);
 }
 
 function fitScaleOrZero() {
   return model.song && view.width ? fitScale() : 0;
 }
-
-// A file dropped anywhere on the page goes the way of one that was chosen with the button.
-function takeDrop(event) {
-  const input = document.querySelector('input[data-testid^="Open MIDI"]');
-  if (!root.isConnected || !root.offsetParent || !input || ![...event.dataTransfer.types].includes("Files")) return;
-  event.preventDefault();
-  if (event.type === "drop" && event.dataTransfer.files.length) {
-    const one = new DataTransfer();
-    one.items.add(event.dataTransfer.files[0]);
-    input.files = one.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  }
-}
-document.addEventListener("dragover", takeDrop);
-document.addEventListener("drop", takeDrop);
 
 readColours();
 layOut(0);
@@ -89,3 +92,4 @@ new MutationObserver(() => {
 root.roll = { model, view, player }; // for the browser's console and the tests
 watch("value", update);
 update();
+awaitButtons();

@@ -6,10 +6,13 @@ const model = {
   songLine: "",
   cells: new Set(), // "track,bar"
   locked: new Set(), // "track,onset,pitch"
+  answered: new Set(), // the cells that the candidates are for
   candidates: [], // {seed, fill: {track: flat notes}}; while they are being written, what there is of them
   chosen: -1, // -1: the song as it stands
   status: null, // {text, done, total}
   running: false,
+  undo: "", // what undo would take back
+  redo: "",
 };
 
 const NOTE = 4; // numbers a note: onset, duration, pitch, velocity
@@ -30,7 +33,10 @@ function readValue(value) {
   model.locked = new Set(view.locked.map((x) => x.join(",")));
   model.candidates = view.candidates;
   model.chosen = view.chosen;
+  model.answered = new Set(view.answered.map(([t, b]) => cellKey(t, b)));
   model.running = view.running > 0;
+  model.undo = view.undo;
+  model.redo = view.redo;
   model.status = view.status;
   if (model.running) {
     model.candidates = Array.from({ length: view.running }, () => ({ seed: view.seed, fill: {} }));
@@ -112,8 +118,23 @@ function firstNote(notes, tick) {
   return lo * NOTE;
 }
 
+// The bar that the note at index `i` belongs to.
+function barOf(notes, i) {
+  return barAt(notes[i]);
+}
+
 function isMarked(track, bar) {
   return model.cells.has(cellKey(track, bar));
+}
+
+function isAnswered(track, bar) {
+  return model.answered.has(cellKey(track, bar));
+}
+
+// What the chosen candidate has for a track; null where what stands in the song is shown.
+function chosenFill(track) {
+  const candidate = model.candidates[model.chosen];
+  return candidate ? candidate.fill[track] || (model.running ? null : []) : null;
 }
 
 function seconds(tick) {

@@ -53,7 +53,7 @@ async function play() {
   find('[data-do="play"]').textContent = "❚❚ Pause";
   const span = player.loop ? markedSpan() : null;
   let bar = barAt(player.position);
-  if (bar >= model.song.ownBars && !isMarkedBar(bar)) bar = 0;
+  if (bar >= lastBar()) bar = 0;
   if (span && (bar < span[0] || bar >= span[1])) bar = span[0];
   player.plan = [];
   let at = 0;
@@ -88,17 +88,14 @@ async function play() {
     }
   } catch (error) {
     stop();
-    say(`No sound: ${error.message}`);
+    complain(`No sound: ${error.message}`);
   }
 }
 
-function isMarkedBar(bar) {
-  return [...model.cells].some((key) => key.endsWith(`,${bar}`));
-}
-
+// The bar after the last one that sounds.
 function lastBar() {
-  const span = markedSpan();
-  return Math.max(model.song.ownBars, span && model.chosen >= 0 ? span[1] : 0);
+  const answered = model.chosen >= 0 ? [...model.answered].map((key) => Number(key.split(",")[1]) + 1) : [];
+  return Math.max(model.song.ownBars, ...answered);
 }
 
 function stop() {
@@ -133,6 +130,7 @@ function soundChanged() {
 function toggleLoop() {
   player.loop = !player.loop;
   find('[data-do="loop"]').setAttribute("aria-pressed", String(player.loop));
+  enableButtons();
   soundChanged();
 }
 
@@ -155,8 +153,4 @@ function showPosition() {
   const time = seconds(player.position);
   const minutes = Math.floor(time / 60);
   find(".mr-at").textContent = `bar ${barAt(player.position) + model.song.firstBar}  ${minutes}:${(time % 60).toFixed(1).padStart(4, "0")}`;
-}
-
-function say(text) {
-  find(".mr-status").textContent = text;
 }

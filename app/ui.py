@@ -27,9 +27,12 @@ MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
 .gradio-container { max-width: none !important; padding: 4px 12px !important; --block-info-text-color: #6b7280; }
 .dark .gradio-container { --block-info-text-color: #a1a1aa; }
+@media (max-width: 600px) { .gradio-container, .gradio-container main { padding: 4px !important; } }
 .mr-tight { gap: 8px !important; align-items: center; }
 .mr-hint { opacity: 0.75; white-space: nowrap; font-size: 12px; min-width: 240px !important; align-self: center; }
 footer { display: none !important; }
+#mr-away { padding: 6px 12px; background: #b91c1c; color: white; font: 600 13px system-ui, sans-serif; }
+body:has(#mr-away) .toast-wrap { display: none; }
 """
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AS_SHOWN = """(_, ...others) => {
@@ -41,7 +44,16 @@ AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}  # quicker, but cannot say w
 
 
 def theme() -> gr.themes.Base:
-    return gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=MONO, spacing_size="sm", text_size="sm")
+    """Gradio's own, with buttons whose white text is read easily: a contrast of 4.5:1 or more."""
+    base = gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=MONO, spacing_size="sm", text_size="sm")
+    red = gr.themes.colors.red
+    fills = {
+        "button_primary_background_fill": "*primary_700",
+        "button_primary_background_fill_hover": "*primary_800",
+        "button_cancel_background_fill": red.c700,
+        "button_cancel_background_fill_hover": red.c800,
+    }
+    return base.set(**fills, **{f"{name}_dark": fill for name, fill in fills.items()})
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -72,14 +84,14 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             min_width=170,
             scale=0,
         )
-        undo = gr.Button("↶ Undo", size="sm", min_width=80, scale=0)
-        redo = gr.Button("↷ Redo", size="sm", min_width=80, scale=0)
+        undo = gr.Button("↶ Undo", elem_id="mr-undo", size="sm", min_width=80, scale=0)
+        redo = gr.Button("↷ Redo", elem_id="mr-redo", size="sm", min_width=80, scale=0)
     roll = piano_roll(desk.sound, desk.midi, elem_id="mr-song")
-    with gr.Row(elem_classes="mr-tight"):
-        infill = gr.Button("Infill the marked bars", variant="primary", size="md", scale=3)
-        cancel = gr.Button("Cancel", variant="stop", size="md", scale=1, min_width=90)
-        keep = gr.Button("Keep this one", size="md", scale=2)
-        alike = gr.Button("More like this", size="md", scale=2)
+    with gr.Row(elem_classes="mr-tight"):  # enabled and disabled by roll_page.js
+        infill = gr.Button("Infill the marked bars", elem_id="mr-infill", variant="primary", size="md", scale=3)
+        cancel = gr.Button("Cancel", elem_id="mr-cancel", variant="stop", size="md", scale=1, min_width=90)
+        keep = gr.Button("Keep this one", elem_id="mr-keep", size="md", scale=2)
+        alike = gr.Button("More like this", elem_id="mr-alike", size="md", scale=2)
     with gr.Row():
         candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="answers to choose from")
         temperature = gr.Slider(
@@ -99,7 +111,8 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             "", label="Range", placeholder="the track's; C3-C6", info="lowest-highest pitch, C4 is middle C"
         )
         key = gr.Dropdown(["any", *KEYS], value="any", label="Key", info="only notes of this scale")
-        seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="the same seed, the same notes; empty: new")
+        # A text: Gradio's number makes 0 of an empty one, and JavaScript rounds large ones.
+        seed = gr.Textbox("", label="Seed", placeholder="a new one", info="the same seed, the same notes; empty: new")
     settings = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
     page.load(desk.load, None, roll, **AT_ONCE)

@@ -1,0 +1,102 @@
+// The row of candidates.
+
+function choose(number) {
+  if (number >= model.candidates.length) return;
+  model.chosen = number;
+  shownWhileRunning = number;
+  for (const card of find(".mr-cards").children) check(card);
+  enableButtons();
+  if (!model.running) trigger("choose", { number });
+  soundChanged();
+  redraw();
+}
+
+// A card for what was there and one for each candidate, the bars that they are for drawn small.
+function showCards() {
+  const cards = find(".mr-cards");
+  if (!model.song || !model.candidates.length) {
+    cards.replaceChildren();
+    return;
+  }
+  const numbers = [-1, ...model.candidates.keys()];
+  if (cards.children.length !== numbers.length) {
+    cards.replaceChildren(...numbers.map(makeCard));
+  }
+  numbers.forEach((number, k) => {
+    const card = cards.children[k];
+    const notes = cardNotes(number);
+    card.querySelector("small").textContent = `${notes.reduce((n, [, list]) => n + list.length, 0)} notes`;
+    check(card);
+    drawCard(card.querySelector("canvas"), notes, number >= 0);
+  });
+}
+
+// The chosen card is the row's one Tab stop.
+function check(card) {
+  const chosen = Number(card.dataset.number) === model.chosen;
+  card.setAttribute("aria-checked", String(chosen));
+  card.tabIndex = chosen ? 0 : -1;
+}
+
+find(".mr-cards").addEventListener("keydown", (event) => moveInside(event, (card) => choose(Number(card.dataset.number))));
+
+function makeCard(number) {
+  const card = document.createElement("button");
+  card.type = "button";
+  card.className = "mr-card";
+  card.dataset.number = number;
+  card.setAttribute("role", "radio");
+  const title = document.createElement("div");
+  const name = document.createElement("b");
+  name.textContent = number < 0 ? "O: as it was" : `${number + 1}`;
+  title.append(name, document.createElement("small"));
+  card.append(title, document.createElement("canvas"));
+  card.title = number < 0 ? "What stands in the song (key O)" : `Candidate ${number + 1} (key ${number + 1})`;
+  card.onclick = () => choose(number);
+  card.ondblclick = () => playMarked();
+  return card;
+}
+
+// [track, [[onset, duration, pitch, bar], ...]] of the cells that the candidates are for.
+function cardNotes(number) {
+  const tracks = [...new Set([...model.answered].map((key) => Number(key.split(",")[0])))].sort((a, b) => a - b);
+  return tracks.map((t) => {
+    const flat = number < 0 ? model.song.tracks[t].notes : model.candidates[number].fill[t] || [];
+    const list = [];
+    for (let i = 0; i < flat.length; i += NOTE) {
+      const bar = barOf(flat, i);
+      if (isAnswered(t, bar)) list.push([flat[i], flat[i + 1], flat[i + 2], bar]);
+    }
+    return [t, list];
+  });
+}
+
+function drawCard(small, notes, isNew) {
+  const ratio = window.devicePixelRatio || 1;
+  const width = 172, height = 60;
+  small.width = width * ratio;
+  small.height = height * ratio;
+  const c = small.getContext("2d");
+  c.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const bars = [...new Set([...model.answered].map((key) => Number(key.split(",")[1])))].sort((a, b) => a - b);
+  const at = new Map(), shares = [];
+  let total = 0;
+  for (const b of bars) {
+    at.set(b, total);
+    shares.push(total);
+    total += model.song.bars[b + 1] - model.song.bars[b];
+  }
+  const scale = width / total, lane = height / notes.length;
+  c.strokeStyle = view.colours.line;
+  for (const share of shares) c.strokeRect(Math.round(share * scale) + 0.5, -1, width, height + 2);
+  notes.forEach(([t, list], k) => {
+    const track = model.song.tracks[t];
+    c.fillStyle = isNew ? NEW : SHADES[t % SHADES.length];
+    for (const [onset, duration, pitch, b] of list) {
+      const x = (at.get(b) + onset - model.song.bars[b]) * scale;
+      const [y, size] = rowOf(track, k * lane, pitch, lane);
+      if (track.drum) c.fillRect(x, y + size / 2 - 1.5, 3, 3);
+      else c.fillRect(x, y, Math.max(duration * scale - 0.5, 1.5), Math.max(size - 0.5, 1.5));
+    }
+  });
+}

@@ -1,0 +1,53 @@
+// The tracks' heads, left of the song: a click marks the track; mute and solo.
+
+function makeHeads() {
+  const heads = find(".mr-heads");
+  heads.replaceChildren();
+  if (!model.song) return;
+  model.song.tracks.forEach((track, t) => {
+    const head = document.createElement("div");
+    head.className = "mr-head";
+    const whole = document.createElement("button");
+    whole.type = "button";
+    whole.className = "mr-whole";
+    whole.title = `Mark the whole of ${track.name}; with shift, beside what is marked`;
+    whole.onclick = (event) => markTrack(t, event.shiftKey);
+    const name = document.createElement("b");
+    name.textContent = `${t + 1} ${track.name}`;
+    const kind = document.createElement("small");
+    kind.textContent = track.instrument;
+    whole.append(name, kind);
+    const buttons = document.createElement("span");
+    buttons.className = "mr-ms";
+    for (const [letter, set, what] of [["M", sounding.muted, "Mute"], ["S", sounding.solo, "Solo"]]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = letter;
+      button.title = `${what} ${track.name}`;
+      button.setAttribute("aria-pressed", "false");
+      button.onclick = () => {
+        if (!set.delete(t)) set.add(t);
+        button.setAttribute("aria-pressed", String(set.has(t)));
+        soundChanged();
+        redraw();
+      };
+      buttons.append(button);
+    }
+    head.append(whole, buttons);
+    heads.append(head);
+  });
+  placeHeads();
+}
+
+function markTrack(t, add) {
+  const last = model.song.ownBars - 1;
+  const isWhole = model.song.bars.slice(0, last + 1).every((_, b) => isMarked(t, b));
+  markSpan([t, t, 0, last], add, add && isWhole);
+}
+
+function placeHeads() {
+  [...find(".mr-heads").children].forEach((head, t) => {
+    head.style.top = `${RULER + t * view.lane - scroller.scrollTop}px`;
+    head.style.height = `${view.lane}px`;
+  });
+}
