@@ -14,6 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 
+class FileChangedError(OSError):
+    """A file that was to be replaced no longer holds what it held."""
+
+
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True, unchanged: Mapping[Path, bytes] | None = None) -> Iterator[Path]:
     """`whole_files` of one path."""
@@ -32,7 +36,7 @@ def whole_files(
     unchanged: what files among `paths` must still hold when their turn comes to be replaced.
 
     Raises FileExistsError where not `overwrite` and a path is taken by then, even if another process took it a moment
-    ago, and OSError where a file in `unchanged` holds something else by then.
+    ago, and FileChangedError where a file in `unchanged` holds something else by then.
     """
     partials = [path.with_name(f".{secrets.token_hex(8)}.partial") for path in paths]
     try:
@@ -43,9 +47,9 @@ def whole_files(
         with _uninterrupted():
             for path, data in (unchanged or {}).items():
                 if path in paths and path.read_bytes() != data:
-                    raise OSError(
-                        f"{path} was changed by another program meanwhile and is left as it is; nothing was written; "
-                        "run the command again, or choose another output"
+                    raise FileChangedError(
+                        f"{shown(path)} was changed by another program meanwhile; nothing was written; run the command "
+                        "again, or choose another output"
                     )
             _place(partials, paths, overwrite)
     finally:
@@ -100,7 +104,7 @@ def _take_name(partial: Path, target: Path) -> None:
             os.replace(partial, target)
     except FileExistsError:
         raise FileExistsError(
-            f"{target} exists already; choose another output or allow overwriting (--overwrite)"
+            f"{shown(target)} exists already; choose another output or allow overwriting (--overwrite)"
         ) from None
 
 
@@ -133,3 +137,9 @@ def check_writable(path: Path) -> None:
     probe = path.with_name(f".{secrets.token_hex(8)}.partial")
     os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     probe.unlink()
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as it may stand in a message: without line breaks and other control characters."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)

@@ -7,12 +7,10 @@ Every file that cannot be read or written ends in a MidiError of one line.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import BinaryIO
 
 from mido.midifiles.meta import build_meta_message
 
+from midi_rwkv.files import FileChangedError, check_writable, shown, whole_files
 from midi_rwkv.score import MAX_BARS, Note, ProgramChange, Region, Score, Tempo, TimeSignature, Track
 from midi_rwkv.smf import (
     DRUM_CHANNEL,
@@ -34,6 +33,7 @@ from midi_rwkv.smf import (
     TRACK_NAME,
     Layout,
     MidiError,
+    digest_of,
     meta_payload,
     pair_notes,
     read_events,
@@ -41,7 +41,7 @@ from midi_rwkv.smf import (
 )
 from midi_rwkv.splice import splice
 
-__all__ = ["MidiError", "check_output", "read_midi", "splice", "write_midi"]
+__all__ = ["MidiError", "check_output", "load_midi", "read_midi", "splice", "write_candidates", "write_midi"]
 
 MAX_NOTES = 1_000_000
 MAX_TICKS = 2**31 - 1
@@ -56,7 +56,7 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
     the next note of its pitch, else with its track, at the latest four beats after the song's last event.
     Raises MidiError on a file that cannot be read, and on one without notes unless `allow_empty`.
     """
-    data, name = _load(source, name)
+    data, name = load_midi(source, name)
     layout = read_layout(data, name)
     reading = _Reading(layout)
     for chunk in range(len(layout.tracks)):
@@ -76,6 +76,7 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
             tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
             end,
             name,
+            digest=digest_of(data),
         )
     except ValueError:
         raise MidiError(f"{name} has more than {MAX_BARS:,} bars; at most these are read; shorten it") from None
@@ -92,85 +93,94 @@ def write_midi(
 ) -> None:
     """Writes the file `source` with the notes of `region` replaced by `fills`; see `splice` for these.
 
-    The file appears complete or not at all: it is written beside `path` under another name and then renamed.
-    Raises MidiError when the output exists and not `overwrite`, or its folder cannot be written to.
+    The file appears complete or not at all, and takes no other file's place unless `overwrite`: see `whole_files`.
+    Raises MidiError when the output exists and not `overwrite`, when its folder cannot be written to, and when `source`
+    is no longer the file that the score was read of.
     """
-    check_output(path, overwrite)
-    data, name = _load(source, score.name)
-    _write(os.path.realpath(path), splice(data, score, region, fills, new_tracks, name=name))
+    origin = None if isinstance(source, bytes) else source
+    write_candidates([path], source, score, region, [fills], overwrite=overwrite, new_tracks=new_tracks, origin=origin)
+
+
+def write_candidates(
+    paths: Sequence[str | Path],
+    source: str | Path | bytes,
+    score: Score,
+    region: Region,
+    candidates: Sequence[Mapping[int, Sequence[Note]]],
+    *,
+    overwrite: bool = False,
+    new_tracks: Sequence[Track] = (),
+    origin: str | Path | None = None,
+) -> None:
+    """Writes a file for each of several fills: all of them or, after an error or Ctrl-C, none. See `write_midi`.
+
+    origin: the file that the bytes of `source` were read of. It is replaced only while it holds them.
+    """
+    for path in paths:
+        check_output(path, overwrite)
+    data, name = load_midi(source, score.name)
+    if score.digest and score.digest != digest_of(data):
+        raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
+    songs = [splice(data, score, region, fills, new_tracks, name=name) for fills in candidates]
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    try:
+        own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
+        with whole_files(targets, overwrite=overwrite, unchanged=dict.fromkeys(own, data)) as partials:
+            for partial, song in zip(partials, songs, strict=True):
+                partial.write_bytes(song)
+    except (FileExistsError, FileChangedError) as error:
+        raise MidiError(str(error)) from None
+    except OSError as error:
+        raise MidiError(
+            f"cannot write {shown(targets[0])}: {_reason(error)}; nothing was written; choose another folder"
+        ) from None
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:
     """Raises MidiError unless a file can be written to `path`: to be asked before any long work."""
-    shown = _shown(path)
     try:
         target = os.path.realpath(path)
         folder = os.path.dirname(target)
         if os.path.isdir(target):
-            raise MidiError(f"cannot write {shown}: it is a folder; name a file in it")
+            raise MidiError(f"cannot write {shown(path)}: it is a folder; name a file in it")
         if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise MidiError(f"cannot write {shown}: it is not a plain file; choose another output")
+            raise MidiError(f"cannot write {shown(path)}: it is not a plain file; choose another output")
         if os.path.exists(target) and not overwrite:
-            raise MidiError(f"{shown} exists already; choose another output or allow overwriting (--overwrite)")
+            raise MidiError(f"{shown(path)} exists already; choose another output or allow overwriting (--overwrite)")
         if not os.path.isdir(folder):
-            raise MidiError(f"cannot write {shown}: there is no folder {_shown(folder)}; create it or choose another")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise MidiError(f"cannot write {shown}: the folder {_shown(folder)} is read-only; choose another")
+            raise MidiError(
+                f"cannot write {shown(path)}: there is no folder {shown(folder)}; create it or choose another"
+            )
+        check_writable(Path(target))
     except MidiError:
         raise
     except (OSError, ValueError) as error:
-        raise MidiError(f"cannot write {shown}: {_reason(error)}; choose another output") from None
+        raise MidiError(f"cannot write {shown(path)}: {_reason(error)}; choose another output") from None
 
 
-def _write(target: str, data: bytes) -> None:
-    partial = os.path.join(os.path.dirname(target), f".midi-rwkv-{secrets.token_hex(6)}.tmp")
-    try:
-        with open(partial, "xb") as file:
-            if os.path.exists(target):
-                os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException as error:  # Ctrl-C too: no partial file stays behind
-        with suppress(OSError):
-            os.unlink(partial)
-        if isinstance(error, OSError):
-            raise MidiError(
-                f"cannot write {_shown(target)}: {_reason(error)}; nothing was written; choose another folder"
-            ) from None
-        raise
-
-
-def _load(source: str | Path | bytes | BinaryIO, name: str | None) -> tuple[bytes, str]:
-    """The file's bytes, at most one more than are allowed, and its name for messages."""
+def load_midi(source: str | Path | bytes | BinaryIO, name: str | None = None) -> tuple[bytes, str]:
+    """A file's bytes, at most one more than are allowed, and its name for messages. Raises MidiError."""
     if isinstance(source, bytes):
         return source, name or "song"
     if not isinstance(source, (str, os.PathLike)):
         return source.read(MAX_FILE_BYTES + 1), name or "song"
-    shown = _shown(source)
     try:
         if os.path.isdir(source):
-            raise MidiError(f"{shown} is a folder; name a MIDI file in it")
+            raise MidiError(f"{shown(source)} is a folder; name a MIDI file in it")
         size = os.stat(source).st_size
         if size > MAX_FILE_BYTES:
             raise MidiError(
-                f"{shown} is too big: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into shorter files"
+                f"{shown(source)} is too big: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into "
+                "shorter files"
             )
         with open(source, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1), name or _shown(os.path.basename(source))
+            return file.read(MAX_FILE_BYTES + 1), name or shown(os.path.basename(source))
     except FileNotFoundError:
-        raise MidiError(f"there is no file {shown}; check its name and folder") from None
+        raise MidiError(f"there is no file {shown(source)}; check its name and folder") from None
     except MidiError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise MidiError(f"cannot read {shown}: {_reason(error)}; check its name and permissions") from None
-
-
-def _shown(path: str | os.PathLike[str]) -> str:
-    """A path that does not break a message into lines."""
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)
+        raise MidiError(f"cannot read {shown(source)}: {_reason(error)}; check its name and permissions") from None
 
 
 def _reason(error: Exception) -> str:

@@ -140,7 +140,8 @@ def bar_grid(
 class Score:
     """A song: tracks over one time axis.
 
-    `bars` covers every note and event of the file; `bar(index)` goes on beyond its end in the last metre.
+    `bars` covers every note and event of the file; `bar(index)` goes on beyond its end in the last metre. `digest` says
+    of which file it was read (`smf.digest_of`), "" where of none: `write_midi` writes into that file alone.
     """
 
     ticks_per_beat: int
@@ -149,6 +150,7 @@ class Score:
     tempos: tuple[Tempo, ...] = ()
     end_ticks: int = 0
     name: str = "song"
+    digest: str = field(default="", repr=False, compare=False, kw_only=True)
     bars: tuple[Bar, ...] = field(init=False)
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -192,7 +194,7 @@ class Score:
 
     def tempo_at(self, tick: int) -> float:
         """Beats (quarters) per minute in force at `tick`; 120 before the first tempo event."""
-        i = bisect_right([t.tick for t in self.tempos], tick)
+        i = bisect_right(self.tempos, tick, key=itemgetter(0))
         return self.tempos[i - 1].beats_per_minute if i else 120.0
 
     def notes_in(self, track: int, bar: int) -> list[Note]:

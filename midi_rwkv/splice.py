@@ -77,9 +77,8 @@ def splice(
     Raises ValueError when score, region or fills do not fit, MidiError when the file has no channel or track left.
     """
     layout = read_layout(source, name or score.name)
-    old = [track for track in score.tracks if track.chunk is not None]
-    new = list(new_tracks) or [track for track in score.tracks if track.chunk is None]
-    _check(layout, score, region, fills, old, new)
+    old, new = _parts_of(layout, score, new_tracks)
+    _check(region, fills, old, new)
     spans = {
         track: [(score.bar(lo).start_ticks, score.bar(hi - 1).end_ticks) for lo, hi in region.bar_runs(track)]
         for track in region.tracks
@@ -108,16 +107,24 @@ def splice(
     return _assemble(layout, chunks)
 
 
-def _check(
-    layout: Layout,
-    score: Score,
-    region: Region,
-    fills: Mapping[int, Sequence[Note]],
-    old: Sequence[Track],
-    new: Sequence[Track],
-) -> None:
+def check_new_tracks(source: bytes, score: Score, new_tracks: Sequence[Track] = ()) -> None:
+    """Raises MidiError where the file has no channel or track left for the new tracks: to be asked before long work."""
+    layout = read_layout(source, score.name)
+    list(_openings(layout, *_parts_of(layout, score, new_tracks)))
+
+
+def _parts_of(layout: Layout, score: Score, new_tracks: Sequence[Track]) -> tuple[list[Track], list[Track]]:
+    """The tracks that the file has, and those that it is to have."""
+    old = [track for track in score.tracks if track.chunk is not None]
+    new = list(new_tracks) or [track for track in score.tracks if track.chunk is None]
     if layout.ticks_per_beat != score.ticks_per_beat or any((t.chunk or 0) >= len(layout.tracks) for t in old):
         raise ValueError(f"the score does not belong to {layout.name}; read it from that file")
+    if layout.format == 1 and len(layout.tracks) + len(new) > MAX_TRACKS:
+        raise MidiError(f"{layout.name} has {len(layout.tracks)} tracks of at most {MAX_TRACKS}; remove one first")
+    return old, new
+
+
+def _check(region: Region, fills: Mapping[int, Sequence[Note]], old: Sequence[Track], new: Sequence[Track]) -> None:
     count = len(old) + len(new)
     if region.tracks[0] < 0 or region.tracks[-1] >= count or region.bars[0] < 0:
         raise ValueError(f"the region has a track outside 0-{count - 1} or a bar below 0; name cells of the score")
@@ -125,8 +132,6 @@ def _check(
         raise ValueError(f"fills are for tracks {sorted(fills)}, the region has {list(region.tracks)}; give one each")
     if missing := set(range(len(old), count)) - set(region.tracks):
         raise ValueError(f"the region does not have the new tracks {sorted(missing)}; mask bars of each")
-    if layout.format == 1 and len(layout.tracks) + len(new) > MAX_TRACKS:
-        raise MidiError(f"{layout.name} has {len(layout.tracks)} tracks of at most {MAX_TRACKS}; remove one first")
 
 
 def _check_notes(track: str, notes: Sequence[Note], spans: Sequence[Span]) -> None:

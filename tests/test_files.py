@@ -141,7 +141,11 @@ def test_of_two_processes_one_writes_all_its_files(tmp_path):
 
 def test_a_name_or_folder_that_will_not_do(tmp_path):
     check_writable(tmp_path / "a")
-    for path, why in ((tmp_path / ("x" * 300), "too long"), (tmp_path / "no" / "a", "No such"), (Path("/sys/a"), "")):
+    for path, why in (
+        (tmp_path / ("x" * 300), "too long"),
+        (tmp_path / "no" / "a", "No such"),
+        (Path("/sys/a"), "denied|read-only|No such"),
+    ):
         with pytest.raises(OSError, match=why):
             check_writable(path)
     assert os.listdir(tmp_path) == []

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv import midi, smf
-from midi_rwkv.midi import MidiError, check_output, read_midi, write_midi
+from midi_rwkv.midi import MidiError, check_output, read_midi, write_candidates, write_midi
 from midi_rwkv.score import Note, Region, Score
 
 TEMPO = b"\xff\x51\x03\x07\xa1\x20"
@@ -285,15 +285,44 @@ def test_a_link_is_followed_and_a_device_is_left_alone(song, tmp_path):
     refuses_to_write("/dev/null", song, "not a plain file", overwrite=True)
 
 
-def test_unwritable_outputs(song, tmp_path, monkeypatch):
+def test_unwritable_outputs(song, tmp_path):
     refuses_to_write(tmp_path, song, "is a folder", overwrite=True)
     refuses_to_write(tmp_path / "no" / "out.mid", song, "there is no folder")
     refuses_to_write("a\0b.mid", song, "cannot write")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    refuses_to_write(tmp_path / "out.mid", song, "read-only")
-    with pytest.raises(MidiError, match="read-only"):
-        check_output(tmp_path / "out.mid")
+    refuses_to_write(tmp_path / f"{'x' * 300}.mid", song, "name too long")
+    with pytest.raises(MidiError, match=r"cannot write /sys/out\.mid"):
+        check_output("/sys/out.mid")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_was_saved_since_it_was_read_is_left_alone(song, tmp_path, build_midi, note):
+    path, out = tmp_path / "in.mid", tmp_path / "out.mid"
+    path.write_bytes(song[0])
+    _, score, region, fills = song
+    newer = build_midi([note(0, 60, 480) + note(1920, 64, 480)])
+    path.write_bytes(newer)
+    refuses_to_write(out, (path, score, region, fills), "in.mid|song was changed since the score was read")
+    with pytest.raises(MidiError, match=r"in\.mid was changed by another program meanwhile"):
+        write_candidates([path], song[0], score, region, [fills], overwrite=True, origin=path)
+    assert path.read_bytes() == newer
+    write_candidates([out], song[0], score, region, [fills], origin=path)
+    assert read_midi(out).tracks[0].notes[0] == score.tracks[0].notes[0], "what is written belongs to what was read"
+    path.write_bytes(song[0])
+    write_candidates([path], song[0], score, region, [fills], overwrite=True, origin=path)
+    assert path.read_bytes() == out.read_bytes()
+
+
+def test_candidates_are_written_all_or_none(song, tmp_path):
+    data, score, region, fills = song
+    paths = [tmp_path / f"out-{i}.mid" for i in range(3)]
+    bad = {0: [Note(0, 70, 100, 90)]}
+    with pytest.raises(ValueError, match="outside its cells"):
+        write_candidates(paths, data, score, region, [fills, fills, bad])
+    assert os.listdir(tmp_path) == []
+    paths[1].write_bytes(b"mine")
+    with pytest.raises(MidiError, match="exists already"):
+        write_candidates(paths, data, score, region, [fills] * 3)
+    assert os.listdir(tmp_path) == ["out-1.mid"]
 
 
 def test_a_full_disk_leaves_nothing(song, tmp_path):
@@ -322,7 +351,7 @@ def test_an_interrupt_leaves_nothing(song, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "replace", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_midi(tmp_path / "out.mid", *song)
     assert os.listdir(tmp_path) == []
