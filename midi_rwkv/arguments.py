@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from .describe import TrackNames, labels, normal, track_names
+from .instruments import find_program
 from .score import Score
 
 MAX_CONTINUATION_BARS = 256
+NUMBER = re.compile("[0-9]+")
 PITCH_CLASSES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 MODES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
@@ -29,7 +32,7 @@ def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
     first, last = score.first_bar_number, score.last_bar_number
     ranges = []
     for text in (part.strip() for whole in texts for part in whole.split(",")):
-        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", text)
+        match = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", text)
         if not match:
             raise ValueError(f"--bars must be like 8-12 or 8, got {text!r}")
         low, high = int(match[1]), int(match[2] or match[1])
@@ -61,21 +64,74 @@ def sounding_tracks(score: Score, bars: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def parse_tracks(text: str, score: Score) -> list[int]:
-    """`2,4`, names, or `all` -> track indices."""
+    """`2,4`, or names as `inspect` prints them, or `all` -> track indices.
+
+    A track is named by its number, its name (or a part of it), its instrument (or a part of it), or number and name; of
+    several ways to read a text the first of these counts. Names may contain commas. ValueError where no track matches,
+    or more than one.
+    """
     if text.strip().lower() == "all":
         return list(range(len(score.tracks)))
+    known = track_names(score)
+    longest = 1 + max((name.count(",") for names in known for name in names.numbered), default=0)
+    parts = text.split(",")
     found: list[int] = []
-    for part in (p.strip() for p in text.split(",")):
-        names = [t.name.strip().lower() for t in score.tracks]
-        exact = [i for i, n in enumerate(names) if n and n == part.lower()]
-        like = exact or [i for i, n in enumerate(names) if part and part.lower() in n]
-        if part.isdigit() and 1 <= int(part) <= len(score.tracks):  # a number wins over a track of that name
-            exact = like = [int(part) - 1]
-        if not like or (len(like) > 1 and not exact):
-            there = ", ".join(f"{i + 1} {t.name}".strip() for i, t in enumerate(score.tracks))
-            raise ValueError(f"{'several tracks match' if like else 'no track'} {part!r}; {score.name} has {there}")
-        found += [i for i in like if i not in found]
+    while parts:
+        length = _name_length(parts[:longest], known)
+        wanted = ",".join(parts[:length]).strip()
+        matches = next(_exact(wanted, known), None) or next(_partial(wanted, known), [])
+        if not matches:
+            there = labels(score, range(len(score.tracks)))
+            raise ValueError(f"no track {wanted!r}; {score.name} has {there}")
+        if len(matches) > 1:
+            raise ValueError(f"several tracks match {wanted!r}: {labels(score, matches)}; name one by its number")
+        found += [i for i in matches if i not in found]
+        parts = parts[length:]
     return found
+
+
+def _name_length(parts: Sequence[str], known: Sequence[TrackNames]) -> int:
+    """How many of these parts, from the first on, are one name that contains commas: the most that match, else 1."""
+    for matching in (_exact, _partial):
+        for length in range(len(parts), 0, -1):
+            joined = ",".join(parts[:length])
+            numbers = length > 1 and all(NUMBER.fullmatch(p.strip()) for p in parts[:length])
+            if not numbers and next(matching(joined, known), None):
+                return length
+    return 1
+
+
+def _exact(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
+    """The tracks that a text names in full, by the surest way of naming that there is, then by others."""
+    wanted = normal(text)
+    for way in range(len(TrackNames._fields)):
+        if matches := [i for i, names in enumerate(known) if wanted in names[way]]:
+            yield matches
+
+
+def _partial(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
+    """The same for a text that is part of a name."""
+    wanted = normal(text)
+    for texts in ([n.shown[:1] for n in known], [n.instruments for n in known], [n.numbered for n in known]):
+        if wanted and (matches := [i for i, names in enumerate(texts) if any(wanted in name for name in names)]):
+            yield matches
+
+
+def parse_as(texts: Sequence[str], score: Score) -> Score:
+    """`TRACK=INSTRUMENT` each (TRACK as in `parse_tracks`, INSTRUMENT as in `find_program`) -> the score with these
+    tracks taken for these instruments."""
+    taken: dict[int, tuple[int, bool]] = {}
+    for text in texts:
+        tracks, sign, instrument = text.rpartition("=")
+        if not (sign and tracks.strip() and instrument.strip()):
+            raise ValueError(f"--as must be TRACK=INSTRUMENT like 1=Drums or Bass=33, got {text!r}")
+        wanted = find_program(instrument)
+        for t in parse_tracks(tracks, score):
+            if taken.setdefault(t, wanted) != wanted:
+                raise ValueError(f"--as takes track {labels(score, [t])} for two instruments; name one")
+    for t, (program, is_drum) in taken.items():
+        score = score.with_instrument(t, program, is_drum=is_drum)
+    return score
 
 
 def parse_range(name: str, text: str | None, number: Callable[[str], int] = int) -> tuple[int, int] | None:
@@ -95,9 +151,9 @@ def parse_range(name: str, text: str | None, number: Callable[[str], int] = int)
 
 def parse_pitch(text: str) -> int:
     """`C4` (= 60), `F#3`, `Bb2` or a MIDI number."""
-    if text.isdigit():
+    if NUMBER.fullmatch(text):
         return int(text)
-    match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?\d)", text)
+    match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?[0-9])", text)
     if not match:
         raise ValueError(f"{text!r} is not a pitch")
     return PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.app.serve import add_app_options, run_app
 
-from .arguments import parse_bars, parse_key, parse_pitch, parse_range, parse_tracks, sounding_tracks
+from .arguments import parse_as, parse_bars, parse_key, parse_pitch, parse_range, parse_tracks, sounding_tracks
 from .cli_evaluate import add_evaluate_command, add_sampling
+from .cli_inspect import add_as, add_inspect_command
 from .cli_style import add_style_commands, add_style_options
 from .prompt import ORDERS
 
 if TYPE_CHECKING:
     from .infill import Progress
-    from .score import Track
-
-BARS_PER_LINE = 16
 
 
 def outputs(target: Path, candidates: int) -> list[Path]:
@@ -77,11 +75,12 @@ def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
 def run_infill(options: argparse.Namespace) -> None:
     began = time.monotonic()
     from .config import SamplingConfig
+    from .describe import label, remarks
     from .midi import check_output, read_midi, write_midi
     from .score import Region, Track
 
     source = Path(options.song)
-    score = read_midi(source, allow_empty=bool(options.new_track))
+    score = parse_as(options.taken_as, read_midi(source, allow_empty=bool(options.new_track)))
     target = Path(options.output) if options.output else source.with_name(f"{source.stem}-infill.mid")
     paths = outputs(target, options.candidates)
     for path in paths:
@@ -158,70 +157,18 @@ def run_infill(options: argparse.Namespace) -> None:
             "notes_before": before,
             "notes_after": after,
             "seed": seed,
+            "warnings": remarks(score),
             "style": style.name if style else None,
             "seconds": round(seconds, 2),
         }
         print(json.dumps(report))
         return
+    for remark in remarks(score):
+        print(f"midi-rwkv: warning: {remark}", file=sys.stderr)
     spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
     print(f"bars {spans} of {', '.join(names)}; {before} notes before; seed {seed}; {seconds:.1f} s")
     for path, count in zip(paths, after, strict=True):
         print(f"{path}: {count} new notes")
-
-
-def label(track: Track, index: int) -> str:
-    """What a person calls the track: its number and name, or its instrument where it has none."""
-    from .instruments import program_name
-
-    return f"{index + 1} {track.name or program_name(track.program, track.is_drum)}"
-
-
-def run_inspect(options: argparse.Namespace) -> None:
-    from .instruments import program_name
-    from .midi import read_midi
-
-    score = read_midi(options.song, allow_empty=True)
-    counts = score.note_counts()
-    metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
-    if options.json:
-        report: dict[str, Any] = {
-            "name": score.name,
-            "ticks_per_beat": score.ticks_per_beat,
-            "tempo_bpm": round(score.tempo_at(0), 2),
-            "first_bar": score.first_bar_number,
-            "last_bar": score.last_bar_number,
-            "time_signatures": metres,
-            "tracks": [
-                {
-                    "number": i + 1,
-                    "name": t.name,
-                    "program": None if t.is_drum else t.program,
-                    "instrument": program_name(t.program, t.is_drum),
-                    "channel": t.channel,
-                    "notes": len(t.notes),
-                    "notes_per_bar": row,
-                }
-                for i, (t, row) in enumerate(zip(score.tracks, counts, strict=True))
-            ],
-        }
-        print(json.dumps(report))
-        return
-    notes = sum(len(t.notes) for t in score.tracks)
-    print(
-        f"{score.name}: {len(score.tracks)} tracks, bars {score.first_bar_number}-{score.last_bar_number}, "
-        f"{notes} notes, {score.tempo_at(0):.0f} BPM"
-    )
-    heads = [f"{label(t, i)} ({program_name(t.program, t.is_drum)})" for i, t in enumerate(score.tracks)]
-    side = min(40, max([len(h) for h in heads] + [5]))
-    for at in range(0, len(score.bars), BARS_PER_LINE):
-        span = range(at, min(at + BARS_PER_LINE, len(score.bars)))
-        rows = [("bar", [str(b + score.first_bar_number) for b in span]), ("metre", [metres[b] for b in span])]
-        rows += [(h[:side], [str(row[b] or ".") for b in span]) for h, row in zip(heads, counts, strict=True)]
-        widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(span))]
-        print()
-        for head, cells in rows:
-            line = " ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
-            print(f"{head.ljust(side)}  {line}")
 
 
 def run_convert(options: argparse.Namespace) -> None:
@@ -276,9 +223,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tracks",
         metavar='2,4|"Bass"|all',
-        help="track numbers or names, as `midi-rwkv inspect` shows (default: those that play in these bars, or all "
-        "where none does)",
+        help="track numbers, names or instruments, as `midi-rwkv inspect` shows (default: those that play in these "
+        "bars, or all where none does)",
     )
+    add_as(p)
     p.add_argument(
         "--new-track",
         action="append",
@@ -326,13 +274,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     p.add_argument("--json", action="store_true", help="print the report as JSON")
 
-    p = commands.add_parser(
-        "inspect", help="show tracks, bars and note counts", description="Show a song's tracks x bars."
-    )
-    p.set_defaults(run=run_inspect)
-    p.add_argument("song", help="a MIDI file")
-    p.add_argument("--json", action="store_true", help="as JSON")
-
+    add_inspect_command(commands)
     p = commands.add_parser(
         "convert",
         help="checkpoints and states from and to RWKV-LM's files",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 import numpy as np
@@ -150,6 +151,7 @@ _RANGES = {
     (72, 72): (74, 108), (73, 73): (59, 98), (74, 74): (60, 98), (104, 104): (48, 77), (105, 105): (48, 88),
     (109, 109): (58, 81), (110, 110): (55, 103),
 }  # fmt: skip
+MOST_LISTED = 12  # names in a message
 _KIT = range(35, 60)  # bass drum to ride cymbal 2
 REGISTER_NOTES, REGISTER_MARGIN = 16, 5
 
@@ -159,10 +161,10 @@ def program_name(program: int, is_drum: bool) -> str:
 
 
 def find_program(text: str) -> tuple[int, bool]:
-    """(program, is_drum) from a General MIDI number 0-127 or (part of) a name; "drums" is the kit. ValueError if
-    unknown."""
-    wanted = text.strip().lower()
-    if wanted.isdigit():
+    """(program, is_drum) from a General MIDI number 0-127 or (part of) a name; "drums" is the kit. ValueError for one
+    that is unknown, and for a part of several names."""
+    wanted = " ".join(text.casefold().split())
+    if re.fullmatch("[0-9]{1,9}", wanted):
         if int(wanted) > 127:
             raise ValueError(f"program must be 0-127 or an instrument's name, got {text}")
         return int(wanted), False
@@ -176,6 +178,10 @@ def find_program(text: str) -> tuple[int, bool]:
         raise ValueError(
             f"no General MIDI instrument is called {text!r}; use 0-127, or a name such as Violin, Flute or Drums"
         )
+    if len(found) > 1:
+        there = ", ".join(PROGRAM_NAMES[i] for i in found[:MOST_LISTED])
+        more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+        raise ValueError(f"several General MIDI instruments are called {text!r}: {there}{more}; name one of them")
     return found[0], False
 
 

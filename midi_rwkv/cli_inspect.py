@@ -1,0 +1,79 @@
+"""`midi-rwkv inspect`: tracks x bars, what each track is taken for, and what is odd about the song."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+BARS_PER_LINE = 16
+HEAD_WIDTH = 40
+
+
+def add_inspect_command(commands: Any) -> None:
+    p = commands.add_parser(
+        "inspect",
+        help="show tracks, bars and note counts",
+        description="Show a song's tracks x bars, and what each track is taken for.",
+    )
+    p.set_defaults(run=run_inspect)
+    p.add_argument("song", help="a MIDI file")
+    add_as(p)
+    p.add_argument("--json", action="store_true", help="as JSON; a track that changes instrument has a row for each")
+
+
+def add_as(parser: argparse.ArgumentParser) -> None:
+    """What a track is to be taken for."""
+    parser.add_argument(
+        "--as",
+        dest="taken_as",
+        action="append",
+        default=[],
+        metavar="TRACK=INSTRUMENT",
+        help="take a track for Drums, a General MIDI number or an instrument by name, whatever the file says; the file "
+        "keeps its programs; may be repeated",
+    )
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    from .arguments import parse_as
+    from .describe import heading, remarks, track_rows
+    from .midi import read_midi
+
+    score = parse_as(options.taken_as, read_midi(options.song, allow_empty=True))
+    metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
+    if options.json:
+        report: dict[str, Any] = {
+            "name": score.name,
+            "ticks_per_beat": score.ticks_per_beat,
+            "tempo_bpm": round(score.tempo_at(0), 2),
+            "first_bar": score.first_bar_number,
+            "last_bar": score.last_bar_number,
+            "time_signatures": metres,
+            "tracks": track_rows(score),
+            "warnings": remarks(score),
+        }
+        print(json.dumps(report))
+        return
+    notes = sum(len(t.notes) for t in score.tracks)
+    print(
+        f"{score.name}: {len(score.tracks)} tracks, bars {score.first_bar_number}-{score.last_bar_number}, "
+        f"{notes} notes, {score.tempo_at(0):.0f} BPM"
+    )
+    for remark in remarks(score):
+        print(f"warning: {remark}")
+    heads = [heading(score, i) for i in range(len(score.tracks))]
+    for head in heads:
+        if len(head) > HEAD_WIDTH:
+            print(head)
+    side = min(HEAD_WIDTH, max([len(h) for h in heads] + [5]))
+    counts = score.note_counts()
+    for at in range(0, len(score.bars), BARS_PER_LINE):
+        span = range(at, min(at + BARS_PER_LINE, len(score.bars)))
+        rows = [("bar", [str(b + score.first_bar_number) for b in span]), ("metre", [metres[b] for b in span])]
+        rows += [(h[:side], [str(row[b] or ".") for b in span]) for h, row in zip(heads, counts, strict=True)]
+        widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(span))]
+        print()
+        for head, cells in rows:
+            line = " ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
+            print(f"{head.ljust(side)}  {line}")

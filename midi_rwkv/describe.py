@@ -1,0 +1,188 @@
+"""What a song's tracks are called, what they are taken for, and what a composer should know before bars are written."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .instruments import program_name
+from .score import Score, Track
+
+MOST_LISTED = 12  # tracks or instruments in a line
+PULSES = (1, 2, 3, 4, 5, 6, 8)  # to a quarter, of which a player who hears a click keeps to one at least
+MIN_PULSE = 0.2  # see `pulse_strength`
+MIN_NOTES = 24  # fewer tell nothing
+DRUM_WORDS = re.compile(
+    r"\b(drums?|drum ?(kit|set)|perc|percussion|kick|snare|hi-?hats?|cymbals?|schlagzeug|batter(ie|ia)|bater[ií]a)\b",
+    re.IGNORECASE,
+)
+PITCHED_PERCUSSION = (47, *range(112, 120))  # programs whose tracks are rightly called drums
+KIT, KICK, SNARE = range(35, 60), (35, 36), (37, 38, 39, 40)
+CYMBALS = (42, 44, 46, 49, 51, 52, 53, 55, 57, 59)
+
+
+class TrackNames(NamedTuple):
+    """Everything that names one track, as `normal` has it, the surest first."""
+
+    numbered: tuple[str, ...]  # with its number
+    shown: tuple[str, ...]  # its name, or its instrument where it has none; then the same with the instrument
+    instruments: tuple[str, ...]
+
+
+def label(track: Track, index: int) -> str:
+    """What a person calls the track: its number and name, or its instrument where it has none."""
+    return f"{index + 1} {_shown(track)}"
+
+
+def labels(score: Score, tracks: Iterable[int]) -> str:
+    """The labels of some tracks in one line, of many only the first."""
+    return listed([label(score.tracks[t], t) for t in tracks])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line, of many only the first."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def heading(score: Score, index: int) -> str:
+    """The label and what the track is taken for, as `inspect` prints them."""
+    named, text = score.tracks[index].name.strip(), instrument_text(score, index)
+    return f"{index + 1} {named} ({text})" if named else f"{index + 1} {text}"
+
+
+def instrument_text(score: Score, index: int) -> str:
+    """What the track is taken for: one instrument, or "Electric Bass (finger), then Flute from bar 9"."""
+    stretches = _stretches(score, index)
+    first = score.first_bar_number
+    texts = [stretches[0][0]] + [f"then {name} from bar {bar + first}" for name, bar in stretches[1:]]
+    return listed(texts)
+
+
+def track_rows(score: Score) -> list[dict[str, Any]]:
+    """A row for each track, and of a track that changes program one for each instrument: its notes and where they are.
+
+    `from_bar` is the number of the first bar of the instrument.
+    """
+    rows = []
+    for i, (track, counts) in enumerate(zip(score.tracks, score.note_counts(), strict=True)):
+        programs = [track.program_in(bar) for bar in score.bars] if track.program_changes else [track.program]
+        for program in dict.fromkeys(programs):
+            own = counts
+            if track.program_changes:
+                own = [n if p == program else 0 for n, p in zip(counts, programs, strict=True)]
+            rows.append(
+                {
+                    "number": i + 1,
+                    "name": track.name,
+                    "program": None if track.is_drum else program,
+                    "instrument": program_name(program, track.is_drum),
+                    "from_bar": programs.index(program) + score.first_bar_number,
+                    "channel": track.channel,
+                    "notes": sum(own),
+                    "notes_per_bar": own,
+                }
+            )
+    return rows
+
+
+def track_names(score: Score) -> list[TrackNames]:
+    """What names each track."""
+    found = []
+    for i, track in enumerate(score.tracks):
+        number, shown = str(i + 1), _shown(track)
+        instruments = [program_name(p, track.is_drum) for p in track.programs]
+        named = (shown, *(f"{shown} ({text})" for text in instruments))
+        numbered = (number, heading(score, i), *(f"{number} {text}" for text in (*named, *instruments)))
+        found.append(TrackNames(*(tuple(map(normal, x)) for x in (numbered, named, instruments))))
+    return found
+
+
+def normal(text: str) -> str:
+    """A name as names are compared: without regard to case and to spaces around words and commas."""
+    return re.sub(r" ?, ?", ",", " ".join(text.casefold().split()))
+
+
+def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for drums') -> list[str]:
+    """A line for each thing in the song that may spoil what is written. remedy: for tracks that look like drums."""
+    found = []
+    if sum(len(t.notes) for t in score.tracks) >= MIN_NOTES and pulse_strength(score) < MIN_PULSE:
+        found.append(
+            "no beat grid: the notes lie anywhere between the file's beats, as in a recording without a click, and new "
+            "notes will keep to the file's beats; set its tempo to the playing first (your sequencer's tempo detection)"
+        )
+    drums = [i for i, t in enumerate(score.tracks) if looks_like_drums(t, score.ticks_per_beat)]
+    if drums:
+        many = len(drums) > 1
+        taken = listed(sorted({program_name(score.tracks[t].program, False) for t in drums}))
+        said = remedy.format(tracks=",".join(str(t + 1) for t in drums), them="them" if many else "it")
+        found.append(
+            f"{labels(score, drums)} {'look' if many else 'looks'} like drums but {'are' if many else 'is'} not on "
+            f"channel 10, so {'they are' if many else 'it is'} taken for {taken}; {said}"
+        )
+    return found
+
+
+def pulse_strength(score: Score) -> float:
+    """How closely the onsets of all tracks keep to an even division of the quarter, 0-1; the best of `PULSES`.
+
+    That is the length of the mean of the onsets' phases. Swing and a loose hand lower it, a recording without a click
+    leaves hardly any (docs/decisions.md has the figures).
+    """
+    starts = np.array([b.start_ticks for b in score.bars])
+    onsets = np.array([n.onset_ticks for t in score.tracks for n in t.notes])
+    if not len(onsets):
+        return 1.0
+    bar = np.clip(np.searchsorted(starts, onsets, side="right") - 1, 0, None)
+    quarters = (onsets - starts[bar]) / score.ticks_per_beat
+    return max(float(abs(np.exp(2j * np.pi * pulse * quarters).mean())) for pulse in PULSES)
+
+
+def looks_like_drums(track: Track, ticks_per_beat: int) -> bool:
+    """True for a track that is read as pitched and seems to be drums, by its name or by what it plays."""
+    if track.is_drum or track.is_overridden or not track.notes or track.program in PITCHED_PERCUSSION:
+        return False
+    return bool(DRUM_WORDS.search(track.name)) or _plays_a_kit(track, ticks_per_beat)
+
+
+def _plays_a_kit(track: Track, ticks_per_beat: int) -> bool:
+    """Short notes on bass drum, snare and cymbals, these often struck with the others, and few on anything else."""
+    notes = track.notes
+    pitches = np.array([n.pitch for n in notes])
+
+    def share(of: Iterable[int]) -> float:
+        return float(np.isin(pitches, list(of)).mean())
+
+    if len(notes) < MIN_NOTES or np.median([n.duration_ticks for n in notes]) > ticks_per_beat / 2:
+        return False
+    kick, snare, cymbals, kit = share(KICK), share(SNARE), share(CYMBALS), share(KIT)
+    if min(kick, snare) < 0.05 or cymbals < 0.1 or kit < 0.75 or kit - kick - snare - cymbals > 0.25:
+        return False
+    struck: dict[int, set[int]] = defaultdict(set)
+    for n in notes:  # a person does not strike two at one tick
+        struck[round(n.onset_ticks * 8 / ticks_per_beat)].add(n.pitch)
+    together = [bool(s.intersection(CYMBALS) and s.intersection(KICK + SNARE)) for s in struck.values()]
+    return sum(together) >= 0.1 * len(together)
+
+
+def _shown(track: Track) -> str:
+    return track.name.strip() or program_name(track.program, track.is_drum)
+
+
+def _stretches(score: Score, index: int) -> list[tuple[str, int]]:
+    """Instruments one after another, each with the index of its first bar; the bar after the song counts too."""
+    track = score.tracks[index]
+    if not track.program_changes:
+        return [(program_name(track.program, track.is_drum), 0)]
+    programs = [track.program_in(score.bar(b)) for b in range(len(score.bars) + 1)]
+    found = []
+    at = 0
+    for program, run in groupby(programs):
+        found.append((program_name(program, track.is_drum), at))
+        at += len(list(run))
+    return found
