@@ -28,11 +28,11 @@ from midi_rwkv.style import Style, find_style, style_files
 
 from . import learn, view
 from .audio import render, wav_bytes
+from .cookie import cookie_name
 from .session import Candidate, Session, Sessions
 from .work import Stopped, Waiting, Worker, Written, half_of
 
 NO_STYLE = "none"
-COOKIE = "midi-rwkv-session"
 SAMPLE_RATE = 22050
 
 
@@ -70,7 +70,7 @@ class Desk:
     def session(self, request: gr.Request) -> Session:
         """Whose click it is, by the page's cookie; without cookies by the page, as long as it is open."""
         id = (
-            request.cookies.get(COOKIE)
+            request.cookies.get(cookie_name(request.url))
             or hashlib.blake2b(str(request.session_hash).encode(), digest_size=16).hexdigest()
         )
         return self.sessions.get(id)
