@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 
 SECONDS = 31_536_000
+NAME = re.compile(r"midi-rwkv-session(?:-([0-9]{1,5}))?")  # without a port: before they had one
+ID = re.compile(r"[0-9a-f]{32}")
 
 
 def cookie_name(url: URL) -> str:
@@ -29,11 +35,34 @@ class SessionCookie:
             return
         request = HTTPConnection(scope)
         name = cookie_name(request.url)
+        if name in request.cookies:
+            await self.app(scope, receive, send)
+            return
+        session = await _left_behind(request.cookies) or secrets.token_hex(16)
 
         async def send_with_cookie(message: Any) -> None:
-            if message["type"] == "http.response.start" and name not in request.cookies:
-                cookie = f"{name}={secrets.token_hex(16)}; Path=/; Max-Age={SECONDS}; HttpOnly; SameSite=Strict"
+            if message["type"] == "http.response.start":
+                cookie = f"{name}={session}; Path=/; Max-Age={SECONDS}; HttpOnly; SameSite=Strict"
                 message["headers"] = [*message.get("headers", ()), (b"set-cookie", cookie.encode())]
             await send(message)
 
         await self.app(scope, receive, send_with_cookie)
+
+
+async def _left_behind(cookies: Mapping[str, str]) -> str | None:
+    """The session of a server that no longer runs: started again on another port, its work is found there."""
+    for name, session in [*cookies.items()][-1:-9:-1]:  # the youngest first, and not a crafted thousand
+        match = NAME.fullmatch(name)
+        if match and ID.fullmatch(session) and not (match[1] and await _listens(int(match[1]))):
+            return session
+    return None
+
+
+async def _listens(port: int) -> bool:
+    """Whether there is a server on that port of this machine."""
+    with suppress(OSError, OverflowError, TimeoutError):
+        async with asyncio.timeout(1):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+    return False
