@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .packing import cut, initial_state, sequence_bounds
 from .wkv7_reference import check_shapes
-from .wkv7_triton_chunk import INTERPRETED, backward, prepare, scan_backward, scan_forward, triton
+from .wkv7_triton_chunk import INTERPRETED, amount_of_work, backward, prepare, scan_backward, scan_forward, triton
 
 KINDS = {torch.bfloat16: "bf16", torch.float16: "tf32", torch.float32: "tf32x3", torch.float64: "fp64"}
 CHUNKS = (16, 32, 64)
@@ -38,9 +38,10 @@ def wkv7_triton(
     three TF32 products for float32), all accumulated in float32; float64 stays float64. y has r's dtype; the states are
     float32 (float64).
 
-    chunk: tokens a chunk, 16, 32 or 64; 0 takes the longest whose backward kernel hardly spills. No decay may fall
-    below exp(-88 / chunk) a token, or what is divided by it leaves float32's range; RWKV-7's stays above exp(-0.61),
-    which 64 tokens allow (kernels/README.md).
+    chunk: tokens a chunk, 16, 32 or 64; 0 takes the longest whose backward kernel hardly spills. On a GPU, only
+    bfloat16 with K and V up to 64 may take more than 16: the others spill, or want more shared memory than there is. No
+    decay may fall below exp(-88 / chunk) a token, or what is divided by it leaves float32's range; RWKV-7's stays above
+    exp(-0.61), which 64 tokens allow (kernels/README.md).
 
     Raises:
         ValueError: shapes that do not belong together, sizes other than 16, 32, 64, 128, dtypes that have no kernel, or
@@ -53,9 +54,15 @@ def wkv7_triton(
         raise ValueError(f"K and V must each be one of {SIZES} for wkv7_triton, given {key_size} and {value_size}")
     if r.dtype not in KINDS:
         raise ValueError(f"r must be one of {', '.join(str(d) for d in KINDS)}, given {r.dtype}")
-    chunk = chunk or (32 if max(key_size, value_size) <= 64 and r.dtype == torch.bfloat16 else 16)
+    small = max(key_size, value_size) <= 64 and r.dtype == torch.bfloat16
+    chunk = chunk or (32 if small else 16)
     if chunk not in CHUNKS:
         raise ValueError(f"chunk must be one of {CHUNKS}, given {chunk}")
+    if chunk > 16 and not small and not INTERPRETED.value:
+        raise ValueError(
+            f"chunk must be 16 on a GPU for {r.dtype} and heads of {max(key_size, value_size)}, given {chunk}; "
+            "only bfloat16 with heads of at most 64 takes 32 or 64"
+        )
     if r.device.type != "cuda" and not INTERPRETED.value:
         raise ValueError(f"wkv7_triton runs on a GPU, given tensors on {r.device}; use wkv7_numba or wkv7_chunked")
     bounds = sequence_bounds(batch, steps, cu_seqlens)
@@ -86,7 +93,7 @@ def wkv7_forward(
     y, final, decays, moves, reads, states = _outputs(r, v, state, starts, keep)
     heads, key_size, value_size = r.shape[2], r.shape[3], v.shape[3]
     adds = _kept(r).new_empty(len(starts), heads, key_size, value_size)
-    shape = _shape(r, v, chunk)
+    shape = _shape(r, v, chunk, len(starts), len(state))
     if len(starts):
         prepare[(len(starts), heads)](
             r, log_decay, k, v, a, b, starts, lengths, decays, moves, adds, reads, y, **shape, SOLVE=_solver(r)
@@ -125,7 +132,7 @@ def wkv7_backward(
     grads = [torch.empty_like(x) for x in (r, log_decay, k, v, a, b)]
     grad_state, grad_states = torch.empty_like(state), torch.empty_like(states)
     heads, value_size = r.shape[2], v.shape[3]
-    shape = _shape(r, v, chunk)
+    shape = _shape(r, v, chunk, len(starts), len(state))
 
     def grid(tuned: dict[str, Any]) -> tuple[int, int, int]:
         return triton.cdiv(value_size, tuned["BV"]), heads, len(state)
@@ -141,8 +148,10 @@ def wkv7_backward(
     return dr, dlog_decay, dk, dv, da, db, grad_state
 
 
-def _shape(r: Tensor, v: Tensor, chunk: int) -> dict[str, Any]:
-    return {"H": r.shape[2], "K": r.shape[3], "V": v.shape[3], "L": chunk, "KIND": KINDS[r.dtype]}
+def _shape(r: Tensor, v: Tensor, chunk: int, chunks: int, sequences: int) -> dict[str, Any]:
+    heads = r.shape[2]
+    work = amount_of_work(chunks, sequences, heads)
+    return {"work": work, "H": heads, "K": r.shape[3], "V": v.shape[3], "L": chunk, "KIND": KINDS[r.dtype]}
 
 
 def _solver(r: Tensor) -> str:

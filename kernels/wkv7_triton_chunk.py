@@ -32,6 +32,8 @@ with warnings.catch_warnings():
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 BLOCK = tl.constexpr(16)  # rows that the triangular system is solved in one by one
+# What a kernel is tuned for. `work` says how much there is to do (`amount_of_work`); no kernel reads it.
+TUNED_FOR = ["K", "V", "L", "KIND", "work"]
 
 
 def configs(warps: tuple[int, ...], stages: tuple[int, ...], **sizes: tuple[int, ...]) -> list[Any]:
@@ -41,6 +43,19 @@ def configs(warps: tuple[int, ...], stages: tuple[int, ...], **sizes: tuple[int,
         options = [{**option, name: value} for option in options for value in values]
     found = [triton.Config(o, num_warps=w, num_stages=s) for o in options for w in warps for s in stages]
     return found[:1] if INTERPRETED.value else found
+
+
+def amount_of_work(chunks: int, sequences: int, heads: int) -> int:
+    """A number for batch x length, so that what was tuned on one token does not serve a training step.
+
+    Two figures, each in powers of four up to 4^7: the programs that see all chunks at once (chunks x heads), and those
+    that walk through time (sequences x heads).
+    """
+
+    def bucket(programs: int) -> int:
+        return min(7, programs.bit_length() // 2)
+
+    return 8 * bucket(chunks * heads) + bucket(sequences * heads)
 
 
 @triton.jit
@@ -135,11 +150,11 @@ def read(pointer, at, inside, KIND: tl.constexpr):
     return x.to(tl.float64) if KIND == "fp64" else x.to(tl.float32)
 
 
-@triton.autotune(configs((8, 4), (1,)), key=["K", "V", "L", "KIND"])
-@triton.jit
+@triton.autotune(configs((8, 4), (1,)), key=TUNED_FOR)
+@triton.jit(do_not_specialize=["work"])
 def prepare(
     r, log_decay, k, v, a, b, starts, lengths, decays, moves, adds, reads, y,
-    H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
+    work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
 ):  # fmt: skip
     """A program a chunk and head: W_L -> decays (C, H, K), moves (C, H, K, K), adds (C, H, K, V), reads, y_own -> y."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -177,13 +192,14 @@ def prepare(
 
 @triton.autotune(
     configs((4,), (1, 3), BV=(32, 16, 64)),
-    key=["K", "V", "L", "KIND"],
+    key=TUNED_FOR,
     restore_value=["y"],  # which it adds to, and tuning runs it many times
 )
-@triton.jit
+@triton.jit(do_not_specialize=["work"])
 def scan_forward(
     decays, moves, adds, reads, state, starts, lengths, first, y, states, final,
-    H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, KEEP: tl.constexpr, BV: tl.constexpr,
+    work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, KEEP: tl.constexpr,
+    BV: tl.constexpr,
 ):  # fmt: skip
     """A program BV columns of a head's state and a sequence: y += reads S; `states` (C, H, K, V) before each chunk."""
     block, head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -209,11 +225,11 @@ def scan_forward(
     put(final, place, S, inside_v)
 
 
-@triton.autotune(configs((4,), (1, 3), BV=(32, 16, 64)), key=["K", "V", "L", "KIND"])
-@triton.jit
+@triton.autotune(configs((4,), (1, 3), BV=(32, 16, 64)), key=TUNED_FOR)
+@triton.jit(do_not_specialize=["work"])
 def scan_backward(
     decays, moves, reads, grad_y, grad_final, starts, lengths, first, grad_states, grad_state,
-    H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, BV: tl.constexpr,
+    work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """As `scan_forward`, from the last chunk on: grad_states (C, H, K, V) after each, grad_state before the first."""
     block, head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -237,11 +253,11 @@ def scan_backward(
     put(grad_state, place, dS, inside_v)
 
 
-@triton.autotune(configs((8, 4), (1,)), key=["K", "V", "L", "KIND"])
-@triton.jit
+@triton.autotune(configs((8, 4), (1,)), key=TUNED_FOR)
+@triton.jit(do_not_specialize=["work"])
 def backward(
     r, log_decay, k, v, a, b, states, grad_states, grad_y, starts, lengths, dr, dlog_decay, dk, dv, da, db,
-    H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
+    work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
 ):  # fmt: skip
     """A program a chunk and head: the gradients of its inputs. `d` before a name is the loss's gradient in it."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)

@@ -1,12 +1,13 @@
 """Decoding on a GPU: prompts through the Triton training kernels, then a token a step in one CUDA graph.
 
 A step of a small model is some sixty launches that take less time than it takes to ask for them; a CUDA graph asks
-once. There is a graph for each number of candidates, over buffers of its own, which the state is copied into and out
-of.
+once. There is a graph for each number of candidates, over buffers of its own. The state that is stepped keeps its
+tensors there, so that nothing is copied from step to step; another state of as many rows moves it out.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class _Buffers:
     state: DeviceState
     logits: Tensor  # (B, V)
     graph: Any = None
+    tenant: weakref.ref[DeviceState] | None = None  # the state whose tensors these are
 
 
 class TritonEngine(TorchEngine):
@@ -110,15 +112,24 @@ class TritonEngine(TorchEngine):
         ids = self.check_tokens(tokens, state.batch)
         buffers = self._buffers(state.batch)
         buffers.ids.copy_(torch.as_tensor(ids))
-        for own, given in zip(buffers.state.tensors, state.tensors, strict=True):
-            own.copy_(given)
+        self._move_in(buffers, state)
         if buffers.graph is None:
             self._step(buffers)
         else:
             buffers.graph.replay()
-        for own, given in zip(buffers.state.tensors, state.tensors, strict=True):
-            given.copy_(own)
         return buffers.logits.cpu().numpy()
+
+    def _move_in(self, buffers: _Buffers, state: DeviceState) -> None:
+        """Make the buffers the state's own tensors; the state that had them so far gets copies."""
+        if state.wkv is buffers.state.wkv:
+            return
+        before = buffers.tenant() if buffers.tenant else None
+        if before is not None and before.wkv is buffers.state.wkv:
+            before.att_shift, before.ffn_shift, before.wkv = (x.clone() for x in before.tensors)
+        for own, given in zip(buffers.state.tensors, state.tensors, strict=True):
+            own.copy_(given)
+        state.att_shift, state.ffn_shift, state.wkv = buffers.state.tensors
+        buffers.tenant = weakref.ref(state)
 
     def _buffers(self, batch: int) -> _Buffers:
         if batch not in self.buffers:

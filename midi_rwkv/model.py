@@ -114,7 +114,12 @@ class TimeMix(nn.Module):
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
         k = k.view(heads) * (1 + (a - 1) * self.k_a.view(heads[2:]))
-        return (r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a), v_first, gate
+        inputs = (r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a)
+        if r.device.type != "cpu":
+            # Autocast leaves r alone in bfloat16. A GPU's recurrence waits for memory, so all six are rounded, as in
+            # RWKV-LM; what that costs is in kernels/NOTES.md.
+            inputs = tuple(x.to(r.dtype) for x in inputs)
+        return inputs, v_first, gate
 
     def after(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """The recurrence's y, (B, T, H, V), normalised, with each token's own value, gated: (B, T, C)."""

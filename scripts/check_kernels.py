@@ -1,10 +1,12 @@
 """Every form of the WKV recurrence against its definition in float64, then how fast it all is: one call, one table.
 
-    python scripts/check_kernels.py OUT                          # on a GPU, under 10 minutes: OUT/kernels.md
+    python scripts/check_kernels.py OUT                          # on a GPU, within 8 minutes: OUT/kernels.md
     python scripts/check_kernels.py OUT --only checks,decode
-    TRITON_INTERPRET=1 python scripts/check_kernels.py OUT --only checks --small    # without a GPU
+    TRITON_INTERPRET=1 python scripts/check_kernels.py OUT --only checks,rounding --small    # without a GPU
 
-Exits 1 where an error is over its limit (1e-4 in float32, 1e-2 in bfloat16, norm of the difference over the norm).
+The table grows row by row; a row that fails says so, and the next one follows. What the time did not suffice for is
+named in the last line. Exits 1 where a row failed or an error is over its limit (1e-4 in float32, 1e-2 in bfloat16,
+norm of the difference over the norm).
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,8 @@ import kernel_inputs
 import kernel_timings
 import torch
 
-PARTS = ("checks", "recurrence", "decode", "training")
+PARTS = ("checks", "rounding", "recurrence", "decode", "training")
+OVER = "**over the limit**"
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,16 @@ class Case:
     dtype: torch.dtype
     packed: bool = False
 
+    @property
+    def row(self) -> tuple[str, int, torch.dtype, int, bool]:
+        """What has a row of its own in the table."""
+        return self.form, self.size, self.dtype, self.steps, self.packed
+
 
 def cases(small: bool) -> Iterator[Case]:
-    """small: what the interpreter can do in a minute; else the full grid."""
-    dtypes = (torch.float32, torch.bfloat16)
+    """small: what the interpreter can do in a minute; else all that `wkv7_triton` takes on a GPU. The cases of a row
+    follow one another."""
+    dtypes = (torch.bfloat16, torch.float32)
     if small:
         for dtype in dtypes:
             yield Case("16", 1, 33, 16, "both ends", dtype)
@@ -46,20 +57,38 @@ def cases(small: bool) -> Iterator[Case]:
         yield Case("sequential", 1, 20, 16, "plain", torch.float32)
         yield Case("32", 1, 40, 16, "plain", torch.float32, packed=True)
         return
-    for steps in (1, 15, 63, 64, 1000, 4096):
-        kinds = kernel_inputs.KINDS if steps <= 1000 else ("plain", "slowest decay")
-        for batch in (1, 3):
-            for kind in kinds:
-                for dtype in dtypes:
-                    yield Case("16" if dtype == torch.float32 else "32", batch, steps, 64, kind, dtype)
-    for form in ("16", "32", "64"):
-        for size in (64, 128):
-            if not (form == "64" and size == 128):
-                for dtype in dtypes:
-                    yield Case(form, 1, 200, size, "repeated keys", dtype)
-                    yield Case(form, 1, 200, size, "both ends", dtype, packed=True)
+    for steps in (64, 1000, 1, 15, 63):
+        for dtype in dtypes:
+            form = "16" if dtype == torch.float32 else "32"
+            yield from (Case(form, batch, steps, 64, kind, dtype) for batch in (1, 3) for kind in kernel_inputs.KINDS)
+    for form, size, dtype in (
+        ("16", 64, torch.bfloat16),
+        ("64", 64, torch.bfloat16),
+        ("16", 128, torch.bfloat16),
+        ("16", 128, torch.float32),
+    ):
+        yield Case(form, 1, 200, size, "repeated keys", dtype)
+        yield Case(form, 1, 200, size, "both ends", dtype, packed=True)
     for form in ("chunked", "sequential"):
         yield Case(form, 1, 200, 64, "both ends", torch.float32, packed=True)
+    for kind in ("plain", "slowest decay"):
+        yield Case("32", 1, 4096, 64, kind, torch.bfloat16)
+
+
+@contextmanager
+def first_setting_alone() -> Iterator[None]:
+    """Without autotuning: on a cold GPU, compiling every setting for every shape takes minutes."""
+    from midi_rwkv.kernels import wkv7_triton_chunk
+
+    kernels = [getattr(wkv7_triton_chunk, n) for n in ("prepare", "scan_forward", "scan_backward", "backward")]
+    settings = [kernel.configs for kernel in kernels]
+    for kernel in kernels:
+        kernel.configs = kernel.configs[:1]
+    try:
+        yield
+    finally:
+        for kernel, all_of_them in zip(kernels, settings, strict=True):
+            kernel.configs = all_of_them
 
 
 def worst_error(case: Case, device: str) -> tuple[str, float]:
@@ -78,50 +107,95 @@ def worst_error(case: Case, device: str) -> tuple[str, float]:
         ends = torch.tensor([0, third, third, case.steps - 1, case.steps])
         options["cu_seqlens"], states = ends, 4
     inputs = kernel_inputs.make_inputs(case.batch, case.steps, 2, case.size, case.kind, case.steps, states)
-    errors = kernel_inputs.errors_of(form, wkv7_reference, inputs, case.dtype, device, **options)
+    with nullcontext() if case.steps == 4096 else first_setting_alone():
+        errors = kernel_inputs.errors_of(form, wkv7_reference, inputs, case.dtype, device, **options)
     return max(errors.items(), key=lambda item: item[1])
 
 
-def check_table(device: str, small: bool) -> tuple[str, bool]:
-    """Markdown, the worst of each form, size, dtype and length; and whether all is within the limits."""
-    worst: dict[tuple[Any, ...], tuple[float, str, str, float]] = {}
-    for case in cases(small):
-        name, error = worst_error(case, device)
-        key = (case.form, case.size, str(case.dtype).removeprefix("torch."), case.steps, case.packed)
-        found = (error, name, case.kind, kernel_inputs.LIMITS[case.dtype])
-        worst[key] = max(worst.get(key, found), found)
-    lines = ["| form | head size | dtype | T | packed | worst of all kinds | in | kind |", "|---" * 8 + "|"]
-    for (form, size, dtype, steps, packed), (error, name, kind, limit) in worst.items():
-        mark = "" if error < limit else " **over the limit**"
-        place = "yes" if packed else ""
-        lines.append(f"| {form} | {size} | {dtype} | {steps} | {place} | {error:.1e}{mark} | {name} | {kind} |")
-    return "\n".join(lines), all(error < limit for error, _, _, limit in worst.values())
+def check_rows(device: str, small: bool) -> Iterator[str]:
+    """Markdown, the worst of each form, size, dtype and length."""
+    yield "| form | head size | dtype | T | packed | worst of all kinds | in | kind |"
+    yield "|---" * 8 + "|"
+    for key, group in groupby(cases(small), key=lambda case: case.row):
+        form, size, dtype, steps, packed = key
+        cells = f"{form} | {size} | {str(dtype).removeprefix('torch.')} | {steps} | {'yes' if packed else ''}"
+        yield kernel_timings.row(cells, lambda cases_of_it=list(group): _worst_of(cases_of_it, device))
+
+
+def _worst_of(alike: list[Case], device: str) -> str:
+    found = [(*worst_error(case, device), case) for case in alike]
+    name, error, case = max(found, key=lambda item: item[1])
+    return f"{error:.1e}{'' if error < kernel_inputs.LIMITS[case.dtype] else f' {OVER}'} | {name} | {case.kind}"
+
+
+def rounding_rows(small: bool) -> Iterator[str]:
+    """Markdown: what it costs to round the recurrence's inputs to bfloat16, whatever computes it (float64 here)."""
+    from midi_rwkv.kernels.wkv7_reference import wkv7_reference
+
+    yield (
+        "| inputs | "
+        + " | ".join(f"{part}, {n} in bfloat16" for part in ("y", "gradients") for n in ("r", "all"))
+        + " |"
+    )
+    yield "|---" * 5 + "|"
+    for kind in kernel_inputs.KINDS[:1] if small else kernel_inputs.KINDS:
+        yield kernel_timings.row(
+            kind, lambda kind=kind: " | ".join(_rounding(wkv7_reference, kind, 40 if small else 400))
+        )
+
+
+def _rounding(form: Callable[..., Any], kind: str, steps: int) -> list[str]:
+    exact = kernel_inputs.make_inputs(1, steps, 2, 64, kind, seed=1)
+    grads = [torch.randn(x.shape, dtype=torch.float64) for x in (exact[3], exact[6])]
+    expected = kernel_inputs.run(form, exact, torch.float64, grads)
+    errors = []
+    for count in (1, 6):
+        rounded = [x.bfloat16().double() if i < count else x for i, x in enumerate(exact)]
+        found = kernel_inputs.relative_errors(kernel_inputs.run(form, rounded, torch.float64, grads), expected)
+        errors.append((found["y"], max(e for name, e in found.items() if name.startswith("d"))))
+    return [f"{errors[k][of]:.1e}" for of in (0, 1) for k in (0, 1)]
 
 
 def main() -> None:
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}")
     parser.add_argument("--small", action="store_true", help="few and small shapes")
+    parser.add_argument("--minutes", type=float, default=7.5, help="begin no row after so long (default: 7.5)")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = options.only.split(",")
     if wrong := [part for part in chosen if part not in PARTS]:
         parser.error(f"--only takes {', '.join(PARTS)}, given {wrong[0]!r}")
-    if device == "cpu" and chosen != ["checks"]:
-        parser.error("timings need a GPU that torch can use; without one, use --only checks --small")
+    if device == "cpu" and not {*chosen} <= {"checks", "rounding"}:
+        parser.error("timings need a GPU that torch can use; without one, use --only checks,rounding --small")
     options.out.mkdir(parents=True, exist_ok=True)
+    rows_of: dict[str, Callable[[], Iterator[str]]] = {
+        "checks": lambda: check_rows(device, options.small),
+        "rounding": lambda: rounding_rows(options.small),
+        "recurrence": kernel_timings.recurrence_rows,
+        "decode": kernel_timings.decode_rows,
+        "training": kernel_timings.training_rows,
+    }
     name = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
-    text, passed = f"{name}, torch {torch.__version__}\n", True
-    for part in chosen:
-        began = time.monotonic()
-        if part == "checks":
-            table, passed = check_table(device, options.small)
-        else:
-            table = getattr(kernel_timings, f"{part}_table")()
-        text += f"\n## {part}\n\n{table}\n"
-        (options.out / "kernels.md").write_text(text)  # what there is, should a later part fail
-        print(f"{part}: {time.monotonic() - began:.0f} s\n{table}\n", flush=True)
+    passed = True
+    with (options.out / "kernels.md").open("w", encoding="utf-8") as file:
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+            print(line, file=file, flush=True)  # what there is, should a later row end the process
+
+        say(f"{name}, torch {torch.__version__}")
+        for number, part in enumerate(chosen):
+            say(f"\n## {part}\n")
+            for line in rows_of[part]():
+                say(line)
+                passed &= OVER not in line and kernel_timings.FAILED not in line
+                if time.monotonic() - began > 60 * options.minutes:
+                    say(f"\nStopped after {options.minutes:g} minutes, in: {', '.join(chosen[number:])}.")
+                    raise SystemExit(0 if passed else 1)
+            print(f"({time.monotonic() - began:.0f} s)", flush=True)
     raise SystemExit(0 if passed else 1)
 
 

@@ -7,7 +7,8 @@ move at the measured copy bandwidth, or the measured rate of a bfloat16 matrix p
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,6 +18,15 @@ from torch import Tensor
 SHAPES = ((8, 4096, 12), (32, 2048, 6), (1, 32768, 12))  # B, T, H; heads of 64
 MODELS = (("8 x 256", 8, 256, 803), ("12 x 384", 12, 384, 16000))
 DEVICE = "cuda"
+FAILED = "**failed**"
+
+
+def row(cells: str, work: Callable[[], str]) -> str:
+    """A row of a markdown table: the cells, then what `work` returns, or why it could not."""
+    try:
+        return f"| {cells} | {work()} |"
+    except Exception as error:
+        return f"| {cells} | {FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]} |"
 
 
 def milliseconds(work: Callable[[], Any], rounds: int = 20) -> float:
@@ -49,54 +59,66 @@ def matrix_rate() -> float:
     return 2 * n**3 / milliseconds(lambda: x @ x)
 
 
-def fla_form() -> tuple[str, Callable[..., Any]] | None:
-    """flash-linear-attention's chunked RWKV-7 with its version, where it is installed."""
+def fla_forms() -> dict[str, Callable[..., Any]]:
+    """flash-linear-attention's chunked RWKV-7 by its version and options, where it is installed.
+
+    `safe_gate` (the decay lies in about [-5, 0), as RWKV-7's does) is its fastest path, in the versions that have it.
+    """
     try:
         import fla
         from fla.ops.rwkv7 import chunk_rwkv7
     except ImportError:
-        return None
+        return {}
+    name, ways = f"flash-linear-attention {fla.__version__}", [("", {})]
+    if "safe_gate" in signature(chunk_rwkv7).parameters:
+        ways = [(f", safe_gate, chunks of {n}", {"safe_gate": True, "chunk_size": n}) for n in (16, 64)]
 
-    def form(r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return chunk_rwkv7(r, log_decay, k, v, a, b, scale=1.0, output_final_state=True)
+    def form_of(options: dict[str, Any]) -> Callable[..., Any]:
+        def form(r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return chunk_rwkv7(r, log_decay, k, v, a, b, scale=1.0, output_final_state=True, **options)
 
-    return f"flash-linear-attention {fla.__version__}", form
+        return form
+
+    return {name + told: form_of(options) for told, options in ways}
 
 
-def recurrence_table() -> str:
+def recurrence_rows() -> Iterator[str]:
     """Forward, and forward and backward, of every form at SHAPES: milliseconds, and times the floor."""
     from midi_rwkv.kernels.wkv7_triton import wkv7_triton
     from midi_rwkv.kernels.wkv7_triton_sequential import wkv7_triton_sequential
 
     forms: dict[str, Callable[..., Any]] = {
-        f"triton, chunks of {c}": lambda *x, c=c: wkv7_triton(*x, chunk=c) for c in (16, 32, 64)
+        f"triton, chunks of {c}": lambda *x, c=c: wkv7_triton(*x, chunk=c) for c in (32, 64, 16)
     }
-    forms["triton, sequential"] = wkv7_triton_sequential
-    other = fla_form()
-    if other:
-        forms[other[0]] = other[1]
+    mixed = "triton, chunks of 32, all but r in float32"  # what autocast alone would feed
+    forms |= {mixed: forms["triton, chunks of 32"], "triton, sequential": wkv7_triton_sequential, **fla_forms()}
     bandwidth = copy_bandwidth()
-    lines = [f"Copy bandwidth {bandwidth / 1e6:.0f} GB/s. bfloat16, heads of 64.\n"]
-    lines += ["| B, T, H | form | forward ms | x floor | both ms | x floor |", "|---|---|---|---|---|---|"]
+    yield f"Copy bandwidth {bandwidth / 1e6:.0f} GB/s. bfloat16, as training feeds it; heads of 64.\n"
+    yield "| B, T, H | form | forward ms | x floor | both ms | x floor |"
+    yield "|---|---|---|---|---|---|"
     for batch, steps, heads in SHAPES:
         inputs = training_inputs(batch, steps, heads)
-        size = inputs[0].numel() * 2
-        floors = 7 * size / bandwidth, (7 + 13) * size / bandwidth  # six read, y written; again, dy, six gradients
-        grad = torch.randn_like(inputs[0])
+        wide = [inputs[0], *(x.detach().float().requires_grad_() for x in inputs[1:])]
         for name, form in forms.items():
-            plain = [x.detach() for x in inputs]
+            fed = wide if name == mixed else inputs
+            yield row(f"{batch}, {steps}, {heads} | {name}", lambda form=form, fed=fed: _timed(form, fed, bandwidth))
 
-            def both(form: Callable[..., Any] = form, inputs: list[Tensor] = inputs, grad: Tensor = grad) -> None:
-                form(*inputs)[0].backward(grad)
-                for x in inputs:
-                    x.grad = None
 
-            with torch.no_grad():
-                forward = milliseconds(lambda form=form, plain=plain: form(*plain))
-            whole = milliseconds(both)
-            ratios = f"{forward:.3f} | {forward / floors[0]:.2f} | {whole:.3f} | {whole / floors[1]:.2f}"
-            lines.append(f"| {batch}, {steps}, {heads} | {name} | {ratios} |")
-    return "\n".join(lines)
+def _timed(form: Callable[..., Any], inputs: list[Tensor], bandwidth: float) -> str:
+    size = inputs[0].numel() * 2
+    floors = 7 * size / bandwidth, (7 + 13) * size / bandwidth  # six read, y written; again, dy, six gradients
+    grad = torch.randn_like(inputs[0])
+    plain = [x.detach() for x in inputs]
+
+    def both() -> None:
+        form(*inputs)[0].backward(grad)
+        for x in inputs:
+            x.grad = None
+
+    with torch.no_grad():
+        forward = milliseconds(lambda: form(*plain))
+    whole = milliseconds(both)
+    return f"{forward:.3f} | {forward / floors[0]:.2f} | {whole:.3f} | {whole / floors[1]:.2f}"
 
 
 def training_inputs(batch: int, steps: int, heads: int, size: int = 64) -> list[Tensor]:
@@ -120,36 +142,41 @@ def random_model(n_layer: int, n_embd: int, vocabulary: int) -> Any:
     return make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
 
 
-def decode_table() -> str:
+def decode_rows() -> Iterator[str]:
     """Tokens a second of the GPU engine, with and without a CUDA graph, against reading the weights once a step."""
-    from midi_rwkv.engine_triton import TritonEngine
-
     bandwidth = copy_bandwidth()
-    lines = [
-        "| model | candidates | tokens/s, graph | without | share of the bandwidth floor |",
-        "|---|---|---|---|---|",
-    ]
+    yield "| model | candidates | tokens/s, graph | without | share of the bandwidth floor |"
+    yield "|---|---|---|---|---|"
     for name, n_layer, n_embd, vocabulary in MODELS:
         weights = {k: v.detach().numpy() for k, v in random_model(n_layer, n_embd, vocabulary).state_dict().items()}
-        size = 2 * sum(x.size for k, x in weights.items() if x.ndim >= 2 and k != "emb.weight")
         for batch in (1, 8, 64):
-            rates = []
-            for graphs in (True, False):
-                engine = TritonEngine(weights, 64, graphs=graphs)
-                state = engine.new_state(batch)
-                tokens = [1] * batch
-                rates.append(1e3 * batch / milliseconds(lambda e=engine, t=tokens, s=state: e.step(t, s)))
-            moved = size + 2 * 4 * batch * n_layer * n_embd * 64  # the weights; the states, read and written
-            share = rates[0] * moved / batch / (1e3 * bandwidth)
-            lines.append(f"| {name} | {batch} | {rates[0]:,.0f} | {rates[1]:,.0f} | {share:.2f} |")
-    return "\n".join(lines)
+            yield row(
+                f"{name} | {batch}",
+                lambda weights=weights, batch=batch: _decoded(weights, batch, bandwidth),
+            )
 
 
-def training_table(rows: int = 16, steps: int = 2048) -> str:
+def _decoded(weights: dict[str, Any], batch: int, bandwidth: float) -> str:
+    from midi_rwkv.engine_triton import TritonEngine
+
+    rates = []
+    for graphs in (True, False):
+        engine = TritonEngine(weights, 64, graphs=graphs)
+        state, tokens = engine.new_state(batch), [1] * batch
+        rates.append(1e3 * batch / milliseconds(lambda e=engine, t=tokens, s=state: e.step(t, s)))
+    # The weights are read once; the states are read and written.
+    moved = 2 * sum(x.size for k, x in weights.items() if x.ndim >= 2 and k != "emb.weight")
+    moved += 2 * 4 * state.wkv.numel()
+    share = rates[0] * moved / batch / (1e3 * bandwidth)
+    return f"{rates[0]:,.0f} | {rates[1]:,.0f} | {share:.2f}"
+
+
+def training_rows(rows: int = 16, steps: int = 2048) -> Iterator[str]:
     """Tokens a second of a training step (bfloat16 autocast, forward and backward), by form of the recurrence."""
     rate = matrix_rate()
-    lines = [f"A bfloat16 product runs at {rate / 1e9:.0f} TFLOP/s here. {rows} rows of {steps} tokens.\n"]
-    lines += ["| model | form | tokens/s | share of the product's rate |", "|---|---|---|---|"]
+    yield f"A bfloat16 product runs at {rate / 1e9:.0f} TFLOP/s here. {rows} rows of {steps} tokens.\n"
+    yield "| model | form | tokens/s | share of the product's rate |"
+    yield "|---|---|---|---|"
     for name, n_layer, n_embd, vocabulary in MODELS:
         model = random_model(n_layer, n_embd, vocabulary).to(DEVICE)
         ids = torch.randint(vocabulary, (rows, steps + 1), device=DEVICE)
@@ -162,7 +189,9 @@ def training_table(rows: int = 16, steps: int = 2048) -> str:
                 loss.backward()
                 model.zero_grad()
 
-            tokens = 1e3 * rows * steps / milliseconds(step, 10)
-            work = 6 * sum(p.numel() for p in model.parameters()) * tokens / 1e3
-            lines.append(f"| {name} | {backend} | {tokens:,.0f} | {work / rate:.3f} |")
-    return "\n".join(lines)
+            def rates(model: Any = model, step: Callable[[], None] = step) -> str:
+                tokens = 1e3 * rows * steps / milliseconds(step, 10)
+                work = 6 * sum(p.numel() for p in model.parameters()) * tokens / 1e3
+                return f"{tokens:,.0f} | {work / rate:.3f}"
+
+            yield row(f"{name} | {backend}", rates)

@@ -444,6 +444,25 @@ def test_the_triton_engine_agrees_with_torch():
         assert relative_error(getattr(state, name).cpu().numpy(), getattr(expected, name)) < limit
 
 
+def test_states_take_turns_in_the_triton_engine(monkeypatch):
+    """A state lives in the buffers that a step writes; another one of as many rows must not change it."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    engine = make_engine(random_weights(1, 64, 32), 32, "triton")
+    alone, one, other = (engine.new_state() for _ in range(3))
+    expected = [engine.step([token], alone) for token in (3, 9)]
+    turns = [[engine.step([token], state) for state in (one, other)] for token in (3, 9)]
+    for logits, own in zip(turns, expected, strict=True):
+        assert all(np.array_equal(x, own) for x in logits)
+    before = [x.clone() for x in one.tensors]
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self, **_: copies.append(self))
+    engine.step([7], other)  # it is in the buffers already: nothing is copied
+    assert not copies
+    monkeypatch.undo()
+    assert all(torch.equal(x, y) for x, y in zip(one.tensors, before, strict=True))
+
+
 def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

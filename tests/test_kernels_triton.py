@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 from midi_rwkv.kernels.dispatch import wkv7
 from midi_rwkv.kernels.wkv7_reference import wkv7_reference
 from midi_rwkv.kernels.wkv7_triton import wkv7_backward, wkv7_forward, wkv7_triton
+from midi_rwkv.kernels.wkv7_triton_chunk import TUNED_FOR, amount_of_work
 from midi_rwkv.kernels.wkv7_triton_sequential import wkv7_triton_sequential
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -135,6 +136,21 @@ def test_torch_knows_the_operators(cases):
     kept = wkv7_forward(*(x.detach() for x in inputs), *places, 16, True)
     plain = [x.detach() for x in inputs]
     torch.library.opcheck(wkv7_backward, (*plain, *kept[2:], kept[0], kept[1], *places, 16))
+
+
+def test_one_token_is_tuned_apart_from_a_training_step():
+    assert "work" in TUNED_FOR
+    one, step = amount_of_work(1, 1, 4), amount_of_work(16 * 64, 16, 4)
+    assert one != step
+    assert step == amount_of_work(16 * 70, 16, 4)  # rows of about that length share what was found
+    assert step != amount_of_work(16 * 64, 1, 4)  # one long row walks alone
+
+
+def test_a_gpu_takes_long_chunks_only_where_they_fit(cases, monkeypatch):
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 5, 1, 16)]
+    monkeypatch.setattr("midi_rwkv.kernels.wkv7_triton.INTERPRETED.value", False)
+    with pytest.raises(ValueError, match=r"chunk must be 16 on a GPU for torch.float32 and heads of 16, given 64"):
+        wkv7_triton(*inputs, chunk=64)
 
 
 def test_errors_say_what_is_allowed(cases, monkeypatch):

@@ -92,3 +92,12 @@ def test_gradients_reach_the_initial_state_and_agree(model):
 def test_unknown_backend(model):
     with pytest.raises(ValueError, match="backend must be one of"):
         model(torch.zeros(1, 4, dtype=torch.long), backend="cuda")
+
+
+def test_a_gpu_recurrence_is_fed_in_the_numbers_of_the_products():
+    """On the meta device, which stands for any but the CPU; there the numbers stay as wide as they are made."""
+    for device, expected in (("meta", {torch.bfloat16}), ("cpu", {torch.bfloat16, torch.float32})):
+        block = RWKV7(CONFIG).bfloat16().to(device).layers()[0]
+        x = torch.zeros(1, 3, CONFIG.n_embd, dtype=torch.bfloat16, device=device)
+        inputs, _, _ = block.att.before(x, None, x[:, 0], None)
+        assert {t.dtype for t in inputs} == expected

@@ -185,29 +185,64 @@ def test_the_timings_of_the_kernels_run(script, monkeypatch):
         return 1.0
 
     monkeypatch.setattr(timings, "milliseconds", once)
-    recurrence = timings.recurrence_table().splitlines()
-    assert [row.split("|")[2].strip() for row in recurrence[4:]] == [
-        *(f"triton, chunks of {n}" for n in (16, 32, 64)),
+    assert [row.split("|")[2].strip() for row in list(timings.recurrence_rows())[3:]] == [
+        *(f"triton, chunks of {n}" for n in (32, 64, 16)),
+        "triton, chunks of 32, all but r in float32",
         "triton, sequential",
     ]
-    assert "| tiny | 64 | 64,000 |" in timings.decode_table()
-    assert "| tiny | triton | 20,000 |" in timings.training_table(1, 20)
+    assert "| tiny | 64 | 64,000 |" in "\n".join(timings.decode_rows())
+    assert "| tiny | triton | 20,000 |" in "\n".join(timings.training_rows(1, 20))
 
 
 @pytest.mark.slow
 def test_the_kernels_are_checked_by_a_script(script, monkeypatch, tmp_path, capsys):
     kernels = script("check_kernels")
-    assert {c.steps for c in kernels.cases(small=False)} >= {1, 15, 63, 64, 1000, 4096}
-    cases = [c for c in kernels.cases(small=True) if c.size == 16 and c.steps < 40]
-    monkeypatch.setattr(kernels, "cases", lambda small: iter(cases))
-    table, passed = kernels.check_table("cpu", True)
-    assert passed
-    assert len(table.splitlines()) == 2 + len(cases)
-    monkeypatch.setattr("sys.argv", ["check_kernels.py", str(tmp_path)])
+    every = list(kernels.cases(small=False))
+    assert {c.steps for c in every} >= {1, 15, 63, 64, 1000, 4096}
+    few = [c for c in kernels.cases(small=True) if c.size == 16 and c.steps < 40]
+    monkeypatch.setattr(kernels, "cases", lambda small: iter(few))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit, match="2"):
-        kernels.main()
+
+    def run(*options: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr("sys.argv", ["check_kernels.py", str(tmp_path), *options])
+        with pytest.raises(SystemExit) as ended:
+            kernels.main()
+        return ended.value.code, (tmp_path / "kernels.md").read_text().splitlines()
+
+    code, lines = run("--only", "checks,rounding", "--small")
+    assert code == 0
+    assert sum(line.startswith(("| 16 |", "| sequential |")) for line in lines) == len(few)
+    assert any(line.startswith("| plain |") for line in lines)
+    assert run()[0] == 2
     assert "timings need a GPU" in capsys.readouterr().err
+
+
+def test_a_kernel_that_fails_is_a_row_and_the_time_is_kept(script, monkeypatch, tmp_path):
+    kernels = script("check_kernels")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def error_of(case, device):
+        if case.form == "64":
+            raise RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448")
+        return "dk", 1e-7
+
+    monkeypatch.setattr(kernels, "worst_error", error_of)
+    for minutes, rows in (("9", 6), ("0", 0)):
+        monkeypatch.setattr(
+            "sys.argv", ["check_kernels.py", str(tmp_path), "--only", "checks", "--small", "--minutes", minutes]
+        )
+        with pytest.raises(SystemExit) as ended:
+            kernels.main()
+        lines = (tmp_path / "kernels.md").read_text().splitlines()
+        assert sum(" dk " in line or "**failed**: RuntimeError: out of resource" in line for line in lines) == rows
+        assert ended.value.code == (1 if rows else 0)
+    assert lines[-1] == "Stopped after 0 minutes, in: checks."
+
+
+def test_the_kernels_are_checked_where_a_gpu_can_run_them(script):
+    for case in script("check_kernels").cases(small=False):
+        wide = case.size > 64 or str(case.dtype) == "torch.float32"
+        assert case.form in ("16", "chunked", "sequential") or not wide
 
 
 @pytest.mark.slow
@@ -219,8 +254,17 @@ def test_kernels_compile_without_a_gpu(script):
 
     path = script("compile_kernels").__file__
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, path, "--only", "scan_forward"]
+    command = [sys.executable, path, "--only", "scan_forward", "--check"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    rows = [line.split("|") for line in said.splitlines()[2:]]
-    assert {row[2].strip() for row in rows} == {"bf16", "fp32"}
-    assert all(int(row[8]) == 0 for row in rows), "the scans spill no registers"
+    rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines() if line.startswith("| scan")]
+    assert {row[2] for row in rows} == {"bf16", "fp32"}
+    assert {row[7] for row in rows} == {"1", "3"}  # stages
+    assert said.endswith("all fit\n")
+
+
+def test_a_kernel_too_big_for_the_gpu_is_named(script):
+    compiled = script("compile_kernels")
+    build = compiled.Build("wkv7_triton_chunk", "backward", "fp32", 64, 64, spills=100)
+    assert "262,144 bytes of shared memory, of 232,448" in compiled.wrong_with(build, {"shared": 262_144, "spilled": 0})
+    assert "200 bytes a thread spilled, at most 100" in compiled.wrong_with(build, {"shared": 1, "spilled": 200})
+    assert compiled.wrong_with(build, {"shared": 1, "spilled": 100}) == ""
