@@ -75,7 +75,8 @@ def test_whatever_is_shown_names_a_track(text, expected):
         ("high, wet", "no track 'wet'"),
         (
             "o",
-            "several tracks match 'o': 1 Acoustic Grand Piano, 3 Strings, low, 6 Vox, high, dry; name one by its number",
+            "several tracks match 'o': 1 Acoustic Grand Piano, 3 Strings, low, 6 Vox, high, dry; "
+            "name one by its number",
         ),
     ],
 )
