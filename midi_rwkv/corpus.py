@@ -2,7 +2,7 @@
 
 A shard holds every song's cells (track x bar) as ids with offsets, so any window, region and track order can be cut out
 of arrays. A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on (`corpus_build.py`
-writes them). Songs are read with symusic, which is quick; `midi.read_midi` is for files that are to be edited.
+writes them). Songs are read with symusic, which is quick; `midi.read_midi` says first whether they can be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .files import whole_file
+from .midi import read_midi
 from .score import Bar, TimeSignature, bar_grid
 from .tokenizer import TokenizedSong
 
@@ -32,10 +33,15 @@ class CorpusSong:
     ticks_per_beat: int
 
 
-def read_song(data: bytes, name: str) -> CorpusSong:
-    """Parse MIDI bytes. ValueError when nothing playable is in them."""
+def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
+    """Parse MIDI bytes. ValueError when nothing playable is in them.
+
+    Our own reader comes first, for on damaged files symusic may end the process. checked: it has been here before.
+    """
     from symusic import Score as SymusicScore
 
+    if not checked:
+        read_midi(data, name)
     try:
         score: Any = SymusicScore.from_midi(data)
     except RuntimeError as error:

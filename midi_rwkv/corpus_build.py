@@ -15,9 +15,10 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from .corpus import CorpusSong, read_song, write_shard
 from .corpus_checks import Filters, Piece, Sorted, scan, sort_pieces
 from .corpus_engine import Engine
 from .corpus_inputs import Chunk, chunks, find_sources, read_chunk
+from .files import whole_files
 from .tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
 
 PART_IDS = 8_000_000  # in one file, about; so many are held in memory
@@ -84,9 +86,9 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[E
     tokenizer = _tokenizer(params)
     out: list[Encoded] = []
     for place, file in enumerate(read_chunk(chunk)):
-        if place not in copies:
+        if place not in copies or file.lost:
             continue
-        song = read_song(file.data, file.name)
+        song = read_song(file.data, file.name, checked=True)
         pitched = not all(is_drum for _, is_drum in song.programs)
         moves = [m for m in _moves(file.name) if pitched and transpose(song, m)][: copies[place]]
         for move in (0, *moves):
@@ -108,8 +110,8 @@ def cell_texts(chunk: Chunk, places: Sequence[int]) -> list[str]:
     base = _base()
     texts: list[str] = []
     for place, file in enumerate(read_chunk(chunk)):
-        if place in places:
-            song = read_song(file.data, file.name)
+        if place in places and not file.lost:
+            song = read_song(file.data, file.name, checked=True)
             for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
                 texts += [t for t in base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum) if t]
             texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
@@ -152,22 +154,30 @@ class ShardWriter:
 
 @contextmanager
 def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Build in a folder beside `out`; its files move there when all are complete. Old shards go then, and only then."""
-    old = sorted(out.glob("*.npz")) if out.is_dir() else []
+    """Build in a folder beside `out`; its files move there when all are complete, all of them or none. Old shards go
+    then, and only then. After a kill that folder (`.*.partial`) is left."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the last argument names the folder to write")
-    if old and not overwrite:
-        raise ValueError(f"{out} holds shards already ({old[0].name} ...); use --overwrite to replace them")
-    folder = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+
+    def written() -> set[Path]:
+        found = {*out.glob("*.npz"), *out.glob("pieces.csv")}
+        if found and not overwrite:
+            raise ValueError(f"{out} holds shards already ({min(found).name} ...); use --overwrite to replace them")
+        return found
+
+    written()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(".partial", f".{out.name[:100]}-", out.parent))
     try:
         yield folder
         out.mkdir(exist_ok=True)
-        for file in old:
+        old = written()  # somebody else may have built there meanwhile
+        files = sorted(folder.iterdir())
+        with whole_files([out / file.name for file in files], overwrite=overwrite) as partials:
+            for file, partial in zip(files, partials, strict=True):
+                os.replace(file, partial)
+        for file in old - {out / file.name for file in files}:
             file.unlink()
-        for file in sorted(folder.iterdir()):
-            os.replace(file, out / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -191,14 +201,19 @@ def build(
     work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
     if not work:
         raise ValueError(f"no MIDI files in {', '.join(inputs)}")
-    with _whole_folder(out, overwrite) as folder, engine.started():
+    lost: set[str] = set()
+
+    def on_lost(name: str) -> None:
+        lost.add(name)
+        say(f"skipped {name}: reading it ended the process")
+
+    with _whole_folder(out, overwrite) as folder, engine.started(on_lost):
         began = time.perf_counter()
         read = list(engine.run(scan, [(c, config.filters) for c in work]))
         pieces = [p for part in read for p in part]
         places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
         say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s, {peak_memory():.0f} MiB")
         sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
-        _write_pieces(folder / "pieces.csv", pieces, sorted_)
         for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
             say(f"left out {count:,}: {reason}")
         if "train" not in sorted_.splits:
@@ -216,6 +231,7 @@ def build(
         began = time.perf_counter()
         tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
         say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
+        _write_pieces(folder / "pieces.csv", pieces, sorted_, lost)
 
 
 def _learn(
@@ -289,11 +305,13 @@ def _tokenize(
     return tokens
 
 
-def _write_pieces(path: Path, pieces: Sequence[Piece], sorted_: Sorted) -> None:
+def _write_pieces(path: Path, pieces: Sequence[Piece], sorted_: Sorted, lost: Collection[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "source", "split", "licence", "bars", "notes", "left_out"])
         for p, split, reason in zip(pieces, sorted_.splits, sorted_.reasons, strict=True):
+            if not reason and p.name in lost:
+                split, reason = "", "broken: tokenizing it ended the process"
             writer.writerow([p.name, p.source, split, p.licence or "unknown", p.bars, p.notes, reason])
 
 

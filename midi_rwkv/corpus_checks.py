@@ -63,9 +63,11 @@ def scan(chunk: Chunk, filters: Filters) -> list[Piece]:
     out = []
     for file in read_chunk(chunk):
         try:
+            if file.lost:
+                raise ValueError("reading it ended the process (damaged, or too big for this machine's memory)")
             song = read_song(file.data, file.name)
         except ValueError as error:
-            reason = f"broken: {str(error).removeprefix(file.name + ': ')}"
+            reason = f"broken: {str(error).removeprefix(file.name).lstrip(': ')}"
             out.append(Piece(file.name, chunk.split, file.licence, reason, 0, 0, b"", None))
             continue
         notes = sum(len(t) for t in song.tracks)

@@ -1,15 +1,16 @@
-"""Who does a corpus's work: this process, several on this machine, or a Dask or Ray cluster, all by way of joblib."""
+"""Who does a corpus's work: processes of this machine, or by way of joblib a Dask or Ray cluster."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .corpus_workers import AHEAD, Workers
+
 ENGINES = ("local", "dask", "ray")
-AHEAD = 4  # chunks a worker has before it
 T = TypeVar("T")
 
 
@@ -21,6 +22,7 @@ class Engine:
     kind: str = "local"
     jobs: int = 1
     address: str = ""
+    _workers: list[Workers] = field(default_factory=list, init=False, repr=False, compare=False)  # one while started
 
     def __post_init__(self) -> None:
         if self.kind not in ENGINES:
@@ -31,8 +33,11 @@ class Engine:
             raise ValueError("an address needs an engine: dask or ray")
 
     @contextmanager
-    def started(self) -> Iterator[None]:
-        """Within this, `run` has its workers. ValueError where a package or the cluster is missing."""
+    def started(self, on_lost: Callable[[str], None] = lambda name: None) -> Iterator[None]:
+        """Within this, `run` has its workers. ValueError where a package or the cluster is missing.
+
+        on_lost: is told the name of each file on which a process of this machine died; it is left out.
+        """
         joblib = need("joblib", "corpus")
         with ExitStack() as stack:
             if self.kind == "dask":
@@ -42,16 +47,16 @@ class Engine:
                 stack.enter_context(self._ray())
                 stack.enter_context(joblib.parallel_config("ray", n_jobs=self._ray_cores()))
             else:
-                stack.enter_context(joblib.parallel_config("loky", n_jobs=self.jobs))
-                if self.jobs != 1:
-                    from joblib.externals.loky import get_reusable_executor
-
-                    stack.callback(lambda: get_reusable_executor().shutdown(wait=True))
+                self._workers.append(Workers(self.jobs, on_lost))
+                stack.callback(lambda: self._workers.pop().stop())
             yield
 
     def run(self, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         """`function(*a)` for each of the arguments, in their order, however they are done; a few ahead of what is
-        taken, so that results do not pile up."""
+        taken, so that results do not pile up. The first of each `a` is a Chunk."""
+        if self.kind == "local":
+            yield from self._workers[0].run(function, arguments)
+            return
         joblib = need("joblib", "corpus")
         calls = (joblib.delayed(function)(*a) for a in arguments)
         if self.kind == "ray":  # its joblib backend gives no results before all are there

@@ -25,6 +25,7 @@ class File(NamedTuple):
     name: str  # SOURCE/..., unique in the corpus
     data: bytes
     licence: str
+    lost: bool = False  # a process died of it: it is not to be read again
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Chunk:
     prefix: str
     keys: tuple[str, ...]
     licences: tuple[str, ...]  # a key each; for a parquet file one for all, where no column says it
+    journal: str = ""  # where to note down which file is about to be read; "" for nowhere
+    lost: frozenset[int] = frozenset()  # places of the files that ended a process
 
 
 def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = None) -> list[Source]:
@@ -142,7 +145,26 @@ def _cut(source: Source, kind: str, path: Path, prefix: str, names: Sequence[str
 
 
 def read_chunk(chunk: Chunk) -> Iterator[File]:
-    """The chunk's files."""
+    """The chunk's files, each noted down in the chunk's journal first."""
+    for place, file in enumerate(_files(chunk)):
+        if place in chunk.lost:
+            yield file._replace(lost=True)
+            continue
+        if chunk.journal:
+            Path(chunk.journal).write_text(f"{place} {file.name}", encoding="utf-8", errors="replace")
+        yield file
+
+
+def read_journal(path: str) -> tuple[int, str]:
+    """Place and name of the file that was read last; (-1, "") where none was."""
+    try:
+        place, _, name = Path(path).read_text(encoding="utf-8").partition(" ")
+    except OSError:
+        return -1, ""
+    return int(place), name
+
+
+def _files(chunk: Chunk) -> Iterator[File]:
     if chunk.kind == "zip":
         with zipfile.ZipFile(chunk.path) as archive:
             for key, licence in zip(chunk.keys, chunk.licences, strict=True):
