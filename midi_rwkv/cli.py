@@ -76,6 +76,7 @@ def run_infill(options: argparse.Namespace) -> None:
     began = time.monotonic()
     from .config import SamplingConfig
     from .describe import label, remarks
+    from .keyswitches import without_keyswitches
     from .midi import check_output, read_midi, write_midi
     from .score import Region, Track
 
@@ -143,7 +144,8 @@ def run_infill(options: argparse.Namespace) -> None:
         check()
     for path, candidate in zip(paths, candidates, strict=True):
         write_midi(path, source, score, region, candidate.fills, options.overwrite)
-    before = sum(len(score.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
+    music = without_keyswitches(score)
+    before = sum(len(music.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
     after = [sum(len(notes) for notes in c.fills.values()) for c in candidates]
     names = [label(score.tracks[t], t) for t in region.tracks]
     runs = [(lo + score.first_bar_number, hi - 1 + score.first_bar_number) for lo, hi in region.bar_runs()]

@@ -15,12 +15,15 @@ import numpy as np
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
-from .instruments import playable, register
+from .keyswitches import without_keyswitches
+from .limits import CellLimits
 from .locked import places_of, with_locked
 from .prompt import ORDERS, Prompt, PromptTokens, build_prompt, prompt_budget
 from .recall import CellMemory, SongMemory
-from .sample import NO_LIMIT, CellRules, CellWriter, GrammarTables
+from .rules import Rules
+from .sample import CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
+from .single import one_at_a_time
 from .splice import settle
 from .style import Style, find_style
 from .tokenizer import in_the_manner_of
@@ -74,7 +77,7 @@ class Infiller:
             checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
         )
         self.style = style or Style("none")
-        self._tables: dict[bool, GrammarTables] = {}
+        self._tables = {is_drum: GrammarTables(self.tokenizer, is_drum) for is_drum in (False, True)}
         self._cell_rules: dict[tuple[object, ...], CellRules] = {}
 
     def __call__(
@@ -91,13 +94,26 @@ class Infiller:
         """See `infill`."""
         sampling = sampling or SamplingConfig()
         _check(score, region, candidates)
-        locked = locked or {}
+        whole, score = score, without_keyswitches(score)
+        switches = {t: frozenset(whole.tracks[t].notes) - set(score.tracks[t].notes) for t in region.tracks}
+        locked = {t: [n for n in notes if n not in switches.get(t, ())] for t, notes in (locked or {}).items()}
         places = places_of(self.tokenizer, score, region, locked)
         blank = score
         for t in region.tracks:
             cells = {b for track, b in region.cells if track == t}
             kept = [n for n in score.tracks[t].notes if score.bar_index_at(n.onset_ticks) not in cells]
             blank = blank.with_notes(t, kept)
+        asked = Rules(
+            self.tokenizer,
+            {is_drum: tables.sayable for is_drum, tables in self._tables.items()},
+            score,
+            blank,
+            region=region,
+            sampling=sampling,
+            locked=locked,
+            places=places,
+            switches=switches,
+        )
         memories = self._memories(score, blank, region, candidates, context_bars) if sampling.recall else None
         songs = [blank] * candidates
         fills: list[dict[int, list[Note]]] = [{t: [] for t in region.tracks} for _ in range(candidates)]
@@ -115,13 +131,11 @@ class Infiller:
                 for t in plan.targets:
                     b = plan.bar
                     track, span = score.tracks[t], score.bar(b)
-                    lo, hi = next((lo, hi) for lo, hi in region.bar_runs(t) if lo <= b < hi)
-                    # Asked for music, the model may not answer a whole section (a track's run of bars) with silence.
+                    lo = next(lo for lo, hi in region.bar_runs(t) if lo <= b < hi)
                     silent = [not any(n.onset_ticks >= score.bar(lo).start_ticks for n in f[t]) for f in fills]
-                    own = places.get((b, t), [])
-                    rules = [self._rules(score, t, b, sampling, b == hi - 1 and s, own) for s in silent]
+                    rules = [self._rules(asked.cell(t, b, s), track.is_drum) for s in silent]
                     known = [m.cell(b, t) for m in memories] if memories else [None] * candidates
-                    written = session.write(t, rules, sampling, rngs, known, own)
+                    written = session.write(t, rules, asked.told(t, b), rngs, known)
                     for memory, new_ids in zip(memories or (), written, strict=False):
                         memory.write(b, t, new_ids)
                     notes = [
@@ -133,11 +147,13 @@ class Infiller:
                     done += 1
                     if on_progress:
                         on_progress(Progress(done, len(region.cells), t, b, notes))
-            settled = [{t: _settled(blank, region, t, notes) for t, notes in fill.items()} for fill in fills]
+            settled = [
+                {t: _settled(blank, region, t, notes, t in asked.single) for t, notes in fill.items()} for fill in fills
+            ]
             so_far = {t: [n for n in ns if score.bar_index_at(n.onset_ticks) < last] for t, ns in locked.items()}
-            settled = [with_locked(score, fill, so_far) for fill in settled]
+            settled = [with_locked(score, fill, so_far, asked.single) for fill in settled]
             songs = [_with_fills(blank, fill) for fill in settled]
-        return [Candidate(song, fill) for song, fill in zip(songs, settled, strict=True)]
+        return [Candidate(whole.with_fill(region, fill), fill) for fill in settled]
 
     def _prompts(
         self,
@@ -188,39 +204,12 @@ class Infiller:
         memory = SongMemory(self.tokenizer, song, hidden, weights, self.tokens.fill_end, refused)
         return [memory, *(memory.fork() for _ in range(candidates - 1))]
 
-    def _rules(
-        self,
-        score: Score,
-        track: int,
-        bar: int,
-        sampling: SamplingConfig,
-        must_sound: bool,
-        locked: Sequence[tuple[int, int]],
-    ) -> CellRules:
-        """must_sound: at least one note, unless the user set a density. locked: their pitches are allowed."""
-        target = score.tracks[track]
-        if target.is_drum not in self._tables:
-            self._tables[target.is_drum] = GrammarTables(self.tokenizer, target.is_drum)
-        program = target.program if target.is_drum else target.program_in(score.bar(bar))
-        pitches = [n.pitch for n in target.notes_of(program)]
-        allowed = playable(program, target.is_drum, pitches)
-        if not target.is_drum:
-            if sampling.pitch_range:
-                low, high = sampling.pitch_range
-                allowed = np.isin(np.arange(128), range(low, high + 1))
-            else:
-                allowed &= np.isin(np.arange(128), register(pitches))
-            if sampling.key:
-                allowed &= np.isin(np.arange(128) % 12, sampling.key)
-        allowed[[pitch for _, pitch in locked]] = True
-        density = sampling.density or (int(must_sound and bool(allowed.any())), NO_LIMIT)
-        polyphony = sampling.polyphony or (1, NO_LIMIT)
-        n_positions = self.tokenizer.positions_in(score.bar(bar), score.ticks_per_beat)
-        key = (target.is_drum, n_positions, allowed.tobytes(), density, polyphony)
+    def _rules(self, limits: CellLimits, is_drum: bool) -> CellRules:
+        key = (is_drum, *limits.key)
         if key not in self._cell_rules:
             if len(self._cell_rules) >= MAX_KEPT_RULES:  # of a server that has been up for long
                 self._cell_rules.clear()
-            self._cell_rules[key] = CellRules(self._tables[target.is_drum], n_positions, allowed, density, polyphony)
+            self._cell_rules[key] = CellRules(self._tables[is_drum], limits)
         return self._cell_rules[key]
 
 
@@ -259,13 +248,12 @@ class _Session:
         sampling: SamplingConfig,
         rngs: Sequence[np.random.Generator],
         memories: Sequence[CellMemory | None],
-        locked: Sequence[tuple[int, int]],
     ) -> list[list[int]]:
         """Write one cell for every candidate, each under its own rules; ids of the notes of each."""
         logits, state = self._read([*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending)
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
         writers = [
-            CellWriter(own, self.tokens, sampling, rng, memory=memory, locked=locked)
+            CellWriter(own, self.tokens, sampling, rng, memory=memory)
             for own, rng, memory in zip(rules, rngs, memories, strict=True)
         ]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
@@ -340,13 +328,15 @@ def _check(score: Score, region: Region, candidates: int) -> None:
         raise ValueError(f"bars must be 0-{end - 1}, got {region.bars[0]}-{region.bars[-1]}")
 
 
-def _settled(blank: Score, region: Region, track: int, notes: Sequence[Note]) -> list[Note]:
-    """The notes as the splice will have them: ended by their run, and by kept or later notes of their pitch."""
+def _settled(blank: Score, region: Region, track: int, notes: Sequence[Note], single: bool) -> list[Note]:
+    """The notes as the splice will have them: ended by their run, and by kept or later notes of their pitch; on a track
+    that plays one note at a time, of any pitch."""
     spans = [(blank.bar(lo).start_ticks, blank.bar(hi - 1).end_ticks) for lo, hi in region.bar_runs(track)]
     busy: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for n in blank.tracks[track].notes:
         busy[n.pitch].append((n.onset_ticks, n.onset_ticks + n.duration_ticks))
-    return settle(notes, spans, busy)
+    settled = settle(notes, spans, busy)
+    return one_at_a_time(settled, blank.tracks[track].notes, blank.ticks_per_beat) if single else settled
 
 
 def _with_fills(blank: Score, fills: dict[int, list[Note]]) -> Score:

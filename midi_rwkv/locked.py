@@ -1,14 +1,12 @@
-"""Notes inside a region that are to stay: what the model has to come by, and how the fill makes way for them."""
+"""Notes inside a region that are to stay: what the model must reproduce, and how the fill makes way for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
 
+from .limits import Place
 from .score import Note, Region, Score
 from .tokenizer import POSITIONS_PER_BEAT, Tokenizer
-
-Place = tuple[int, int]  # position in the bar, pitch
 
 
 def places_of(
@@ -40,29 +38,20 @@ def places_of(
 
 
 def with_locked(
-    score: Score, fill: Mapping[int, list[Note]], locked: Mapping[int, Sequence[Note]]
+    score: Score, fill: Mapping[int, list[Note]], locked: Mapping[int, Sequence[Note]], single: Collection[int]
 ) -> dict[int, list[Note]]:
-    """The fill with the locked notes in it; new ones that would sound into them go, on a track of single notes all that
-    sound at the same time, else those of the same pitch."""
+    """The fill with the locked notes in it; new ones that would sound into them go, on the tracks `single`, which play
+    one note at a time, all that sound at the same time, else those of the same pitch."""
     merged = dict(fill)
     off_grid = score.ticks_per_beat / (2 * POSITIONS_PER_BEAT)  # as far as the model's own copy may lie ahead
     for track, kept in locked.items():
-        single = is_monophonic(score.tracks[track].notes)
         new = []
         for note in fill.get(track, []):
             end = note.onset_ticks + note.duration_ticks
-            rivals = [k for k in kept if single or k.pitch == note.pitch]
+            rivals = [k for k in kept if track in single or k.pitch == note.pitch]
             if any(k.onset_ticks - off_grid <= note.onset_ticks < k.onset_ticks + k.duration_ticks for k in rivals):
                 continue
             end = min([end] + [k.onset_ticks for k in rivals if k.onset_ticks > note.onset_ticks])
             new.append(note._replace(duration_ticks=end - note.onset_ticks))
         merged[track] = sorted([*new, *kept])
     return merged
-
-
-def is_monophonic(notes: Sequence[Note]) -> bool:
-    """No note begins while another sounds, nearly: overlaps of legato up to a tenth of a note are let pass."""
-    return all(
-        a.onset_ticks < b.onset_ticks and a.onset_ticks + 0.9 * a.duration_ticks <= b.onset_ticks
-        for a, b in pairwise(notes)
-    )

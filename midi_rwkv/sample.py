@@ -1,16 +1,15 @@
-"""Logits -> next id, under a grammar that makes an answer which does not parse impossible.
+"""Logits -> next id, under a grammar that makes an answer impossible which does not parse or breaks a limit.
 
 The grammar of a cell is `(Position (Pitch Velocity Duration)+)* FillBar_End`, positions rising and inside the bar,
 pitches rising within a position; drums have no Duration. An id is a BPE token of several base tokens, so it is
-allowed when its whole expansion fits where the cell stands. What an id's expansion asks of its surroundings and
-leaves behind is tabulated once a vocabulary (`GrammarTables`), what a cell allows once a cell (`CellRules`); a step
-then compares a few arrays.
+allowed when its whole expansion fits where the cell stands, and the cell can still be finished after it. What an id's
+expansion asks of its surroundings and leaves behind is tabulated once a vocabulary (`GrammarTables`), what a cell
+allows once a cell (`CellRules`); a step then compares a few arrays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -18,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from .config import SamplingConfig
+from .limits import CellLimits
 from .prompt import DENSITY_LEVELS, POLYPHONY_LEVELS, PromptTokens
 from .recall import CellMemory
 from .tokenizer import Kind, Tokenizer
 
-NO_LIMIT = 10_000
+NO_INDEX = 10_000  # above every position and pitch
 
 
 class Phase(IntEnum):
@@ -90,7 +90,7 @@ class GrammarTables:
             pitch_sets.append([p for _, p in pitches])
             self.notes_in.append([(positions[g - 1] if g else -1, p) for g, p in pitches])
             between = groups[1:-1] if has_position else []
-            inner.append((min(between, default=NO_LIMIT), max(between, default=0)))
+            inner.append((min(between, default=NO_INDEX), max(between, default=0)))
         columns = np.array(rows, np.int32).T
         (self.ids, self.entry, self.exit, self.first_position, self.last_position, self.lead_pitch, self.last_pitch) = (
             columns[:7]
@@ -99,8 +99,15 @@ class GrammarTables:
         self.has_position = self.last_position >= 0
         self.inner_min, self.inner_max = np.array(inner, np.int32).T
         self.uses = np.zeros((len(rows), 128), bool)
-        for k, used in enumerate(pitch_sets):
-            self.uses[k, used] = True
+        self.lead_uses = np.zeros((len(rows), 128), bool)  # of the lead alone
+        placed: list[tuple[int, int, int]] = []  # (row, position, pitch) of all other notes
+        for k, notes in enumerate(self.notes_in):
+            self.uses[k, pitch_sets[k]] = True
+            self.lead_uses[k, [pitch for position, pitch in notes if position < 0]] = True
+            placed += [(k, position, pitch) for position, pitch in notes if position >= 0]
+        self.placed = np.array(placed, np.int64).reshape(-1, 3)
+        single = (self.entry == Kind.PITCH) & ~self.has_position & (self.notes == 1)
+        self.sayable = self.uses[single].any(0)  # (128,) bool: pitches that the vocabulary has
 
 
 def _scan(
@@ -142,7 +149,7 @@ def _scan(
 
 class PhaseRows(NamedTuple):
     """What may follow in one phase, as far as that does not depend on the place: rows of the tables, their ids, and
-    the first position and the first pitch of the lead (NO_LIMIT where there is none), which must lie above what
+    the first position and the first pitch of the lead (NO_INDEX where there is none), which must lie above what
     stands there."""
 
     rows: np.ndarray
@@ -153,77 +160,66 @@ class PhaseRows(NamedTuple):
 
 @dataclass(frozen=True)
 class CellRules:
-    """What one cell allows: the bar's length in positions, the pitches, and inclusive ranges for the notes in the
-    cell and the notes struck together."""
+    """What one cell allows, over one vocabulary. ValueError where no cell can be so."""
 
     tables: GrammarTables
-    n_positions: int
-    allowed_pitches: np.ndarray  # (128,) bool
-    density: tuple[int, int] = (0, NO_LIMIT)
-    polyphony: tuple[int, int] = (1, NO_LIMIT)
+    limits: CellLimits
     by_phase: dict[Phase, PhaseRows] = field(init=False, repr=False)
-    above: np.ndarray = field(init=False, repr=False)  # allowed pitches above p, at index p + 1
 
     def __post_init__(self) -> None:
-        t = self.tables
-        static = ~(t.uses & ~self.allowed_pitches).any(1) & (t.last_position < self.n_positions)
-        static &= (t.inner_min >= self.polyphony[0]) & (t.inner_max <= self.polyphony[1])
+        if reason := self.limits.conflict():
+            raise ValueError(reason)
+        t, allowed, (low, high) = self.tables, self.limits.allowed, self.limits.polyphony
+        static = ~(t.lead_uses & ~allowed.any(0)).any(1) & (t.last_position < len(allowed))
+        static &= (t.inner_min >= low) & (t.inner_max <= high)
+        row, position, pitch = t.placed.T
+        inside = position < len(allowed)
+        static[row[inside][~allowed[position[inside], pitch[inside]]]] = False
         by_phase = {}
         for phase in Phase:
             rows = np.flatnonzero(static & np.isin(t.entry, NEXT_KINDS[phase]))
             first, lead = t.first_position[rows], t.lead_pitch[rows]
             by_phase[phase] = PhaseRows(
-                rows, t.ids[rows], np.where(first < 0, NO_LIMIT, first), np.where(lead < 0, NO_LIMIT, lead)
+                rows, t.ids[rows], np.where(first < 0, NO_INDEX, first), np.where(lead < 0, NO_INDEX, lead)
             )
         object.__setattr__(self, "by_phase", by_phase)
-        counts = np.concatenate([[0], np.cumsum(self.allowed_pitches)])
-        object.__setattr__(self, "above", counts[-1] - counts)
 
 
 class CellState:
     """Where the writing of one cell stands."""
 
-    def __init__(self, rules: CellRules, locked: Sequence[tuple[int, int]] = ()):
-        """locked: (position, pitch), rising, of notes that must be written; one that the rules leave no way to is given
-        up."""
+    def __init__(self, rules: CellRules):
         self.rules = rules
-        self.locked = list(locked)
+        self.locked = list(rules.limits.locked)  # those still to be written
         self.phase = Phase.START
         self.position = self.last_pitch = -1
         self.struck = self.notes = 0  # notes at this position, in this cell
 
     def allowed(self) -> tuple[np.ndarray, np.ndarray, bool]:
         """(rows of `tables` that may come next, their ids, whether the cell may end)."""
-        rules, t = self.rules, self.rules.tables
-        rows, ids, first_position, lead_pitch = rules.by_phase[self.phase]
-        low, high = rules.polyphony
-        fewest, most = rules.density
+        limits, t = self.rules.limits, self.rules.tables
+        rows, ids, first_position, lead_pitch = self.rules.by_phase[self.phase]
+        low, fewest = limits.polyphony[0], limits.density[0]
         ok = first_position > self.position
         ok &= lead_pitch > self.last_pitch
-        if low > 1 or high < NO_LIMIT or fewest or most < NO_LIMIT:
+        if limits.varied and self.position >= 0:
+            ok &= ~(t.lead_uses[rows] & ~limits.allowed[self.position]).any(1)
+        if not limits.trivial:
             moves = t.has_position[rows]
             lead = self.struck + t.lead_notes[rows]
-            struck = np.where(moves, t.tail_notes[rows], lead)
-            total = self.notes + t.notes[rows]
-            pitch = np.where((t.last_pitch[rows] >= 0) | moves, t.last_pitch[rows], self.last_pitch)
-            here = np.minimum(rules.above[pitch + 1], high - struck)  # room left at this position
-            left = rules.n_positions - 1 - np.maximum(t.last_position[rows], self.position)
-            room = here + left * min(int(rules.above[0]), high)
-            ok &= (lead <= high) & (struck <= high) & (struck + here >= low)
             if self.position >= 0:
-                ok &= ~moves | (lead >= low)
-            ok &= (total + np.maximum(0, low - struck) <= most) & (total + room >= fewest)
+                ok &= ~moves | ((lead >= low) & (lead <= limits.polyphony[1]))
+            pitch = np.where((t.last_pitch[rows] >= 0) | moves, t.last_pitch[rows], self.last_pitch)
+            ok &= limits.can_finish(
+                np.where(moves, t.last_position[rows], self.position),
+                pitch,
+                np.where(moves, t.tail_notes[rows], lead),
+                self.notes + t.notes[rows],
+            )
+        if self.locked:
+            ok = self._comes_by(rows, ok)
         complete = self.phase == Phase.START or (self.phase == Phase.NOTE and self.struck >= low)
-        while self.locked:
-            coming_by = self._comes_by(rows, ok)
-            if coming_by.any():
-                ok = coming_by
-                break
-            self.locked.pop(0)
-        rows, ids = rows[ok], ids[ok]
-        can_end = complete and self.notes >= fewest and not self.locked
-        # Ranges that cannot be met together (say 3 notes in pairs) must not leave the cell without a way on.
-        return rows, ids, can_end or (len(rows) == 0 and self.phase in (Phase.START, Phase.NOTE))
+        return rows[ok], ids[ok], complete and self.notes >= fewest and not self.locked
 
     def _comes_by(self, rows: np.ndarray, ok: np.ndarray) -> np.ndarray:
         """Which of the rows that are `ok` leave out none of the locked notes."""
@@ -285,11 +281,10 @@ class CellWriter:
         rng: np.random.Generator,
         controls: bool = True,
         memory: CellMemory | None = None,
-        locked: Sequence[tuple[int, int]] = (),
     ):
-        """memory: what the song says elsewhere, mixed in as far as `config.recall` says. locked: see CellState."""
+        """memory: what the song says elsewhere, mixed in as far as `config.recall` says."""
         self.memory = memory if config.recall else None
-        self.state, self.tokens, self.config, self.rng = CellState(rules, locked), tokens, config, rng
+        self.state, self.tokens, self.config, self.rng = CellState(rules), tokens, config, rng
         self.ids: list[int] = []
         self.done = False
         self._controls: list[tuple[str, list[int]]] = []

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import NamedTuple
 
+from .keyswitches import keyswitches
+
 MAX_BARS = 20_000
 
 
@@ -214,10 +216,15 @@ class Score:
         return counts
 
     def with_fill(self, region: Region, fills: Mapping[int, Sequence[Note]]) -> Score:
-        """A copy in which the notes of the region's cells are those of `fills`, by track index."""
+        """A copy in which the notes of the region's cells are those of `fills`, by track index, and keyswitches."""
         score = self
         for t, notes in fills.items():
-            kept = [n for n in self.tracks[t].notes if (t, self.bar_index_at(n.onset_ticks)) not in region.cells]
+            stay = keyswitches(self.tracks[t], self.ticks_per_beat)
+            kept = [
+                n
+                for n in self.tracks[t].notes
+                if n in stay or (t, self.bar_index_at(n.onset_ticks)) not in region.cells
+            ]
             score = score.with_notes(t, [*kept, *notes])
         return score
 

@@ -1,7 +1,7 @@
 """The splice: new notes into a MIDI file, everything else of which stays as it is.
 
 A chunk without masked cells is copied byte for byte. In a masked one these events go, and nothing else:
-- note-ons inside the region, and the note-offs that belong to them, wherever these stand;
+- note-ons inside the region, and the note-offs that belong to them, wherever these stand; keyswitches stay;
 - pitch bends and sustain pedal inside the region, for they shaped those notes. What stood there at the region's end is
   restored there. Two things stay: the first return to rest of a bend or pedal held from before the region (it belongs
   to the notes before), and all of them where another track on the same channel, not masked, sounds in the region.
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 from mido import Message
 
+from midi_rwkv.keyswitches import keyswitches
 from midi_rwkv.score import Note, Region, Score, Track
 from midi_rwkv.smf import (
     CONTROL_CHANGE,
@@ -58,6 +59,7 @@ class _Part(NamedTuple):
     shared: list[bool]  # for each masked span: an unmasked track on this channel sounds in it
     notes: Sequence[Note]
     opening: list[Event]  # of a new track
+    staying: frozenset[tuple[int, int]] = frozenset()  # tick and pitch of keyswitches
 
 
 def splice(
@@ -90,7 +92,9 @@ def splice(
             assert track.channel is not None
             shared = [_is_shared(old, spans, index, span) for span in spans[index]]
             _check_notes(track.name or f"track {index + 1}", fills[index], spans[index])
-            parts[track.chunk].append(_Part(track.channel, spans[index], spans[index], shared, fills[index], []))
+            staying = frozenset((n.onset_ticks, n.pitch) for n in keyswitches(track, score.ticks_per_beat))
+            part = _Part(track.channel, spans[index], spans[index], shared, fills[index], [], staying)
+            parts[track.chunk].append(part)
     count = len(layout.tracks)
     for k, (channel, opening) in enumerate(_openings(layout, old, new)):
         index = len(old) + k
@@ -205,7 +209,8 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
         group = [part for part in parts if part.channel == channel]
         masked = [span for part in group for span in part.masked]
         shared = [flag for part in group for flag in part.shared]
-        stale, busy = _part_notes(events, channel, masked, [span for part in group for span in part.spans])
+        staying = frozenset(place for part in group for place in part.staying)
+        stale, busy = _part_notes(events, channel, masked, [span for part in group for span in part.spans], staying)
         gone |= stale
         for part in group:
             added += [(event[0], BEGINS, event) for event in part.opening]
@@ -233,7 +238,11 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
 
 
 def _part_notes(
-    events: Sequence[Event], channel: int, masked: Sequence[Span], spans: Sequence[Span]
+    events: Sequence[Event],
+    channel: int,
+    masked: Sequence[Span],
+    spans: Sequence[Span],
+    staying: Collection[tuple[int, int]],
 ) -> tuple[set[int], dict[int, list[Span]]]:
     """Indices of the note events that go, and by pitch when kept notes sound in `spans`."""
     places_of: dict[int, list[int]] = defaultdict(list)
@@ -249,7 +258,7 @@ def _part_notes(
         kept_sounds = False
         for i, place in enumerate(places):
             begin = places[begun_at.get(i, i)]  # a note-off without a note counts where it stands
-            masks = _inside(masked, events[begin][0])
+            masks = _inside(masked, events[begin][0]) and (events[begin][0], pitch) not in staying
             if velocities[i]:
                 kept_sounds |= not masks
             elif not complete and kept_sounds:

@@ -6,11 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv.config import SamplingConfig
+from midi_rwkv.limits import NO_LIMIT, CellLimits
 from midi_rwkv.prompt import PromptTokens
-from midi_rwkv.sample import NO_LIMIT, CellRules, CellWriter, GrammarTables, draw
+from midi_rwkv.sample import CellRules, CellWriter, GrammarTables, draw
 from midi_rwkv.score import Bar
 
 BAR = Bar(0, 1920, 4, 4)
+
+
+def limits(n_positions, pitches, density=(0, NO_LIMIT), polyphony=(1, NO_LIMIT), locked=()):
+    """The same pitches at every position."""
+    allowed = np.zeros((n_positions, 128), bool)
+    allowed[:, list(pitches)] = True
+    return CellLimits(allowed, density, polyphony, tuple(locked))
 
 
 def write(tokenizer, rules, sampling, seed, end_bias=0.0):
@@ -35,10 +43,8 @@ def tables(tokenizer):
 @given(seed=st.integers(0, 10**6), drum=st.booleans(), quarters=st.sampled_from([1, 2, 3, 4, 7]))
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
-    allowed = np.zeros(128, bool)
-    allowed[40:70] = True
     bar = Bar(960, 960 + 480 * quarters, quarters, 4)
-    rules = CellRules(tables[drum], tokenizer.positions_in(bar, 480), allowed)
+    rules = CellRules(tables[drum], limits(tokenizer.positions_in(bar, 480), range(40, 70)))
     notes = tokenizer.decode_cell(write(tokenizer, rules, SamplingConfig(), seed), bar, 480, drum)
     assert all(bar.start_ticks <= n.onset_ticks < bar.end_ticks and 40 <= n.pitch < 70 for n in notes)
     assert len({(n.onset_ticks, n.pitch) for n in notes}) == len(notes)
@@ -55,9 +61,7 @@ def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
 @settings(max_examples=80, deadline=None)
 def test_density_and_polyphony_are_met(tokenizer, tables, seed, low, extra, together, end_bias):
     high = low + extra + together[1]
-    allowed = np.zeros(128, bool)
-    allowed[[60, 62, 64, 65, 67]] = True
-    rules = CellRules(tables[False], 48, allowed, (low, high), together)
+    rules = CellRules(tables[False], limits(48, [60, 62, 64, 65, 67], (low, high), together))
     config = SamplingConfig(density=(low, high), polyphony=together)
     notes = tokenizer.decode_cell(write(tokenizer, rules, config, seed, end_bias), BAR, 480, False)
     assert low <= len(notes) <= high
@@ -66,16 +70,8 @@ def test_density_and_polyphony_are_met(tokenizer, tables, seed, low, extra, toge
     assert {n.pitch for n in notes} <= {60, 62, 64, 65, 67}
 
 
-def test_ranges_that_cannot_be_met_together_still_end(tokenizer, tables):
-    allowed = np.zeros(128, bool)
-    allowed[[60, 62]] = True
-    rules = CellRules(tables[False], 48, allowed, (3, 3), (2, 2))
-    for seed in range(5):
-        write(tokenizer, rules, SamplingConfig(), seed)
-
-
 def test_a_cell_with_no_room_for_notes_ends_at_once(tokenizer, tables):
-    rules = CellRules(tables[False], 48, np.ones(128, bool), (0, 0), (1, NO_LIMIT))
+    rules = CellRules(tables[False], limits(48, range(128), density=(0, 0)))
     assert write(tokenizer, rules, SamplingConfig(), 0) == []
 
 
