@@ -7,6 +7,7 @@ top_p, seed, num_candidates.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ MOST_CANDIDATES = 8
 
 def add_api(worker: Worker) -> None:
     """Add the endpoints to the page that is being built."""
+    for endpoint in endpoints(worker, _path, _hand_out):
+        gr.api(endpoint, api_name=endpoint.__name__)
+
+
+def endpoints(
+    worker: Worker, find: Callable[[Any], Path], give: Callable[[str, bytes], Any]
+) -> tuple[Callable[..., Any], ...]:
+    """inspect, infill, personalize, styles. They raise gr.Error with one line.
+
+    Args:
+        find: the file of a song that a caller names; raises ValueError where it may not
+        give: what the caller gets for an answer, of its file name and its content
+    """
+
+    def read(song: Any) -> tuple[bytes, Score]:
+        path = find(song)
+        data = path.read_bytes()
+        score = read_midi(data, path.name)
+        check_size(score)
+        return data, score
 
     def inspect(song: FileData) -> dict[str, Any]:
         """What is in a MIDI file: its bars, their metres, and its tracks with their notes in each bar.
@@ -38,7 +59,7 @@ def add_api(worker: Worker) -> None:
             song: a MIDI file
         """
         with _errors():
-            return _inspect(_read(song)[1])
+            return _inspect(read(song)[1])
 
     def infill(
         song: FileData,
@@ -75,7 +96,7 @@ def add_api(worker: Worker) -> None:
             recall: how readily the song's own music comes back; 0 no more than the model does
         """
         with _errors():
-            data, score = _read(song)
+            data, score = read(song)
             if not 1 <= num_candidates <= MOST_CANDIDATES:
                 raise ValueError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
             region = Region(frozenset((int(t), int(b)) for t in tracks for b in bars))
@@ -95,9 +116,7 @@ def add_api(worker: Worker) -> None:
                 if isinstance(event, list):
                     fills = event
             stem = Path(score.name).stem
-            answers = [
-                _hand_out(f"{stem}-{i + 1}.mid", splice(data, score, region, fill)) for i, fill in enumerate(fills)
-            ]
+            answers = [give(f"{stem}-{i + 1}.mid", splice(data, score, region, fill)) for i, fill in enumerate(fills)]
             notes = [sum(len(n) for n in fill.values()) for fill in fills]
             return answers, {"seed": number, "notes": notes, "tracks": list(region.tracks), "bars": list(region.bars)}
 
@@ -111,7 +130,7 @@ def add_api(worker: Worker) -> None:
             overwrite: replace a style of that name
         """
         with _errors():
-            made = learn([_path(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
+            made = learn([find(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
             return {
                 "style": name if made.path else None,
                 "held_out_before": made.before,
@@ -123,8 +142,7 @@ def add_api(worker: Worker) -> None:
         """The styles that `infill` can be given, and what is known of each."""
         return [{"name": path.stem, **read_info(path)} for path in style_files()]
 
-    for endpoint in (inspect, infill, personalize, styles):
-        gr.api(endpoint, api_name=endpoint.__name__)
+    return inspect, infill, personalize, styles
 
 
 class _errors:
@@ -146,20 +164,17 @@ def _path(file: Any) -> Path:
     return Path(path)
 
 
-def _read(file: Any) -> tuple[bytes, Score]:
-    path = _path(file)
-    data = path.read_bytes()
-    score = read_midi(data, path.name)
-    check_size(score)
-    return data, score
-
-
-def _hand_out(name: str, data: bytes) -> Any:
+def keep_upload(name: str, data: bytes) -> Path:
+    """A file of that name in the folder of uploads, which `uploads.py` bounds."""
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
     path = folder / name
     path.write_bytes(data)
-    return {"path": str(path), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    return path
+
+
+def _hand_out(name: str, data: bytes) -> Any:
+    return {"path": str(keep_upload(name, data)), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from .guard import Guard, Hosts
@@ -32,6 +33,9 @@ def add_app_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: 2)")
     p.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools")
+    p.add_argument(
+        "--mcp-files", metavar="DIR", type=Path, help="the MCP tools may read and add files here (default: nowhere)"
+    )
 
 
 def run_app(options: argparse.Namespace) -> None:
@@ -47,6 +51,11 @@ def run_app(options: argparse.Namespace) -> None:
         raise ValueError(f"--threads must be 1 or more, got {options.threads}")
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ValueError(f"--port must be 1-65535, got {options.port}")
+    if options.mcp_files is not None:
+        if not options.mcp:
+            raise ValueError("--mcp-files is about the MCP tools; add --mcp")
+        if not options.mcp_files.is_dir():
+            raise ValueError(f"--mcp-files must be a folder, got {options.mcp_files}")
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     from midi_rwkv.checkpoint import load_checkpoint
@@ -67,6 +76,11 @@ def run_app(options: argparse.Namespace) -> None:
     desk = Desk(worker, Sessions(), soundfont)
     page = build(desk)
     page.queue(default_concurrency_limit=16, max_size=MOST_QUEUED)
+    tools = None
+    if options.mcp:
+        from .mcp_tools import mcp_server
+
+        tools = mcp_server(worker, options.mcp_files)
     page.launch(
         server_name=hosts.listen,
         server_port=options.port,
@@ -74,9 +88,9 @@ def run_app(options: argparse.Namespace) -> None:
         auth=auth,
         share=False,
         max_file_size=MAX_UPLOAD,
-        mcp_server=options.mcp,
+        mcp_server=False,  # ours are among the routes
         run_history=False,
-        app_kwargs={"lifespan": _surround(hosts, uploads, auth)},
+        app_kwargs=_surroundings(hosts, uploads, auth, tools),
         theme=theme(),
         css=CSS,
         footer_links=[],
@@ -85,8 +99,8 @@ def run_app(options: argparse.Namespace) -> None:
     )
 
 
-def _surround(hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None) -> Any:
-    """The app's lifespan: our middleware goes around all that Gradio has put around its app."""
+def _surroundings(hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None, tools: Any) -> dict[str, Any]:
+    """What the app is made with: our middleware around all that Gradio puts around it, and the MCP tools' routes."""
     from .cookie import SessionCookie
     from .limits import Limits
     from .login import Login
@@ -96,10 +110,15 @@ def _surround(hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None) -> A
         inner = Limits(SessionCookie(app.middleware_stack), uploads)
         app.middleware_stack = Guard(Login(inner, *auth) if auth else inner, hosts)
         cleaning = asyncio.create_task(uploads.clean_hourly())
-        yield
+        async with tools.session_manager.run() if tools else nullcontext():
+            yield
         cleaning.cancel()
 
-    return lifespan
+    if tools is None:
+        return {"lifespan": lifespan}
+    from .mcp_tools import routes
+
+    return {"lifespan": lifespan, "routes": routes(tools)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,145 @@
+"""The endpoints as MCP tools, at /gradio_api/mcp/ (`--mcp`).
+
+Gradio would serve them too, but its tools fetch files from whatever address they are given, and call the server back
+without a password. Here a song is its own content, or a file in the folder that `--mcp-files` names.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import gradio as gr
+from mcp.server.fastmcp import FastMCP
+from mcp.server.fastmcp.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.routing import Route
+
+from midi_rwkv.files import shown, whole_file
+
+from .api import endpoints, keep_upload
+from .work import Worker
+
+PATH = "/gradio_api/mcp"
+LARGEST = 16 * 2**20  # bytes of a file, as of an upload
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+CONTENT = re.compile(r"data:[^,]*;base64,|(?=TVRoZ|UklGR)", re.IGNORECASE)  # MThd and RIFF begin so in base64
+ABOUT = """Rewrites chosen bars of chosen tracks of a MIDI song and leaves everything else in the file as it was. Call
+`inspect` first: it lists the tracks and bars. A song is given as its content in base64, or as the path of a file in the
+folder that the user has opened to you; the answer comes in the same way, a file's answers as new files beside it."""
+
+
+class Songs:
+    """Where the tools' songs come from and where their answers go."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: whose files may be named, by --mcp-files."""
+        self.folder = folder.resolve(strict=True) if folder else None
+
+    def find(self, song: Any) -> Path:
+        """The file of a song: one in the folder, or its content, kept like an upload. ValueError for anything else."""
+        if not isinstance(song, str):
+            raise ValueError("a song must be a path or the content of a MIDI file in base64")
+        if ADDRESS.match(song):
+            raise ValueError("files are not fetched from addresses; give the content of the file in base64")
+        start = CONTENT.match(song)
+        if not start:
+            return self._in_folder(song)
+        try:
+            return keep_upload("song.mid", base64.b64decode(song[start.end() :], validate=True))
+        except binascii.Error as error:
+            raise ValueError(f"the song's base64 is damaged ({error})") from None
+
+    def is_path(self, song: Any) -> bool:
+        """Whether a song is a file in the folder rather than its content."""
+        return isinstance(song, str) and not CONTENT.match(song)
+
+    def _in_folder(self, name: str) -> Path:
+        if self.folder is None:
+            raise ValueError(
+                "no folder is open for files here (midi-rwkv app --mcp-files DIR opens one); give the content of the "
+                "file in base64"
+            )
+        try:
+            path = (self.folder / name).resolve(strict=True)  # links followed
+            is_file = path.is_relative_to(self.folder) and path.is_file()
+        except (OSError, ValueError, RuntimeError):
+            is_file = False
+        if not is_file:  # the same line for what is not there and for what lies elsewhere
+            raise ValueError(f"there is no file {shown(name[:200])} in the folder of --mcp-files")
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{shown(path.name)} has {path.stat().st_size:,} bytes; at most {LARGEST:,} are taken")
+        return path
+
+    def answer(self, song: str, name: str, data: bytes) -> dict[str, str]:
+        """An answer as its song was given: as a new file beside it, or as content."""
+        if not self.is_path(song):
+            return {"name": name, "content": base64.b64encode(data).decode()}
+        folder = self.find(song).parent
+        stem = Path(name).stem
+        for number in itertools.count(1):
+            path = folder / (name if number == 1 else f"{stem} ({number}).mid")
+            try:
+                with whole_file(path, overwrite=False) as partial:
+                    partial.write_bytes(data)
+            except FileExistsError:
+                continue
+            return {"name": path.name, "path": str(path)}
+        raise AssertionError("count() does not end")
+
+
+def mcp_server(worker: Worker, folder: Path | None) -> FastMCP:
+    """The tools, each in a thread of its own while it works."""
+    server = FastMCP(
+        "midi-rwkv",
+        instructions=ABOUT,
+        stateless_http=True,
+        log_level="WARNING",
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # guard.py's work
+    )
+    songs = Songs(folder)
+    inspect, infill, personalize, styles = endpoints(worker, songs.find, lambda name, data: (name, data))
+
+    @functools.wraps(infill)
+    def infill_with_files(**asked: Any) -> dict[str, Any]:
+        answers, report = infill(**asked)
+        return {**report, "files": [songs.answer(asked["song"], name, data) for name, data in answers]}
+
+    infill_with_files.__annotations__["return"] = dict[str, Any]
+    for function in (inspect, infill_with_files, personalize, styles):
+        for name, kind in (("song", str), ("files", list[str])):
+            if name in function.__annotations__:
+                function.__annotations__[name] = kind
+        server.add_tool(_tool(function))
+    return server
+
+
+def routes(server: FastMCP) -> list[Route]:
+    """Where the tools are served, with and without a slash at the end; `server.session_manager` must run."""
+    server.streamable_http_app()  # makes the session manager
+
+    class Endpoint:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await server.session_manager.handle_request(scope, receive, send)
+
+    return [Route(path, Endpoint()) for path in (PATH, PATH + "/")]
+
+
+def _tool(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An endpoint as a tool: in a thread, and with errors of one line."""
+
+    @functools.wraps(function)
+    async def tool(**asked: Any) -> Any:
+        try:
+            return await anyio.to_thread.run_sync(functools.partial(function, **asked))
+        except gr.Error as error:
+            raise ToolError(error.message) from None
+
+    return tool
