@@ -154,15 +154,6 @@ def test_as_mcp_tools(app):
     assert infill["inputSchema"]["properties"]["bars"]["type"] == "array"
 
 
-def test_a_password_is_asked_for(start_app, checkpoint_folder):
-    app = start_app("--checkpoint", checkpoint_folder, "--auth", "me:secret")
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{app.url}gradio_api/info")
-    client = Client(app.url, auth=("me", "secret"), verbose=False)
-    assert client.predict(api_name="/styles") == []
-    app.stop()
-
-
 def test_what_cannot_be_served_is_said(capsys):
     from midi_rwkv.cli import main
 
