@@ -17,12 +17,14 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from midi_rwkv.arguments import parse_key
 from midi_rwkv.config import SamplingConfig
+from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi, splice
 from midi_rwkv.personalize import personalize as learn
 from midi_rwkv.score import Region, Score
 from midi_rwkv.style import find_style, read_info, style_files
 
+from .faults import one_line
 from .session import check_size
 from .work import Worker
 
@@ -98,7 +100,7 @@ def endpoints(
         with _errors():
             data, score = read(song)
             if not 1 <= num_candidates <= MOST_CANDIDATES:
-                raise ValueError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
+                raise RequestError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
             region = Region(frozenset((int(t), int(b)) for t in tracks for b in bars))
             sampling = SamplingConfig(
                 temperature=temperature,
@@ -112,7 +114,7 @@ def endpoints(
             found = find_style(style, worker.checkpoint, style_strength) if style else None
             number = secrets.randbelow(2**31) if seed < 0 else seed
             fills = []
-            for event in worker.infill(score, region, sampling, num_candidates, number, found):
+            for event in worker.infill(score, region, sampling, candidates=num_candidates, seed=number, style=found):
                 if isinstance(event, list):
                     fills = event
             stem = Path(score.name).stem
@@ -146,21 +148,21 @@ def endpoints(
 
 
 class _errors:
-    """ValueError and OSError become errors of one line for the caller."""
+    """Errors of one line for the caller, whatever went wrong."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (ValueError, OSError)):
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+        if isinstance(error, Exception):
+            raise gr.Error(one_line(error), print_exception=False) from None
 
 
 def _path(file: Any) -> Path:
-    """Where an uploaded file lies. ValueError for a path that was not uploaded."""
+    """Where an uploaded file lies. RequestError for a path that was not uploaded."""
     path = file.get("path") if isinstance(file, dict) else None
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
-        raise ValueError("this is no uploaded file; upload it first, or use gradio_client.handle_file")
+        raise RequestError("this is no uploaded file; upload it first, or use gradio_client.handle_file")
     return Path(path)
 
 
@@ -181,7 +183,7 @@ def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
     if values is None:
         return None
     if len(values) != 2:
-        raise ValueError(f"{name} must be two numbers, the least and the most, got {values}")
+        raise RequestError(f"{name} must be two numbers, the least and the most, got {values}")
     return values[0], values[1]
 
 

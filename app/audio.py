@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from midi_rwkv.errors import RequestError
 from midi_rwkv.score import Score
 
 TAIL_SECONDS = 1.0
@@ -74,11 +75,11 @@ RECORDS = {
 def find_soundfont(path: str | Path | None = None) -> Path:
     """The soundfont named; else one from the usual folders, General MIDI by its name first; else pretty_midi's.
 
-    Only SF2: the samples of SF3 are compressed. Raises ValueError where there is none.
+    Only SF2: the samples of SF3 are compressed. Raises RequestError where there is none.
     """
     if path is not None:
         if not Path(path).is_file():
-            raise ValueError(f"there is no soundfont {path}; check its name, or leave it out for the system's own")
+            raise RequestError(f"there is no soundfont {path}; check its name, or leave it out for the system's own")
         return Path(path)
     for folder in FOLDERS:
         fonts = [p for p in Path(folder).expanduser().glob("*.sf2") if p.is_file()]
@@ -89,7 +90,7 @@ def find_soundfont(path: str | Path | None = None) -> Path:
         bundled = Path(spec.origin).with_name("TimGM6mb.sf2")
         if bundled.is_file():
             return bundled
-    raise ValueError("no soundfont (*.sf2) was found; pip install pretty_midi, which brings one, or name one")
+    raise RequestError("no soundfont (*.sf2) was found; pip install pretty_midi, which brings one, or name one")
 
 
 def render(
@@ -97,6 +98,7 @@ def render(
     first_bar: int,
     last_bar: int,
     soundfont: Path,
+    *,
     sample_rate: int = 22050,
     tracks: Collection[int] | None = None,
     loudness: float | None = None,
@@ -105,11 +107,11 @@ def render(
 
     Only notes that begin inside sound; they ring on into the tail. `tracks` are indices, None for all. Where anything
     sounds the peak is 0.9; with a `loudness` the level is that factor's, whatever else sounds in the stretch, and peaks
-    are rounded off: for stretches that are played one after another. Raises ValueError on an empty stretch and on a
+    are rounded off: for stretches that are played one after another. Raises RequestError on an empty stretch and on a
     file that is no SF2 soundfont.
     """
     if not 0 <= first_bar < last_bar:
-        raise ValueError(
+        raise RequestError(
             f"bars [{first_bar}, {last_bar}) are no stretch; the first must be 0 or more and below the last"
         )
     font = load_soundfont(str(soundfont))
@@ -324,7 +326,7 @@ class Soundfont:
 
 @cache
 def load_soundfont(path: str) -> Soundfont:
-    """Opens an SF2 file; its samples stay on disk until they are played. Raises ValueError on any other file."""
+    """Opens an SF2 file; its samples stay on disk until they are played. Raises RequestError on any other file."""
     try:
         data = np.memmap(path, np.uint8, "r")
         chunks = dict(_chunks(data))
@@ -337,9 +339,9 @@ def load_soundfont(path: str) -> Soundfont:
         at, _ = chunks[b"ifil"]
         major = int.from_bytes(bytes(data[at : at + 2]), "little")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not an SF2 soundfont; name another, or pip install pretty_midi") from error
+        raise RequestError(f"{path} is not an SF2 soundfont; name another, or pip install pretty_midi") from error
     if major != 2:
-        raise ValueError(
+        raise RequestError(
             f"{path} is of SoundFont version {major}; only version 2 (uncompressed) can be played; name one"
         )
     heads = tables[b"phdr"][:-1]  # the last record only ends the one before
@@ -349,7 +351,7 @@ def load_soundfont(path: str) -> Soundfont:
 def _chunks(data: np.ndarray) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """Name, offset and size in bytes of every chunk inside the lists of a RIFF file."""
     if bytes(data[:4]) != b"RIFF" or bytes(data[8:12]) != b"sfbk":
-        raise ValueError("no soundfont")
+        raise RequestError("there is no soundfont")
     at = 12
     while at + 8 <= len(data):
         name, size = bytes(data[at : at + 4]), int.from_bytes(bytes(data[at + 4 : at + 8]), "little")

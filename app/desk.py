@@ -22,6 +22,7 @@ import pandas as pd
 
 from midi_rwkv.arguments import parse_key, parse_pitch, parse_range
 from midi_rwkv.config import SamplingConfig
+from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.instruments import find_program
 from midi_rwkv.score import Note, Region, Score
 from midi_rwkv.style import Style, find_style, style_files
@@ -29,6 +30,7 @@ from midi_rwkv.style import Style, find_style, style_files
 from . import learn, view
 from .audio import render, wav_bytes
 from .cookie import cookie_name
+from .faults import one_line
 from .session import Candidate, Session, Sessions
 from .work import Stopped, Waiting, Worker, Written, half_of
 
@@ -92,23 +94,23 @@ class Desk:
         self._stop(session)
         try:
             session.open(data, name)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise failed(error) from None
         return view.show(session)
 
     def mark(self, event: gr.EventData, request: gr.Request) -> None:
         """Other cells are marked."""
-        with suppress(ValueError, OSError):  # of a page that is behind: the next thing it is sent sets it right
+        with suppress(MidiRwkvError, OSError):  # of a page that is behind: the next thing it is sent sets it right
             self.session(request).mark(event.cells)
 
     def toggle_lock(self, event: gr.EventData, request: gr.Request) -> None:
         """A note was clicked."""
-        with suppress(ValueError, OSError):
+        with suppress(MidiRwkvError, OSError):
             self.session(request).toggle_lock(int(event.track), int(event.onset), int(event.pitch))
 
     def choose(self, event: gr.EventData, request: gr.Request) -> None:
         """A candidate was clicked."""
-        with suppress(ValueError, OSError):
+        with suppress(MidiRwkvError, OSError):
             self.session(request).choose(int(event.number))
 
     def infill(
@@ -135,16 +137,25 @@ class Desk:
             version, region = session.at, session.region
             wish = self._wish(temperature, recall, style, strength, density, polyphony, pitch_range, key, seed)
             plan = _plan(session, wish, alike)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise failed(error) from None
         stop = self._running[session.id] = threading.Event()
         text = f"{view.song_line(session)}\n{view.view_line(session, candidates, 'reading the song …')}"
         for t, notes in plan.kept.items():
-            text += "\n" + view.cell_line(t, [notes] * candidates, "reading the song …", 0, len(plan.region.cells))
+            text += "\n" + view.cell_line(
+                t, [notes] * candidates, text="reading the song …", done=0, total=len(plan.region.cells)
+            )
         yield text
         began = time.monotonic()
         work = self.worker.infill(
-            plan.score, plan.region, plan.sampling, candidates, wish.seed, wish.style, plan.locked, stop=stop
+            plan.score,
+            plan.region,
+            plan.sampling,
+            candidates=candidates,
+            seed=wish.seed,
+            style=wish.style,
+            locked=plan.locked,
+            stop=stop,
         )
         try:
             for event in work:
@@ -152,7 +163,9 @@ class Desk:
                     text += "\n" + view.status_line(f"busy: {event.before} before you")
                 elif isinstance(event, Written):
                     line = f"{event.done} of {event.total} cells written, {event.seconds_left:.0f} s left"
-                    text += "\n" + view.cell_line(event.track, event.notes, line, event.done, event.total)
+                    text += "\n" + view.cell_line(
+                        event.track, event.notes, text=line, done=event.done, total=event.total
+                    )
                 else:
                     answers = []
                     for fill in event:
@@ -166,8 +179,8 @@ class Desk:
         except Stopped:
             yield view.show(session, "stopped; the song is as it was")
             return
-        except (ValueError, OSError) as error:
-            yield view.show(session, _one_line(error))
+        except Exception as error:
+            yield view.show(session, one_line(error))
             return
         finally:
             work.close()
@@ -192,7 +205,7 @@ class Desk:
         key: str,
         seed: str,
     ) -> Wish:
-        """The page's settings, read; ValueError or OSError says what is wrong with one."""
+        """The page's settings, read; RequestError or OSError says what is wrong with one."""
         sampling = SamplingConfig(
             temperature=temperature,
             density=parse_range("notes a bar", density or None),
@@ -203,7 +216,7 @@ class Desk:
         )
         number = int(seed) if re.fullmatch(r"\s*[0-9]{1,19}\s*", seed) else -1
         if seed.strip() and not 0 <= number < 2**63:
-            raise ValueError(f"the seed must be a whole number from 0 to 2^63 - 1, got {seed.strip()[:40]!r}")
+            raise RequestError(f"the seed must be a whole number from 0 to 2^63 - 1, got {seed.strip()[:40]!r}")
         found = None
         if style and style != NO_STYLE and strength:
             found = find_style(style, self.worker.checkpoint, strength)
@@ -265,8 +278,8 @@ class Desk:
             data = session.with_candidate(session.chosen) if shown else session.data
             stem = Path(session.name).stem
             return {"name": f"{stem}-infill.mid", "data": base64.b64encode(data).decode()}
-        except (ValueError, OSError) as error:
-            return {"error": _one_line(error)}
+        except Exception as error:
+            return {"error": one_line(error)}
 
     def read_pieces(self, paths: list[str] | None) -> list[list[Any]]:
         """A row for each file that was given to learn from."""
@@ -280,16 +293,18 @@ class Desk:
         stop = self._learning[session.id] = threading.Event()
         try:
             if not paths:
-                raise ValueError("no files yet; drop some of your own pieces first")
+                raise RequestError("no files yet; drop some of your own pieces first")
             if not name.strip():
-                raise ValueError("the style needs a name")
-            for step in learn.tune(paths, name.strip(), overwrite, self.worker.checkpoint, stop):
+                raise RequestError("the style needs a name")
+            for step in learn.tune(
+                paths, name.strip(), overwrite=overwrite, checkpoint=self.worker.checkpoint, stop=stop
+            ):
                 data = pd.DataFrame(step.curve, columns=["step", "nats a note"])
                 plot = gr.LinePlot(data, visible=True) if step.curve else gr.skip()
                 kept = step.made is not None and step.made.path is not None
                 choice = gr.Dropdown(style_names(), value=name.strip()) if kept else gr.skip()
                 yield step.text, plot, choice
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise failed(error) from None
         yield gr.skip(), gr.skip(), gr.Dropdown(style_names())
 
@@ -304,10 +319,12 @@ class Desk:
         try:
             pieces = learn.what_was_read(paths or [])[1]
             if not pieces:
-                raise ValueError("there is no piece to hear; give the files again")
-            sounds = learn.before_and_after(pieces[0], name.strip(), self.worker, self.soundfont, SAMPLE_RATE)
+                raise RequestError("there is no piece to hear; give the files again")
+            sounds = learn.before_and_after(
+                pieces[0], name.strip(), self.worker, soundfont=self.soundfont, rate=SAMPLE_RATE
+            )
             return [(SAMPLE_RATE, (s * 32767).astype(np.int16)) for s in sounds]
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise failed(error) from None
 
     def sound(self, wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
@@ -316,14 +333,16 @@ class Desk:
             session = self.session(request)
             first, last, number = int(wanted["first"]), int(wanted["last"]), int(wanted["candidate"])
             if not 0 <= first < last <= first + 64:
-                raise ValueError("there is nothing to play")
+                raise RequestError("there is nothing to play")
             score = session.score
             if 0 <= number < len(session.candidates):
                 score = score.with_fill(session.region, session.candidates[number].fill)
-            samples = render(score, first, last, self.soundfont, SAMPLE_RATE, set(wanted["tracks"]), loudness=0.35)
+            samples = render(
+                score, first, last, self.soundfont, sample_rate=SAMPLE_RATE, tracks=set(wanted["tracks"]), loudness=0.35
+            )
             return {"wav": base64.b64encode(wav_bytes(samples, SAMPLE_RATE)).decode()}
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            return {"error": _one_line(error)}
+        except Exception as error:
+            return {"error": one_line(error)}
 
 
 def style_names() -> list[str]:
@@ -364,17 +383,13 @@ def _catch_up(session: Session, shown: str) -> None:
 
 def failed(error: Exception) -> gr.Error:
     """What the page shows of an error: one line, for some seconds."""
-    return gr.Error(_one_line(error), duration=12, print_exception=False)
+    return gr.Error(one_line(error), duration=12, print_exception=False)
 
 
 @contextmanager
 def _warnings() -> Iterator[None]:
-    """A ValueError or OSError becomes a note on the page."""
+    """An error becomes a note on the page."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        gr.Warning(_one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    except Exception as error:
+        gr.Warning(one_line(error))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from midi_rwkv.errors import RequestError
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,7 +40,9 @@ class Hosts:
         for text in allowed:
             place = _place(text)
             if place is None:
-                raise ValueError(f"--allow-host must be NAME or NAME:PORT, as in the browser's address bar, got {text}")
+                raise RequestError(
+                    f"--allow-host must be NAME or NAME:PORT, as in the browser's address bar, got {text}"
+                )
             places.add(place)
         return cls(bracketed(listen.lower()), frozenset(places))
 
@@ -109,7 +113,7 @@ class Guard:
         return None
 
 
-async def refuse(scope: Any, send: Any, status: int, line: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+async def refuse(scope: Any, send: Any, status: int, line: str, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Answer with one line of plain text; a websocket is closed before it opens (the server makes that a 403)."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": line[:120]})

@@ -14,6 +14,7 @@ import numpy as np
 
 from midi_rwkv.checkpoint import Checkpoint
 from midi_rwkv.config import SamplingConfig
+from midi_rwkv.errors import RequestError
 from midi_rwkv.personalize import Personalized, Piece, Progress, personalize, read_pieces
 from midi_rwkv.score import Region
 from midi_rwkv.style import find_style
@@ -44,9 +45,9 @@ def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
 
 
 def tune(
-    paths: Sequence[str], name: str, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
+    paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[Step]:
-    """Learn the style; `stop` ends it early with the best so far. ValueError where it cannot be done."""
+    """Learn the style; `stop` ends it early with the best so far. RequestError where it cannot be done."""
     happened: queue.Queue[Progress | Personalized | BaseException] = queue.Queue()
 
     def on_progress(progress: Progress) -> None:
@@ -56,12 +57,14 @@ def tune(
 
     def work() -> None:
         try:
-            happened.put(personalize(list(paths), name, checkpoint, overwrite=overwrite, on_progress=on_progress))
+            happened.put(
+                personalize(list(paths), name, checkpoint=checkpoint, overwrite=overwrite, on_progress=on_progress)
+            )
         except (Exception, KeyboardInterrupt) as error:
             happened.put(error)
 
     if not _one_at_a_time.acquire(blocking=False):
-        raise ValueError("busy: another style is being learned; try again in a few minutes")
+        raise RequestError("busy: another style is being learned; try again in a few minutes")
     try:
         began = time.monotonic()
         curve: list[tuple[int, float]] = []
@@ -92,7 +95,7 @@ def tune(
         _one_at_a_time.release()
 
 
-def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, rate: int) -> list[np.ndarray]:
+def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Path, rate: int) -> list[np.ndarray]:
     """The same bars of a piece, filled with the same seed without and with the style, and two bars around, as sound."""
     score = piece.score
     track = max(range(len(score.tracks)), key=lambda t: len(score.tracks[t].notes))
@@ -102,11 +105,11 @@ def before_and_after(piece: Piece, style: str, worker: Worker, soundfont: Path, 
     region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
     sounds = []
     for found in (None, find_style(style, worker.checkpoint)):
-        for event in worker.infill(score, region, SamplingConfig(), 1, SEED, found):
+        for event in worker.infill(score, region, SamplingConfig(), candidates=1, seed=SEED, style=found):
             if isinstance(event, list):
                 filled = score.with_fill(region, event[0])
                 lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)
-                sounds.append(render(filled, lo, hi, soundfont, rate))
+                sounds.append(render(filled, lo, hi, soundfont, sample_rate=rate))
     return sounds
 
 

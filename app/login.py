@@ -89,14 +89,14 @@ class Login:
             seconds = self.attempts.wait(address)
             if seconds:
                 line = f"too many wrong passwords; try again in {seconds} s"
-                await refuse(scope, send, 429, line, [(b"retry-after", str(seconds).encode())])
+                await refuse(scope, send, 429, line, headers=[(b"retry-after", str(seconds).encode())])
                 return
         if given:
             if self._is_right(given):
                 await self.app(self._known(scope, headers), receive, send)
             else:
                 self.attempts.add(address)
-                await refuse(scope, send, 401, "wrong user or password", ASK)
+                await refuse(scope, send, 401, "wrong user or password", headers=ASK)
         elif logs_in:
             self.attempts.add(address)  # at once: many may be sent together
             await self.app(scope, receive, self._watch(send, address))
@@ -105,7 +105,7 @@ class Login:
         else:
             ask = ASK if scope["path"].startswith("/gradio_api/mcp") else ()  # elsewhere browsers would show a dialog
             line = "log in first, or send the user and the password (Authorization: Basic)"
-            await refuse(scope, send, 401, line, ask)
+            await refuse(scope, send, 401, line, headers=ask)
 
     def _is_right(self, given: list[str]) -> bool:
         kind, _, value = given[0].partition(" ")

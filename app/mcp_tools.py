@@ -22,6 +22,7 @@ from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Route
 
+from midi_rwkv.errors import RequestError
 from midi_rwkv.files import shown, whole_file
 
 from .api import endpoints, keep_upload
@@ -46,16 +47,16 @@ class Songs:
     def find(self, song: Any) -> Path:
         """The file of a song: one in the folder, or its content, kept like an upload. ValueError for anything else."""
         if not isinstance(song, str):
-            raise ValueError("a song must be a path or the content of a MIDI file in base64")
+            raise RequestError("a song must be a path or the content of a MIDI file in base64")
         if ADDRESS.match(song):
-            raise ValueError("files are not fetched from addresses; give the content of the file in base64")
+            raise RequestError("files are not fetched from addresses; give the content of the file in base64")
         start = CONTENT.match(song)
         if not start:
             return self._in_folder(song)
         try:
             return keep_upload("song.mid", base64.b64decode(song[start.end() :], validate=True))
         except binascii.Error as error:
-            raise ValueError(f"the song's base64 is damaged ({error})") from None
+            raise RequestError(f"the song's base64 is damaged ({error})") from None
 
     def is_path(self, song: Any) -> bool:
         """Whether a song is a file in the folder rather than its content."""
@@ -63,7 +64,7 @@ class Songs:
 
     def _in_folder(self, name: str) -> Path:
         if self.folder is None:
-            raise ValueError(
+            raise RequestError(
                 "no folder is open for files here (midi-rwkv app --mcp-files DIR opens one); give the content of the "
                 "file in base64"
             )
@@ -73,9 +74,9 @@ class Songs:
         except (OSError, ValueError, RuntimeError):
             is_file = False
         if not is_file:  # the same line for what is not there and for what lies elsewhere
-            raise ValueError(f"there is no file {shown(name[:200])} in the folder of --mcp-files")
+            raise RequestError(f"there is no file {shown(name[:200])} in the folder of --mcp-files")
         if path.stat().st_size > LARGEST:
-            raise ValueError(f"{shown(path.name)} has {path.stat().st_size:,} bytes; at most {LARGEST:,} are taken")
+            raise RequestError(f"{shown(path.name)} has {path.stat().st_size:,} bytes; at most {LARGEST:,} are taken")
         return path
 
     def answer(self, song: str, name: str, data: bytes) -> dict[str, str]:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from midi_rwkv.errors import RequestError
+
 from .guard import Guard, Hosts
 from .uploads import Uploads, upload_folder
 
@@ -39,23 +41,23 @@ def add_app_options(p: argparse.ArgumentParser) -> None:
 
 
 def run_app(options: argparse.Namespace) -> None:
-    """Serve until Ctrl-C. ValueError on options that cannot be."""
+    """Serve until Ctrl-C. RequestError on options that cannot be."""
     auth = None
     if options.auth is not None:
         user, colon, password = options.auth.partition(":")
         if not (user and colon and password):
-            raise ValueError("--auth must be USER:PASSWORD")
+            raise RequestError("--auth must be USER:PASSWORD")
         auth = (user, password)
     hosts = Hosts.of(options.host, options.allow_host)
     if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be 1 or more, got {options.threads}")
+        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
     if options.port is not None and not 1 <= options.port <= 65535:
-        raise ValueError(f"--port must be 1-65535, got {options.port}")
+        raise RequestError(f"--port must be 1-65535, got {options.port}")
     if options.mcp_files is not None:
         if not options.mcp:
-            raise ValueError("--mcp-files is about the MCP tools; add --mcp")
+            raise RequestError("--mcp-files is about the MCP tools; add --mcp")
         if not options.mcp_files.is_dir():
-            raise ValueError(f"--mcp-files must be a folder, got {options.mcp_files}")
+            raise RequestError(f"--mcp-files must be a folder, got {options.mcp_files}")
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     from midi_rwkv.checkpoint import load_checkpoint

@@ -22,6 +22,7 @@ from typing import Any
 
 import platformdirs
 
+from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi, splice
 from midi_rwkv.score import Note, Region, Score, Track
@@ -85,16 +86,16 @@ class Session:
 
     @property
     def data(self) -> bytes:
-        """The present version as a MIDI file. ValueError where no song is open."""
+        """The present version as a MIDI file. RequestError where no song is open."""
         if not self.is_open:
-            raise ValueError("open a song first")
+            raise RequestError("open a song first")
         return self._file(self.versions[self.at]).read_bytes()
 
     @property
     def score(self) -> Score:
-        """The present version. ValueError where no song is open."""
+        """The present version. RequestError where no song is open."""
         if not self.is_open:
-            raise ValueError("open a song first")
+            raise RequestError("open a song first")
         key = self.versions[self.at].file, self.new_track
         if key not in self._scores:
             score = read_midi(self.data, self.name)
@@ -109,9 +110,9 @@ class Session:
 
     @property
     def region(self) -> Region:
-        """ValueError where nothing is marked."""
+        """RequestError where nothing is marked."""
         if not self.cells:
-            raise ValueError("nothing is marked; drag over some bars of a track first")
+            raise RequestError("nothing is marked; drag over some bars of a track first")
         return Region(frozenset(self.cells))
 
     @property
@@ -125,16 +126,16 @@ class Session:
         return self.versions[self.at + 1].what if self.at + 1 < len(self.versions) else ""
 
     def open(self, data: bytes, name: str) -> None:
-        """Go on with another song. ValueError (of one line) where it cannot be read or is too big to be shown."""
+        """Go on with another song. RequestError (of one line) where it cannot be read or is too big to be shown."""
         check_size(read_midi(data, name))
         with self.lock:
             self._add(data, f"opened {name}", name)
 
     def add_track(self, program: int, is_drum: bool) -> None:
         """Show an empty track below the others, in place of the one added before; it becomes part of the song with the
-        first bars of it that are kept. ValueError where no song is open or there are too many tracks."""
+        first bars of it that are kept. RequestError where no song is open or there are too many tracks."""
         if len(self.score.tracks) >= MAX_TRACKS:
-            raise ValueError(f"the song has {len(self.score.tracks)} tracks; the app shows at most {MAX_TRACKS}")
+            raise RequestError(f"the song has {len(self.score.tracks)} tracks; the app shows at most {MAX_TRACKS}")
         with self.lock:
             last = len(self.score.tracks) - (1 if self.new_track else 0)
             self.new_track = program, is_drum
@@ -143,12 +144,12 @@ class Session:
             self.save()
 
     def mark(self, cells: Iterable[Cell]) -> None:
-        """Mark other cells; candidates for those before go. ValueError for a cell outside the song."""
+        """Mark other cells; candidates for those before go. RequestError for a cell outside the song."""
         wanted = sorted({(int(t), int(b)) for t, b in cells})
         limit = len(self.score.bars) + EXTRA_BARS
         for t, b in wanted:
             if not (0 <= t < len(self.score.tracks) and 0 <= b < limit):
-                raise ValueError(f"track {t + 1}, bar {b + 1} is not in the song")
+                raise RequestError(f"track {t + 1}, bar {b + 1} is not in the song")
         with self.lock:
             if wanted != self.cells:
                 self.cells, self.candidates, self.chosen = wanted, [], -1
@@ -189,10 +190,10 @@ class Session:
                 self.save()
 
     def keep(self) -> None:
-        """The chosen candidate becomes the song's next version; what had been undone is gone. ValueError for none."""
+        """The chosen candidate becomes the song's next version; what had been undone is gone. RequestError for none."""
         with self.lock:
             if not 0 <= self.chosen < len(self.candidates):
-                raise ValueError("no candidate is chosen; infill first, then pick one")
+                raise RequestError("no candidate is chosen; infill first, then pick one")
             data = self.with_candidate(self.chosen)
             names = ", ".join(self.score.tracks[t].name or f"track {t + 1}" for t in self.region.tracks)
             first = self.score.first_bar_number
@@ -260,14 +261,14 @@ class Session:
 
 
 def check_size(score: Score) -> None:
-    """ValueError for a song that is too big to be shown."""
+    """RequestError for a song that is too big to be shown."""
     for what, count, most in (
         ("notes", sum(len(t.notes) for t in score.tracks), MAX_NOTES),
         ("bars", len(score.bars), MAX_BARS),
         ("tracks", len(score.tracks), MAX_TRACKS),
     ):
         if count > most:
-            raise ValueError(
+            raise RequestError(
                 f"{score.name} has {count:,} {what}; the app takes at most {most:,}; use the midi-rwkv command for it"
             )
 

@@ -80,7 +80,7 @@ def status_line(text: str, done: int = 0, total: int = 0) -> str:
     return _line({"status": {"text": text, "done": done, "total": total}})
 
 
-def cell_line(track: int, notes: list[list[Note]], text: str, done: int, total: int) -> str:
+def cell_line(track: int, notes: list[list[Note]], *, text: str, done: int, total: int) -> str:
     """A cell has been written: the notes of each candidate."""
     return _line(
         {"track": track, "notes": [flat(n) for n in notes], "status": {"text": text, "done": done, "total": total}}

@@ -22,6 +22,7 @@ import numpy as np
 from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.config import SamplingConfig
 from midi_rwkv.engine import Engine, State, make_engine
+from midi_rwkv.errors import RequestError
 from midi_rwkv.infill import Infiller, Progress
 from midi_rwkv.score import Note, Region, Score
 from midi_rwkv.style import Style
@@ -115,11 +116,11 @@ class Worker:
 
     @contextmanager
     def turn(self, on_wait: Callable[[int], None], check: Callable[[], None]) -> Iterator[None]:
-        """First come, first served. ValueError where too many wait already."""
+        """First come, first served. RequestError where too many wait already."""
         ticket = object()
         with self._changed:
             if len(self._turns) > MOST_WAITING:
-                raise ValueError(f"busy: {len(self._turns)} are before you; try again in a minute")
+                raise RequestError(f"busy: {len(self._turns)} are before you; try again in a minute")
             self._turns.append(ticket)
         told = 0
         try:
@@ -145,6 +146,7 @@ class Worker:
         score: Score,
         region: Region,
         sampling: SamplingConfig,
+        *,
         candidates: int,
         seed: int,
         style: Style | None = None,
@@ -171,7 +173,16 @@ class Worker:
 
                     self.engine.check = check
                     self.infiller.style = style or Style("none")
-                    found = self.infiller(score, region, sampling, candidates, seed, None, on_progress, locked)
+                    found = self.infiller(
+                        score,
+                        region,
+                        sampling,
+                        candidates=candidates,
+                        seed=seed,
+                        context_bars=None,
+                        on_progress=on_progress,
+                        locked=locked,
+                    )
                     happened.put([c.fills for c in found])
             except Exception as error:
                 happened.put(error)

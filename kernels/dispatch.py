@@ -9,6 +9,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from midi_rwkv.errors import MissingPackageError
+
 from .wkv7_chunked import wkv7_chunked
 from .wkv7_reference import wkv7_reference
 
@@ -25,6 +27,7 @@ def wkv7(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -44,19 +47,19 @@ def wkv7(
         backend, why = choose(r, v)
         _say(backend, why)
     if backend == "reference":
-        return wkv7_reference(r, log_decay, k, v, a, b, state, cu_seqlens)
+        return wkv7_reference(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if backend == "chunked":
-        return wkv7_chunked(r, log_decay, k, v, a, b, state, cu_seqlens)
+        return wkv7_chunked(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if backend == "numba":
         from .wkv7_numba import wkv7_numba  # compiles at import
 
         threads = min(2, torch.get_num_threads())
-        return wkv7_numba(r, log_decay, k, v, a, b, state, cu_seqlens, threads=threads)
+        return wkv7_numba(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens, threads=threads)
     if find_spec("triton") is None:
-        raise ValueError("backend='triton' needs Triton, which is not installed; pip install triton, or backend='auto'")
+        raise MissingPackageError("backend='triton' needs Triton, which is not installed: pip install triton")
     from .wkv7_triton import wkv7_triton
 
-    return wkv7_triton(r, log_decay, k, v, a, b, state, cu_seqlens)
+    return wkv7_triton(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
 
 
 def choose(r: Tensor, v: Tensor) -> tuple[str, str]:

@@ -30,6 +30,7 @@ def wkv7_chunked(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
     chunk: int = 32,
 ) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,7 @@ def wkv7_chunked(
 
     Computes in float32 (float64 inputs stay so). The same as `wkv7_reference`; packed sequences are worked one by one.
     """
-    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if cu_seqlens is not None:
         form = functools.partial(wkv7_chunked, chunk=chunk)
         return by_sequence(form, (r, log_decay, k, v, a, b), state, cu_seqlens)

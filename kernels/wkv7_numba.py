@@ -36,6 +36,7 @@ def wkv7_numba(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,7 @@ def wkv7_numba(
     Raises:
         ValueError: shapes that do not belong together, K not a multiple of 16, or a tensor that is not on the CPU.
     """
-    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     batch, steps, _, key_size = r.shape
     if key_size % LANES:
         raise ValueError(f"K must be a multiple of {LANES} for wkv7_numba, given {key_size}; use wkv7_chunked")

@@ -21,6 +21,7 @@ def wkv7_reference(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence over a batch of sequences.
@@ -42,7 +43,7 @@ def wkv7_reference(
     Raises:
         ValueError: shapes that do not belong together.
     """
-    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if cu_seqlens is not None:
         return by_sequence(wkv7_reference, (r, log_decay, k, v, a, b), state, cu_seqlens)
     batch, steps, heads, key_size = r.shape
@@ -68,6 +69,7 @@ def check_shapes(
     a: Tensor,
     b: Tensor,
     state: Tensor | None,
+    *,
     cu_seqlens: Tensor | None = None,
 ) -> None:
     """Raise ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B or N, H, K, V)."""

@@ -29,6 +29,7 @@ def wkv7_triton(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
     chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,7 @@ def wkv7_triton(
         ValueError: shapes that do not belong together, sizes other than 16, 32, 64, 128, dtypes that have no kernel, or
             tensors that Triton can't reach.
     """
-    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     batch, steps, _, key_size = r.shape
     value_size = v.shape[-1]
     if key_size not in SIZES or value_size not in SIZES:

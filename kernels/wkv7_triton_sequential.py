@@ -140,6 +140,7 @@ def wkv7_triton_sequential(
     a: Tensor,
     b: Tensor,
     state: Tensor | None = None,
+    *,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`wkv7_reference` on a GPU, in float32 (float64 inputs stay so); K and V are powers of two.
@@ -147,7 +148,7 @@ def wkv7_triton_sequential(
     Raises:
         ValueError: shapes that do not belong together, or tensors that Triton can't reach.
     """
-    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens)
+    check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if r.device.type != "cuda" and not INTERPRETED.value:
         raise ValueError(f"wkv7_triton_sequential runs on a GPU, given tensors on {r.device}; use wkv7_numba")
     bounds = sequence_bounds(r.shape[0], r.shape[1], cu_seqlens)

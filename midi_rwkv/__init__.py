@@ -13,7 +13,15 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 
 # At once, not when first used: a later `import midi_rwkv.infill` would put the module where the function belongs.
 # They import little before they are called.
+from .errors import CheckpointError as CheckpointError
+from .errors import CorpusError as CorpusError
+from .errors import MidiError as MidiError
+from .errors import MidiRwkvError as MidiRwkvError
+from .errors import MissingPackageError as MissingPackageError
+from .errors import RequestError as RequestError
+from .errors import StyleError as StyleError
 from .evaluate import evaluate as evaluate
+from .infill import Infiller as Infiller
 from .infill import infill as infill
 from .personalize import personalize as personalize
 
@@ -45,7 +53,8 @@ _HOME = {
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
-__all__ = sorted([*_HOME, "evaluate", "infill", "personalize"])
+_ERRORS = ("CheckpointError", "CorpusError", "MidiError", "MissingPackageError", "RequestError", "StyleError")
+__all__ = sorted([*_HOME, *_ERRORS, "Infiller", "MidiRwkvError", "evaluate", "infill", "personalize"])
 
 
 def __getattr__(name: str) -> Any:

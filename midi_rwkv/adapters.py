@@ -27,6 +27,7 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .dataset import NOT_MUSIC, Sample, to_batches
 from .engine import make_engine
+from .errors import RequestError
 from .losses import fill_nats, wanted_nats
 from .model import RWKV7
 from .personalize import Piece, draw_fills
@@ -63,14 +64,14 @@ class Adapted:
         middle = PromptTokens(self.checkpoint.tokenizer).middle
         known = engine.new_state(1)
         engine.prefill(self.prefix, known)
-        fills = [read_fill(engine, s, middle, 0, 0, known) for s in samples]
+        fills = [read_fill(engine, s, middle, notes=0, unit=0, known=known) for s in samples]
         return fills_nats(self.model, fills)
 
 
-def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int, steps: int = STEPS) -> Adapted:
-    """Learn from the pieces in at most so many steps. ValueError for an unknown method."""
+def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], *, seed: int, steps: int = STEPS) -> Adapted:
+    """Learn from the pieces in at most so many steps. RequestError for an unknown method."""
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise RequestError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     torch.manual_seed(seed)
     model = checkpoint.model()
     assert isinstance(model, RWKV7)
@@ -114,8 +115,16 @@ def _tune(
     checkpoint, model = adapted.checkpoint, adapted.model
     out = 1 if len(pieces) <= 8 else 2
     units = [(p, (0, len(p.score.bars))) for p in pieces]
-    held = [s for _, s, _ in draw_fills(units[-out:], checkpoint, HELD_OUT_FILLS, seed, True, CONTEXT)]
-    train = [s for _, s, _ in draw_fills(units[:-out], checkpoint, 4 * steps, seed, False, CONTEXT)]
+    held = [
+        s
+        for _, s, _ in draw_fills(
+            units[-out:], checkpoint, count=HELD_OUT_FILLS, seed=seed, held_out=True, budget=CONTEXT
+        )
+    ]
+    train = [
+        s
+        for _, s, _ in draw_fills(units[:-out], checkpoint, count=4 * steps, seed=seed, held_out=False, budget=CONTEXT)
+    ]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
     before = best = float(full_nats(model, held, adapted.wkv).sum())
     kept = [p.detach().clone() for p in parameters]
@@ -146,5 +155,5 @@ def _prefix(checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> list[
     rng = np.random.default_rng(seed)
     piece = pieces[int(rng.integers(len(pieces)))]
     unit = (piece, (0, len(piece.score.bars)))
-    [(_, sample, _)] = draw_fills([unit], checkpoint, 1, seed, True, PREFIX_IDS)
+    [(_, sample, _)] = draw_fills([unit], checkpoint, count=1, seed=seed, held_out=True, budget=PREFIX_IDS)
     return sample.ids

@@ -1,4 +1,4 @@
-"""What a person types -> what the library takes: bars, tracks, ranges, pitches, keys. ValueError on bad input."""
+"""What a person types -> what the library takes: bars, tracks, ranges, pitches, keys. RequestError on bad input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from .describe import TrackNames, labels, normal, track_names
+from .errors import RequestError
 from .instruments import find_program
 from .score import Score
 
@@ -34,22 +35,22 @@ def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
     for text in (part.strip() for whole in texts for part in whole.split(",")):
         match = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", text)
         if not match:
-            raise ValueError(f"--bars must be like 8-12 or 8, got {text!r}")
+            raise RequestError(f"--bars must be like 8-12 or 8, got {text!r}")
         low, high = int(match[1]), int(match[2] or match[1])
         if low > high:
-            raise ValueError(f"--bars must rise, got {text}; did you mean {high}-{low}?")
+            raise RequestError(f"--bars must rise, got {text}; did you mean {high}-{low}?")
         if low < first:
-            raise ValueError(
+            raise RequestError(
                 f"--bars {text}: {score.name} begins at bar {first} and has no pickup bar 0; use {first} or more"
             )
         if low > last + 1:
-            raise ValueError(
+            raise RequestError(
                 f"bars {text} are out of range: {score.name} has bars {first}-{last}; "
                 f"use --bars {last + 1}-{last + 8} to continue it"
             )
         if high > last + MAX_CONTINUATION_BARS:
             most = last + MAX_CONTINUATION_BARS
-            raise ValueError(
+            raise RequestError(
                 f"--bars {text}: {score.name} ends at bar {last} and can be continued to bar {most}; use less"
             )
         ranges.append((low - first, high - first + 1))
@@ -67,8 +68,8 @@ def parse_tracks(text: str, score: Score) -> list[int]:
     """`2,4`, or names as `inspect` prints them, or `all` -> track indices.
 
     A track is named by its number, its name (or a part of it), its instrument (or a part of it), or number and name; of
-    several ways to read a text the first of these counts. Names may contain commas. ValueError where no track matches,
-    or more than one.
+    several ways to read a text the first of these counts. Names may contain commas. RequestError where no track
+    matches, or more than one.
     """
     if text.strip().lower() == "all":
         return list(range(len(score.tracks)))
@@ -82,9 +83,9 @@ def parse_tracks(text: str, score: Score) -> list[int]:
         matches = next(_exact(wanted, known), None) or next(_partial(wanted, known), [])
         if not matches:
             there = labels(score, range(len(score.tracks)))
-            raise ValueError(f"no track {wanted!r}; {score.name} has {there}")
+            raise RequestError(f"no track {wanted!r}; {score.name} has {there}")
         if len(matches) > 1:
-            raise ValueError(f"several tracks match {wanted!r}: {labels(score, matches)}; name one by its number")
+            raise RequestError(f"several tracks match {wanted!r}: {labels(score, matches)}; name one by its number")
         found += [i for i in matches if i not in found]
         parts = parts[length:]
     return found
@@ -124,11 +125,11 @@ def parse_as(texts: Sequence[str], score: Score) -> Score:
     for text in texts:
         tracks, sign, instrument = text.rpartition("=")
         if not (sign and tracks.strip() and instrument.strip()):
-            raise ValueError(f"--as must be TRACK=INSTRUMENT like 1=Drums or Bass=33, got {text!r}")
+            raise RequestError(f"--as must be TRACK=INSTRUMENT like 1=Drums or Bass=33, got {text!r}")
         wanted = find_program(instrument)
         for t in parse_tracks(tracks, score):
             if taken.setdefault(t, wanted) != wanted:
-                raise ValueError(f"--as takes track {labels(score, [t])} for two instruments; name one")
+                raise RequestError(f"--as takes track {labels(score, [t])} for two instruments; name one")
     for t, (program, is_drum) in taken.items():
         score = score.with_instrument(t, program, is_drum=is_drum)
     return score
@@ -145,7 +146,7 @@ def parse_range(name: str, text: str | None, number: Callable[[str], int] = int)
         low, high = (number(p) for p in ((parts[3], parts[3]) if parts[3] else (parts[1], parts[2])))
     except ValueError:
         example = "C3-C6 or 48-84" if number is parse_pitch else "2-6"
-        raise ValueError(f"{name} must be LOW-HIGH like {example}, got {text!r}") from None
+        raise RequestError(f"{name} must be LOW-HIGH like {example}, got {text!r}") from None
     return low, high
 
 
@@ -155,7 +156,7 @@ def parse_pitch(text: str) -> int:
         return int(text)
     match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?[0-9])", text)
     if not match:
-        raise ValueError(f"{text!r} is not a pitch")
+        raise RequestError(f"{text!r} is not a pitch")
     return PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)
 
 
@@ -166,6 +167,6 @@ def parse_key(text: str | None, name: str = "--key") -> tuple[int, ...] | None:
     match = re.fullmatch(r"\s*([A-Ga-g])([#b]?)\s*(.*?)\s*", text)
     mode = MODES.get((match[3] or "major").lower()) if match else None
     if not match or mode is None:
-        raise ValueError(f"{name} must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
+        raise RequestError(f"{name} must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
     tonic = PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]]
     return tuple(sorted((tonic + step) % 12 for step in mode))

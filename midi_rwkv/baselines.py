@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 
 from .corpus import Shard
+from .errors import RequestError
 from .score import Note, Score
 from .tokenizer import TokenizedSong, Tokenizer
 
@@ -41,7 +42,7 @@ class CellNotes:
 
 
 def source_bar(
-    kind: str, cells: CellNotes, tracks: Sequence[int], first: int, n_bars: int, window: tuple[int, int]
+    kind: str, cells: CellNotes, tracks: Sequence[int], *, first: int, n_bars: int, window: tuple[int, int]
 ) -> int | None:
     """The first of the N bars to copy, or None where the window (bars that may be read, half-open) has none."""
     low, high = window
@@ -51,7 +52,7 @@ def source_bar(
     if kind == "copy after":
         return last if last + n_bars <= high else None
     if kind != "copy similar":
-        raise ValueError(f"a copy must be one of {', '.join(COPIES)}, got {kind!r}")
+        raise RequestError(f"a copy must be one of {', '.join(COPIES)}, got {kind!r}")
     starts = [s for s in range(low, high - n_bars + 1) if s + n_bars <= first or s >= last]
     hidden = {(b, t) for b in range(first, last) for t in tracks}
 
@@ -70,7 +71,7 @@ def source_bar(
     return max(starts, key=likeness) if starts else None
 
 
-def copied_notes(score: Score, track: int, source: int, first: int, n_bars: int) -> list[Note]:
+def copied_notes(score: Score, track: int, source: int, *, first: int, n_bars: int) -> list[Note]:
     """The notes of bars [source, source + N) moved to [first, first + N), cut at the end of their new bars' region."""
     end = score.bar(first + n_bars - 1).end_ticks
     notes = []
@@ -84,7 +85,7 @@ def copied_notes(score: Score, track: int, source: int, first: int, n_bars: int)
 
 
 def guesses(
-    song: TokenizedSong, tracks: Sequence[int], source: int, first: int, n_bars: int, end_id: int
+    song: TokenizedSong, tracks: Sequence[int], source: int, *, first: int, n_bars: int, end_id: int
 ) -> Iterator[tuple[int, int, int]]:
     """(true id, the copy's guess or NO_GUESS, ids in a row it has just got right) for each id of the fill, in the order
     of `dataset.lay_out`, the closing id of each cell included."""
@@ -125,9 +126,11 @@ def calibrate(shards: Sequence[Shard], tokenizer: Tokenizer, seed: int = 0) -> d
             track = int(rng.integers(song.n_tracks))
             cells = CellNotes(tokenizer, song)
             for kind in COPIES:
-                source = source_bar(kind, cells, [track], first, n_bars, (0, song.n_bars))
+                source = source_bar(kind, cells, [track], first=first, n_bars=n_bars, window=(0, song.n_bars))
                 if source is not None:
-                    for true, guess, streak in guesses(song, [track], source, first, n_bars, end_id):
+                    for true, guess, streak in guesses(
+                        song, [track], source, first=first, n_bars=n_bars, end_id=end_id
+                    ):
                         if guess != NO_GUESS:
                             hits[kind][streak, int(guess == true)] += 1
     return {kind: (table[:, 1] / table.sum(1)).tolist() for kind, table in hits.items()}

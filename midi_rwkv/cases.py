@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from .corpus import song_files
+from .errors import MidiRwkvError, RequestError
 from .midi import read_midi
 from .score import Bar, Region, Score
 
@@ -110,9 +111,9 @@ class Songs:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
-            raise ValueError(f"no such file or folder: {self.path}")
+            raise RequestError(f"no such file or folder: {self.path}")
         if not (self.path.is_dir() or zipfile.is_zipfile(self.path)):
-            raise ValueError(f"{self.path} is no folder or zip of MIDI files; name the folder it lies in")
+            raise RequestError(f"{self.path} is no folder or zip of MIDI files; name the folder it lies in")
         self.read = lru_cache(maxsize=16)(self._read)
 
     @cached_property
@@ -133,20 +134,21 @@ def draw_cases(
     songs: Songs,
     count: int,
     bars: Sequence[int] = (2, 4, 8),
+    *,
     settings: Sequence[str] = SETTINGS,
     seed: int = 0,
     on_skip: Callable[[str, str], None] = lambda name, why: None,
 ) -> list[Case]:
     """`count` cases for each N of the settings song and near, a third of it for the others.
 
-    Fewer where the files run out. on_skip is told the file and why it cannot serve. ValueError on an unknown setting or
-    when not a single case is found.
+    Fewer where the files run out. on_skip is told the file and why it cannot serve. RequestError on an unknown setting
+    or when not a single case is found.
     """
     unknown = sorted(set(settings) - set(SETTINGS))
     if unknown:
-        raise ValueError(f"settings must be among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+        raise RequestError(f"settings must be among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
     if count < 1 or not bars or min(bars) < 1:
-        raise ValueError(f"there must be at least one case and one bar to fill, got {count} cases of {bars} bars")
+        raise RequestError(f"there must be at least one case and one bar to fill, got {count} cases of {bars} bars")
     cases: list[Case] = []
     for n in sorted(set(bars)):
         paired = [s for s in PAIRED if s in settings]
@@ -159,7 +161,7 @@ def draw_cases(
             if setting in settings:
                 cases += _draw(songs, setting, n, -(-count // 3), seed, on_skip)
     if not cases:
-        raise ValueError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
+        raise RequestError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
     return cases
 
 
@@ -204,7 +206,7 @@ def _place(
     """Tracks and first bar of a case that is not `seen`, or None."""
     try:
         score = songs.read(name)
-    except ValueError as error:
+    except (MidiRwkvError, OSError) as error:
         on_skip(name, str(error))
         return None
     sounding = [t for t, track in enumerate(score.tracks) if track.notes]

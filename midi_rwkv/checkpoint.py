@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .config import ModelConfig
+from .errors import CheckpointError
 from .files import whole_files
 from .recall_mix import RecallWeights
 from .tokenizer import Tokenizer
@@ -30,10 +31,6 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors")
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one line for the user."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """What `load_checkpoint` gives: `weights` by RWKV-LM's names (a Transformer's by our own), float32."""
@@ -42,6 +39,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     weights: dict[str, np.ndarray]
     prompt: str  # one of prompt.ORDERS, or "paper"
+    _: KW_ONLY
     path: Path
     context: int  # ids the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
@@ -79,9 +77,9 @@ def save_checkpoint(
     config: ModelConfig,
     weights: Mapping[str, torch.Tensor],
     tokenizer: Tokenizer,
+    *,
     training: Mapping[str, Any] | None = None,
     prompt: str = "bars",
-    *,
     overwrite: bool = True,
 ) -> None:
     """Write a checkpoint folder, weights in bf16; all its files or none. FileExistsError where one is there already and
@@ -143,7 +141,15 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     recall = read_recall(folder / "recall.json")
     version = str(record.get("version", ""))
     return Checkpoint(
-        config, tokenizer, weights, record["prompt"], folder, record["context"], training, recall, version
+        config,
+        tokenizer,
+        weights,
+        record["prompt"],
+        path=folder,
+        context=record["context"],
+        training=training,
+        recall=recall,
+        version=version,
     )
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from .arguments import parse_as, parse_bars, parse_key, parse_pitch, parse_range
 from .cli_evaluate import add_evaluate_command, add_sampling
 from .cli_inspect import add_as, add_inspect_command
 from .cli_style import add_style_commands, add_style_options
+from .errors import MidiRwkvError, RequestError, packages_for
 from .prompt import ORDERS
 
 if TYPE_CHECKING:
@@ -99,26 +101,31 @@ def run_infill(options: argparse.Namespace) -> None:
         new = Track(program_name(program, is_drum), program, is_drum, ())
         tracks.append(len(score.tracks))
         score = Score(
-            score.ticks_per_beat, (*score.tracks, new), score.time_signatures, score.tempos, score.end_ticks, score.name
+            score.ticks_per_beat,
+            (*score.tracks, new),
+            score.time_signatures,
+            score.tempos,
+            end_ticks=score.end_ticks,
+            name=score.name,
         )
     region = Region.rectangle(tracks, bars)
     sampling = SamplingConfig(
-        options.temperature,
-        options.top_p,
-        options.min_p,
-        parse_range("--density", options.density),
-        parse_range("--polyphony", options.polyphony),
-        parse_range("--pitch-range", options.pitch_range, parse_pitch),
-        parse_key(options.key),
-        options.recall,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        density=parse_range("--density", options.density),
+        polyphony=parse_range("--polyphony", options.polyphony),
+        pitch_range=parse_range("--pitch-range", options.pitch_range, parse_pitch),
+        key=parse_key(options.key),
+        recall=options.recall,
     )
     if options.context_bars is not None and options.context_bars < 0:
-        raise ValueError(f"--context-bars must be 0 or more, got {options.context_bars}")
+        raise RequestError(f"--context-bars must be 0 or more, got {options.context_bars}")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     if options.threads < 1:
-        raise ValueError(f"--threads must be 1 or more, got {options.threads}")
+        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
     if seed < 0:
-        raise ValueError(f"--seed must be 0 or more, got {seed}")
+        raise RequestError(f"--seed must be 0 or more, got {seed}")
 
     from .checkpoint import load_checkpoint
     from .infill import infill
@@ -132,18 +139,18 @@ def run_infill(options: argparse.Namespace) -> None:
             region,
             checkpoint,
             sampling,
-            options.candidates,
-            seed,
-            options.context_bars,
-            options.backend,
-            options.threads,
-            show_progress(check),
-            style,
-            options.precision,
+            candidates=options.candidates,
+            seed=seed,
+            context_bars=options.context_bars,
+            backend=options.backend,
+            threads=options.threads,
+            on_progress=show_progress(check),
+            style=style,
+            precision=options.precision,
         )
         check()
     for path, candidate in zip(paths, candidates, strict=True):
-        write_midi(path, source, score, region, candidate.fills, options.overwrite)
+        write_midi(path, source, score, region, fills=candidate.fills, overwrite=options.overwrite)
     music = without_keyswitches(score)
     before = sum(len(music.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
     after = [sum(len(notes) for notes in c.fills.values()) for c in candidates]
@@ -176,7 +183,15 @@ def run_infill(options: argparse.Namespace) -> None:
 def run_convert(options: argparse.Namespace) -> None:
     from .convert import convert
 
-    print(convert(Path(options.source), Path(options.target), options.tokenizer, options.overwrite, options.order))
+    print(
+        convert(
+            Path(options.source),
+            Path(options.target),
+            tokenizer=options.tokenizer,
+            overwrite=options.overwrite,
+            order=options.order,
+        )
+    )
 
 
 def run_module(name: str) -> Callable[[argparse.Namespace], None]:
@@ -208,6 +223,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: midi-rwkv infill song.mid --bars 8-12 --tracks Bass --candidates 3 -o new.mid",
     )
     parser.add_argument("--version", action=Version, nargs=0, help="of the program and of the checkpoint that ships")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from; may stand anywhere")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     p = commands.add_parser(
@@ -302,22 +318,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 on bad input (one line on stderr), 130 on Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 2 on bad input (one line on stderr), 130 on Ctrl-C,
+    1 on a bug (its traceback)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]  # it may stand anywhere
     if arguments[:1] in (["corpus"], ["train"]):  # argparse would keep options before the first positional for itself
         options = argparse.Namespace(run=run_module(arguments[0]), arguments=arguments[1:])
     else:
         options = build_parser().parse_args(arguments)
     try:
-        options.run(options)
+        with packages_for(arguments[0]):
+            options.run(options)
     except KeyboardInterrupt as stopped:
         print(f"midi-rwkv: stopped; {stopped.args[0] if stopped.args else 'nothing was written'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
-    except (ValueError, OSError) as error:
+    except (MidiRwkvError, OSError) as error:
+        if debug:
+            traceback.print_exc()
         print(f"midi-rwkv: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Exception:
+        traceback.print_exc()
+        print("midi-rwkv: this is a bug in midi-rwkv: please report it with the lines above", file=sys.stderr)
+        return 1
     return 0
 
 

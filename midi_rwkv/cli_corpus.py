@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .errors import RequestError
+
 EXAMPLE = "example: midi-rwkv corpus pop909=POP909/ scores.zip gigamidi=v1.1.0/train SHARDS --jobs 4 --transpose 2"
 
 
@@ -69,11 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for text in options.licence:
         source, equals, licence = text.partition("=")
         if not (source and equals and licence):
-            raise ValueError(f"--licence must be SOURCE=TEXT, got {text!r}")
+            raise RequestError(f"--licence must be SOURCE=TEXT, got {text!r}")
         licences[source] = licence
     filters = Filters(**{f.name: getattr(options, f.name) for f in fields(Filters)})
-    config = CorpusConfig(options.vocab_size, options.valid, options.test, options.transpose, options.seed, filters)
+    config = CorpusConfig(
+        vocab_size=options.vocab_size,
+        valid=options.valid,
+        test=options.test,
+        transpose=options.transpose,
+        seed=options.seed,
+        filters=filters,
+    )
     engine = Engine(options.engine, options.jobs, options.address)
     build(
-        options.inputs, options.out, config, engine, licences, options.overwrite, lambda line: print(line, flush=True)
+        options.inputs,
+        options.out,
+        config=config,
+        engine=engine,
+        licences=licences,
+        overwrite=options.overwrite,
+        say=lambda line: print(line, flush=True),
     )

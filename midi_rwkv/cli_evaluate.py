@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import SamplingConfig
+from .errors import RequestError
 
 
 def add_sampling(p: argparse.ArgumentParser) -> None:
@@ -64,7 +65,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     out = Path(options.out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
+        raise RequestError(f"{out} is a file; --out names a folder")
     shown = sys.stderr.isatty()
 
     def progress(done: Done) -> None:
@@ -77,24 +78,26 @@ def run_evaluate(options: argparse.Namespace) -> None:
         return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
     if options.seed < 0:
-        raise ValueError(f"--seed must be 0 or more, got {options.seed}")
+        raise RequestError(f"--seed must be 0 or more, got {options.seed}")
     try:
         bars = [int(n) for n in options.bars.split(",")]
     except ValueError:
-        raise ValueError(f"--bars must be numbers like 2,4,8, got {options.bars!r}") from None
+        raise RequestError(f"--bars must be numbers like 2,4,8, got {options.bars!r}") from None
     try:
         report = evaluate(
             options.files,
             out,
-            options.checkpoint,
-            options.style,
-            options.compare,
-            options.shards,
-            options.cases,
-            bars,
-            listed(options.settings),
-            listed(options.baselines),
-            SamplingConfig(options.temperature, options.top_p, options.min_p, recall=options.recall),
+            checkpoint=options.checkpoint,
+            style=options.style,
+            compare=options.compare,
+            shards=options.shards,
+            cases=options.cases,
+            bars=bars,
+            settings=listed(options.settings),
+            baselines=listed(options.baselines),
+            sampling=SamplingConfig(
+                temperature=options.temperature, top_p=options.top_p, min_p=options.min_p, recall=options.recall
+            ),
             seed=options.seed,
             jobs=options.jobs,
             html=not options.no_html,

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import RequestError, StyleError
+
 if TYPE_CHECKING:
     from .personalize import Progress
 
@@ -77,9 +79,9 @@ def run_personalize(options: argparse.Namespace) -> None:
     from .cli import stoppable
 
     if options.seed < 0:
-        raise ValueError(f"--seed must be 0 or more, got {options.seed}")
+        raise RequestError(f"--seed must be 0 or more, got {options.seed}")
     if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be 1 or more, got {options.threads}")
+        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
 
     from .checkpoint import load_checkpoint
     from .personalize import personalize
@@ -89,13 +91,13 @@ def run_personalize(options: argparse.Namespace) -> None:
             made = personalize(
                 options.files,
                 options.name,
-                load_checkpoint(options.checkpoint),
-                options.output,
-                options.overwrite,
-                options.keep_anyway,
-                options.seed,
-                options.threads,
-                show_progress(check),
+                checkpoint=load_checkpoint(options.checkpoint),
+                output=options.output,
+                overwrite=options.overwrite,
+                keep_anyway=options.keep_anyway,
+                seed=options.seed,
+                threads=options.threads,
+                on_progress=show_progress(check),
                 say=lambda line: print(line, file=sys.stderr, flush=True),
             )
     finally:
@@ -128,7 +130,7 @@ def run_styles(options: argparse.Namespace) -> None:
 
     if options.remove:
         if not options.names:
-            raise ValueError("--remove needs the names of the styles to remove")
+            raise RequestError("--remove needs the names of the styles to remove")
         for path in [style_path(name) for name in options.names]:
             path.unlink()
             progress_path(path).unlink(missing_ok=True)
@@ -139,7 +141,7 @@ def run_styles(options: argparse.Namespace) -> None:
     for path in found:
         try:
             infos.append((path, read_info(path)))
-        except ValueError as error:
+        except StyleError as error:
             print(f"skipped {error}", file=sys.stderr)
     if options.json:
         print(json.dumps([{"name": path.stem, "path": str(path), **info} for path, info in infos]))

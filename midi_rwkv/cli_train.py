@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig
+from .errors import RequestError
 from .prompt import ORDERS
 
 
@@ -74,9 +75,9 @@ def parse_weights(text: str) -> dict[str, float]:
         try:
             weights[source] = float(weight)
         except ValueError:
-            raise ValueError(f"--source-weights must be like games=1,pop909=0.5, got {part!r}") from None
+            raise RequestError(f"--source-weights must be like games=1,pop909=0.5, got {part!r}") from None
         if not weights[source] > 0:
-            raise ValueError(f"--source-weights must be above 0, got {part!r}; leave the source out")
+            raise RequestError(f"--source-weights must be above 0, got {part!r}; leave the source out")
     return weights
 
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, least in limits.items():
         value = {"threads": threads, **machine, **options}[name]
         if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+            raise RequestError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     shape = {k: v for k in ("n_layer", "n_embd") if (v := options.pop(k))}
     if threads:
         torch.set_num_threads(threads)

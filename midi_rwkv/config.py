@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from .errors import RequestError
+
 
 class Config:
     """Shared JSON behaviour of the option classes below."""
@@ -18,7 +20,7 @@ class Config:
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+            raise RequestError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         return cls(**values)
 
     @classmethod
@@ -33,7 +35,7 @@ ARCHS = ("rwkv7", "transformer")
 AVERAGES = ("none", "ema", "decay")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
     """The shape of an RWKV-7 x070, or of the Transformer it is measured against.
 
@@ -54,9 +56,9 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHS:
-            raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got {self.arch!r}")
+            raise RequestError(f"arch must be one of {', '.join(ARCHS)}, got {self.arch!r}")
         if self.n_embd % self.head_size:
-            raise ValueError(f"n_embd must be a multiple of head_size ({self.head_size}), got {self.n_embd}")
+            raise RequestError(f"n_embd must be a multiple of head_size ({self.head_size}), got {self.n_embd}")
         root = self.n_embd**0.5
         for name, default in (
             ("decay_rank", 1.8 * root),
@@ -85,7 +87,7 @@ PRESETS = {
 MOST_NOTES, MOST_STRUCK = 200, 20  # that can be asked for: notes a bar, notes at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
     """How the next token is drawn, and what the user asked of the notes.
 
@@ -113,18 +115,18 @@ class SamplingConfig(Config):
         )
         for name, low, high, value in check:
             if not low <= value <= high:
-                raise ValueError(f"{name} must lie in {low}-{high}, got {value}")
+                raise RequestError(f"{name} must lie in {low}-{high}, got {value}")
         for name, low, high in (("density", 0, MOST_NOTES), ("polyphony", 1, MOST_STRUCK), ("pitch_range", 0, 127)):
             span = getattr(self, name)
             if span is not None and not low <= span[0] <= span[1] <= high:
-                raise ValueError(
+                raise RequestError(
                     f"{name} must be LOW-HIGH with {low} <= LOW <= HIGH <= {high}, got {span[0]}-{span[1]}"
                 )
         if self.key is not None and not (self.key and all(0 <= p < 12 for p in self.key)):
-            raise ValueError(f"key must name at least one pitch class in 0-11, got {self.key}")
+            raise RequestError(f"key must name at least one pitch class in 0-11, got {self.key}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """One training run. Counts are tokens; the learning rate is warmed up, held, and decayed to zero at the end
     (WSD)."""
@@ -152,8 +154,8 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         if self.average not in AVERAGES:
-            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+            raise RequestError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
         if not 0 <= self.context_weight <= 1:
-            raise ValueError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
+            raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
         if not 0 < self.ema < 1:
-            raise ValueError(f"ema must lie between 0 and 1, got {self.ema}")
+            raise RequestError(f"ema must lie between 0 and 1, got {self.ema}")

@@ -44,7 +44,16 @@ def config_of(state: dict[str, Tensor]) -> ModelConfig:
         head_size = state["blocks.0.att.r_k"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"this is no RWKV-7 x070 state dict ({error} is missing or odd)") from error
-    return ModelConfig(n_layer, n_embd, vocab_size, head_size, decay, iclr, value, gate)
+    return ModelConfig(
+        n_layer=n_layer,
+        n_embd=n_embd,
+        vocab_size=vocab_size,
+        head_size=head_size,
+        decay_rank=decay,
+        iclr_rank=iclr,
+        value_rank=value,
+        gate_rank=gate,
+    )
 
 
 def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -89,7 +98,7 @@ def to_time_state(wkv: Tensor) -> dict[str, Tensor]:
 
 
 def convert(
-    source: Path, target: Path, tokenizer: str | None = None, overwrite: bool = False, order: str = ORDERS[0]
+    source: Path, target: Path, *, tokenizer: str | None = None, overwrite: bool = False, order: str = ORDERS[0]
 ) -> str:
     """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error.
 

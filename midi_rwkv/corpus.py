@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import CorpusError
 from .files import whole_file
 from .midi import read_midi
 from .score import Bar, TimeSignature, bar_grid
@@ -34,7 +35,7 @@ class CorpusSong:
 
 
 def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
-    """Parse MIDI bytes. ValueError when nothing playable is in them.
+    """Parse MIDI bytes. CorpusError when nothing playable is in them.
 
     Our own reader comes first, for on damaged files symusic may end the process. checked: it has been here before.
     """
@@ -45,7 +46,7 @@ def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
     try:
         score: Any = SymusicScore.from_midi(data)
     except RuntimeError as error:
-        raise ValueError(f"{name}: not a readable MIDI file ({error})") from error
+        raise CorpusError(f"{name}: not a readable MIDI file ({error})") from error
     tracks, programs = [], []
     for track in score.tracks:
         if len(track.notes):
@@ -53,7 +54,7 @@ def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
             tracks.append(np.stack([notes[k] for k in ("time", "pitch", "duration", "velocity")], 1).astype(np.int64))
             programs.append((int(track.program), bool(track.is_drum)))
     if not tracks:
-        raise ValueError(f"{name}: no notes")
+        raise CorpusError(f"{name}: no notes")
     signatures = [TimeSignature(t.time, t.numerator, t.denominator) for t in score.time_signatures]
     bars = bar_grid(signatures, score.tpq, max(int(t[:, 0].max()) for t in tracks) + 1)
     changes = sorted((t.time, t.qpm) for t in score.tempos)

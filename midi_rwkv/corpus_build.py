@@ -30,6 +30,7 @@ from .corpus import CorpusSong, read_song, write_shard
 from .corpus_checks import Filters, Piece, Sorted, scan, sort_pieces
 from .corpus_engine import Engine
 from .corpus_inputs import Chunk, chunks, find_sources, read_chunk
+from .errors import CorpusError, RequestError
 from .files import whole_files
 from .tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
 
@@ -38,7 +39,7 @@ BPE_TRAINING_SONGS = 2500
 TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorpusConfig(Config):
     """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
     piece."""
@@ -52,11 +53,11 @@ class CorpusConfig(Config):
 
     def __post_init__(self) -> None:
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
-            raise ValueError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
+            raise RequestError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
         if not 0 <= self.transpose <= len(TRANSPOSITIONS):
-            raise ValueError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
+            raise RequestError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
         if not 0 <= self.vocab_size < 2**16:
-            raise ValueError(f"vocab_size must lie in 0-65535, got {self.vocab_size}")
+            raise RequestError(f"vocab_size must lie in 0-65535, got {self.vocab_size}")
 
 
 def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
@@ -94,7 +95,7 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[E
         for move in (0, *moves):
             s = transpose(song, move) if move else song
             assert s is not None
-            ids = tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat)
+            ids = tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat)
             out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
     return out, peak_memory()
 
@@ -157,12 +158,12 @@ def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """Build in a folder beside `out`; its files move there when all are complete, all of them or none. Old shards go
     then, and only then. After a kill that folder (`.*.partial`) is left."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; the last argument names the folder to write")
+        raise CorpusError(f"{out} is a file; the last argument names the folder to write")
 
     def written() -> set[Path]:
         found = {*out.glob("*.npz"), *out.glob("pieces.csv")}
         if found and not overwrite:
-            raise ValueError(f"{out} holds shards already ({min(found).name} ...); use --overwrite to replace them")
+            raise CorpusError(f"{out} holds shards already ({min(found).name} ...); use --overwrite to replace them")
         return found
 
     written()
@@ -185,6 +186,7 @@ def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 def build(
     inputs: Sequence[str],
     out: Path,
+    *,
     config: CorpusConfig | None = None,
     engine: Engine | None = None,
     licences: Mapping[str, str] | None = None,
@@ -194,13 +196,13 @@ def build(
     """Inputs (see `find_sources`) -> a folder: `<source>.npz`, `valid.npz`, `test.npz`, `pieces.csv`, `tokenizer.json`.
 
     pieces.csv has a line a file: its split, licence, size, or why it was left out. An existing tokenizer in `out` is
-    kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. ValueError (one
+    kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. CorpusError (one
     line) where an input cannot be read or nothing is left; `out` is as it was then.
     """
     config, engine = config or CorpusConfig(), engine or Engine()
     work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
     if not work:
-        raise ValueError(f"no MIDI files in {', '.join(inputs)}")
+        raise CorpusError(f"no MIDI files in {', '.join(inputs)}")
     lost: set[str] = set()
 
     def on_lost(name: str) -> None:
@@ -217,7 +219,7 @@ def build(
         for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
             say(f"left out {count:,}: {reason}")
         if "train" not in sorted_.splits:
-            raise ValueError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
+            raise CorpusError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
         if (out / "tokenizer.json").exists():
             tokenizer = Tokenizer.load(out / "tokenizer.json")
             say(f"took the {tokenizer.vocab_size:,} tokens of {out / 'tokenizer.json'}")

@@ -13,6 +13,7 @@ import numpy as np
 from .config import Config
 from .corpus import CorpusSong, read_song
 from .corpus_inputs import Chunk, read_chunk
+from .errors import CorpusError, MidiRwkvError, RequestError, packages_for
 
 WINDOW = 12  # intervals in a shingle
 PERMUTATIONS = 128
@@ -22,7 +23,7 @@ BEAT_PARTS = 24  # of a quarter, for `steadiness`
 FULL_PARTS = 6  # as many as sixteenths and triplet eighths fill
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Filters(Config):
     """What is left out. Shares lie in 0..1; similarities are Jaccard indices of the windows of melodic intervals."""
 
@@ -38,7 +39,7 @@ class Filters(Config):
     def __post_init__(self) -> None:
         for name in ("max_same", "max_metre_changes", "min_steady", "duplicate", "related"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0-1, got {getattr(self, name)}")
+                raise RequestError(f"{name} must lie in 0-1, got {getattr(self, name)}")
 
 
 class Piece(NamedTuple):
@@ -64,9 +65,9 @@ def scan(chunk: Chunk, filters: Filters) -> list[Piece]:
     for file in read_chunk(chunk):
         try:
             if file.lost:
-                raise ValueError("reading it ended the process (damaged, or too big for this machine's memory)")
+                raise CorpusError("reading it ended the process (damaged, or too big for this machine's memory)")
             song = read_song(file.data, file.name)
-        except ValueError as error:
+        except MidiRwkvError as error:
             reason = f"broken: {str(error).removeprefix(file.name).lstrip(': ')}"
             out.append(Piece(file.name, chunk.split, file.licence, reason, 0, 0, b"", None))
             continue
@@ -158,10 +159,8 @@ def minhash(hashes: np.ndarray) -> np.ndarray | None:
 
 
 def _datasketch() -> Any:
-    try:
+    with packages_for("building a corpus"):
         import datasketch
-    except ImportError:
-        raise ValueError("building a corpus needs datasketch: pip install 'midi-rwkv[corpus]'") from None
     return datasketch
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .corpus_workers import AHEAD, Workers
+from .errors import CorpusError, RequestError, packages_for
 
 ENGINES = ("local", "dask", "ray")
 T = TypeVar("T")
@@ -26,19 +27,20 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.kind not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {self.kind!r}")
+            raise RequestError(f"engine must be one of {', '.join(ENGINES)}, got {self.kind!r}")
         if self.jobs < 1 and self.jobs != -1:
-            raise ValueError(f"jobs must be 1 or more, or -1 for one a core, got {self.jobs}")
+            raise RequestError(f"jobs must be 1 or more, or -1 for one a core, got {self.jobs}")
         if self.address and self.kind == "local":
-            raise ValueError("an address needs an engine: dask or ray")
+            raise RequestError("an address needs an engine: dask or ray")
 
     @contextmanager
     def started(self, on_lost: Callable[[str], None] = lambda name: None) -> Iterator[None]:
-        """Within this, `run` has its workers. ValueError where a package or the cluster is missing.
+        """Within this, `run` has its workers. CorpusError or MissingPackageError where one is missing.
 
         on_lost: is told the name of each file on which a process of this machine died; it is left out.
         """
-        joblib = need("joblib", "corpus")
+        with packages_for("building a corpus"):
+            import joblib
         with ExitStack() as stack:
             if self.kind == "dask":
                 stack.enter_context(self._dask())
@@ -57,7 +59,8 @@ class Engine:
         if self.kind == "local":
             yield from self._workers[0].run(function, arguments)
             return
-        joblib = need("joblib", "corpus")
+        with packages_for("building a corpus"):
+            import joblib
         calls = (joblib.delayed(function)(*a) for a in arguments)
         if self.kind == "ray":  # its joblib backend gives no results before all are there
             with joblib.Parallel(batch_size=1) as parallel:
@@ -68,7 +71,8 @@ class Engine:
 
     @contextmanager
     def _dask(self) -> Iterator[None]:
-        distributed = need("distributed", "dask")
+        with packages_for("--engine dask"):
+            import distributed
         try:
             if self.address:
                 client = distributed.Client(self.address, timeout=20)
@@ -76,14 +80,15 @@ class Engine:
                 workers = None if self.jobs == -1 else self.jobs
                 client = distributed.Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
         except (OSError, ValueError) as error:
-            raise ValueError(f"no Dask scheduler at {self.address} ({error})") from error
+            raise CorpusError(f"no Dask scheduler at {self.address} ({error})") from error
         with client:
             yield
 
     @contextmanager
     def _ray(self) -> Iterator[None]:
-        ray = need("ray", "ray")
-        from ray.util.joblib import register_ray
+        with packages_for("--engine ray"):
+            import ray
+            from ray.util.joblib import register_ray
 
         try:
             if self.address:
@@ -92,7 +97,7 @@ class Engine:
                 cores = None if self.jobs == -1 else self.jobs
                 ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"no Ray cluster at {self.address or 'this machine'} ({error})") from error
+            raise CorpusError(f"no Ray cluster at {self.address or 'this machine'} ({error})") from error
         try:
             register_ray()
             yield
@@ -103,13 +108,3 @@ class Engine:
         import ray
 
         return int(ray.cluster_resources().get("CPU", 1))
-
-
-def need(package: str, extra: str) -> Any:
-    """The package, or a ValueError that says how to get it."""
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError:
-        raise ValueError(f"this needs {package}: pip install 'midi-rwkv[{extra}]'") from None

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .errors import CorpusError, packages_for
+
 CHUNK_FILES = 64
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 NAME_COLUMNS = ("name", "file_name", "filename", "path", "file", "id", "md5")  # of a parquet file, the first there is
@@ -55,7 +57,7 @@ class Chunk:
 
 
 def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = None) -> list[Source]:
-    """`[NAME=]PATH` each -> sources. ValueError where a path is missing or two inputs have one name.
+    """`[NAME=]PATH` each -> sources. CorpusError where a path is missing or two inputs have one name.
 
     A folder of `<source>.train.zip` files is a corpus that is split already: `valid.zip` and `test.zip` hold a folder
     a source. A `manifest.csv` beside them (columns id, licence) tells the licences. licences: by source, for the rest.
@@ -66,7 +68,7 @@ def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = Non
         name, equals, rest = text.partition("=")
         path = Path(rest if equals else text)
         if not path.exists():
-            raise ValueError(f"{path} does not exist")
+            raise CorpusError(f"{path} does not exist")
         ready = sorted(path.glob("*.train.zip")) if path.is_dir() else []
         if ready:
             told = read_manifest(path / "manifest.csv")
@@ -78,18 +80,20 @@ def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = Non
             continue
         source = name if equals else path.name if path.is_dir() else path.stem.removesuffix(".train")
         if not path.is_dir() and path.suffix.lower() not in (".zip", ".parquet", *MIDI_SUFFIXES):
-            raise ValueError(f"{path} is no folder, .zip, .parquet or MIDI file")
+            raise CorpusError(f"{path} is no folder, .zip, .parquet or MIDI file")
         told = read_manifest((path if path.is_dir() else path.parent) / "manifest.csv")
         found.append(Source(source, path, "", licences.get(source, ""), told))
     names = [s.name for s in found if s.name]
     for n in names:
         if names.count(n) > 1:
-            raise ValueError(f"two inputs are called {n}; name one of them otherwise: OTHER=PATH")
+            raise CorpusError(f"two inputs are called {n}; name one of them otherwise: OTHER=PATH")
         if n in ("valid", "test") or not n.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"{n!r} cannot name a source (letters, digits, - and _; not valid or test): use NAME=PATH")
+            raise CorpusError(
+                f"{n!r} cannot name a source (letters, digits, - and _; not valid or test); use NAME=PATH"
+            )
     unknown = sorted(set(licences) - set(names))
     if unknown:
-        raise ValueError(f"--licence {unknown[0]}=...: there is no such source; there is {', '.join(sorted(names))}")
+        raise CorpusError(f"--licence {unknown[0]}=...: there is no such source; there is {', '.join(sorted(names))}")
     return found
 
 
@@ -105,7 +109,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def chunks(source: Source) -> Iterator[Chunk]:
-    """The source's files, in the order of their names. ValueError (one line) where a zip or parquet file is broken."""
+    """The source's files, in the order of their names. CorpusError (one line) where a zip or parquet file is broken."""
     path = source.path
     if not path.is_dir():
         yield from _chunks_of(source, path, "")
@@ -128,7 +132,7 @@ def _chunks_of(source: Source, path: Path, prefix: str) -> Iterator[Chunk]:
             with zipfile.ZipFile(path) as archive:
                 names = sorted(n for n in archive.namelist() if n.lower().endswith(MIDI_SUFFIXES))
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is not a readable zip ({error})") from error
+            raise CorpusError(f"{path} is not a readable zip ({error})") from error
         yield from _cut(source, "zip", path, prefix, [n for n in names if not n.startswith("__MACOSX/")])
     else:
         table = open_parquet(path)
@@ -182,16 +186,14 @@ def _name(chunk: Chunk, key: str) -> str:
 
 
 def open_parquet(path: Path | str) -> Any:
-    """A pyarrow ParquetFile. ValueError where pyarrow is missing or the file is broken."""
-    try:
+    """A pyarrow ParquetFile. CorpusError where the file is broken, MissingPackageError without pyarrow."""
+    with packages_for(f"reading {path}"):
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ValueError(f"{path}: reading parquet needs pyarrow: pip install 'midi-rwkv[parquet]'") from None
     try:
         return ParquetFile(path)
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable parquet file ({error})") from error
+        raise CorpusError(f"{path} is not a readable parquet file ({error})") from error
 
 
 def column_of(schema: Any, path: Path | str) -> str:
@@ -202,7 +204,7 @@ def column_of(schema: Any, path: Path | str) -> str:
         inner = {g.name for g in f.type} if pa.types.is_struct(f.type) else set()
         if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type) or "bytes" in inner:
             return f.name
-    raise ValueError(f"{path} has no column of bytes; it has {', '.join(schema.names)}")
+    raise CorpusError(f"{path} has no column of bytes; it has {', '.join(schema.names)}")
 
 
 def _read_rows(chunk: Chunk) -> Iterator[File]:

@@ -20,6 +20,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from .corpus_inputs import Chunk, read_journal
+from .errors import CorpusError
 
 AHEAD = 4  # chunks a worker has before it
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Workers:
                         raise
                     place, name = read_journal(chunk.journal)
                     if place < 0 or place in chunk.lost:
-                        raise ValueError(f"{chunk.path} cannot be read: the process that does so dies") from None
+                        raise CorpusError(f"{chunk.path} cannot be read: the process that does so dies") from None
                     chunk = replace(chunk, lost=chunk.lost | {place})
                     self._on_lost(name)
         finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .corpus import Shard, sources_in
+from .errors import CorpusError
 from .prompt import Prompt, PromptTokens, build_prompt, control_ids
 from .tokenizer import TokenizedSong, Tokenizer
 
@@ -92,10 +93,18 @@ class RegionSampler:
                 absent = tracks
         answer_size = int(lengths[first:last, tracks].sum()) + 6 * count * len(tracks)
         prompt = build_prompt(
-            self.tokens, song, targets, masked, budget - answer_size, None, open_end, absent, self.order
+            self.tokens,
+            song,
+            targets,
+            masked=masked,
+            budget=budget - answer_size,
+            context_bars=None,
+            open_end=open_end,
+            absent=absent,
+            order=self.order,
         )
         density, polyphony = (not self.evaluation and rng.random() < 0.2 for _ in range(2))
-        sample = lay_out(self.tokenizer, self.tokens, song, prompt, density, polyphony)
+        sample = lay_out(self.tokenizer, self.tokens, song, prompt, density=density, polyphony=polyphony)
         return sample if len(sample.ids) <= budget else None
 
 
@@ -104,6 +113,7 @@ def lay_out(
     tokens: PromptTokens,
     song: TokenizedSong,
     prompt: Prompt,
+    *,
     density: bool = False,
     polyphony: bool = False,
 ) -> Sample:
@@ -115,7 +125,7 @@ def lay_out(
         roles += [CONTEXT] * len(plan.given)
         for t in plan.targets:
             cell = song.cell(plan.bar, t).tolist()
-            controls = control_ids(tokenizer, tokens, cell, density, polyphony)
+            controls = control_ids(tokenizer, tokens, cell, density=density, polyphony=polyphony)
             ids += [int(song.programs[t]), tokens.fill_start, *controls, *cell, tokens.fill_end]
             roles += [NOT_MUSIC, NOT_MUSIC] + [CONTEXT] * len(controls) + [FILL] * (len(cell) + 1)
     structure = {tokens.after, tokens.before, tokens.middle, tokens.infill_bar}
@@ -130,20 +140,21 @@ class TrainingRows:
         shards: Path,
         tokenizer: Tokenizer,
         seq_len: int,
+        *,
         seed: int,
         weights: Mapping[str, float] | None = None,
         order: str = "bars",
         sections: str = "several",
     ):
         """weights: by source; None: `DEFAULT_SOURCE_WEIGHTS` where the folder has all of these sources, else the root
-        of each source's bars. ValueError where a source has no shard."""
+        of each source's bars. CorpusError where a source has no shard."""
         there = sources_in(shards)
         if weights is None and set(DEFAULT_SOURCE_WEIGHTS) <= set(there):
             weights = DEFAULT_SOURCE_WEIGHTS
         missing = sorted(set(weights or ()) - set(there))
         if missing or not there:
             what = ", ".join(missing) or "any source"
-            raise ValueError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
+            raise CorpusError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
         opened = {n: Shard(shards / f"{n}.npz") for n in weights or there}
         if weights is None:
             weights = {n: float(np.sqrt(s.n_bars.sum())) for n, s in opened.items()}
@@ -178,7 +189,7 @@ class TrainingRows:
 
 
 def validation_samples(
-    shard: Shard, tokenizer: Tokenizer, budget: int, per_source: int, seed: int = 0, order: str = "bars"
+    shard: Shard, tokenizer: Tokenizer, budget: int, *, per_source: int, seed: int = 0, order: str = "bars"
 ) -> list[tuple[str, Sample, int]]:
     """A fixed set of fills: (source, sample, notes in the fill), `per_source` of each source named in the shard."""
     sampler = RegionSampler(tokenizer, evaluation=True, order=order)

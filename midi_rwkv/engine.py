@@ -24,8 +24,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .errors import RequestError
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
 BACKENDS = ("auto", "numba", "torch", "triton")
 PRECISIONS = ("auto", "float32", "int8")
 
@@ -142,6 +145,7 @@ class Engine:
 def make_engine(
     weights: Mapping[str, Floats],
     head_size: int = 64,
+    *,
     backend: str = "auto",
     threads: int = 1,
     on_choice: Callable[[str], None] = log.info,
@@ -156,18 +160,18 @@ def make_engine(
         "auto": int8 where it can be had.
 
     Raises:
-        ValueError: an unknown backend or precision, weights of another kind, or a choice that cannot run them.
+        RequestError: an unknown backend or precision, weights of another kind, or a choice that cannot run them.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
+        raise RequestError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, given {precision!r}")
+        raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, given {precision!r}")
     if precision == "int8" and (backend in ("torch", "triton") or is_transformer(weights)):
         what = backend if backend in ("torch", "triton") else "a Transformer"
-        raise ValueError(f"int8 is for the numba engine and RWKV-7, given {what}; use precision='float32'")
+        raise RequestError(f"int8 is for the numba engine and RWKV-7, given {what}; use precision='float32'")
     if is_transformer(weights):
         if backend in ("numba", "triton"):
-            raise ValueError(
+            raise RequestError(
                 f"the {backend} engine runs RWKV-7 only, these are a Transformer's weights; use backend='torch'"
             )
         from .engine_attention import AttentionEngine
@@ -176,7 +180,7 @@ def make_engine(
         return AttentionEngine(weights, head_size, threads)
     if backend == "triton":
         if reason := _no_triton():
-            raise ValueError(f"the triton engine cannot run here: {reason}; use backend='auto'")
+            raise RequestError(f"the triton engine cannot run here: {reason}; use backend='auto'")
         from .engine_triton import TritonEngine
 
         on_choice("decoding with triton, as asked")
@@ -190,9 +194,9 @@ def make_engine(
             on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
             return NumbaEngine(weights, head_size, threads, precision)
         if backend == "numba":
-            raise ValueError(f"the numba engine cannot run here: {reason}; use backend='torch'")
+            raise RequestError(f"the numba engine cannot run here: {reason}; use backend='torch'")
         if precision == "int8":
-            raise ValueError(f"int8 needs the numba engine, but {reason}; use precision='float32'")
+            raise RequestError(f"int8 needs the numba engine, but {reason}; use precision='float32'")
         on_choice(f"decoding with torch: {reason}")
     else:
         on_choice("decoding with torch, as asked")

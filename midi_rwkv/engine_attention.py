@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from .config import ModelConfig
 from .engine import Engine, Floats, Ids
+from .errors import StyleError
 from .transformer import KeyValueCache, Transformer
 
 
@@ -22,13 +23,20 @@ class AttentionEngine(Engine):
         self.vocab_size, n_embd = weights["emb.weight"].shape
         n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         ffn_size = len(weights["blocks.0.ffn.gate.weight"])
-        config = ModelConfig(n_layer, n_embd, self.vocab_size, head_size, arch="transformer", ffn_size=ffn_size)
+        config = ModelConfig(
+            n_layer=n_layer,
+            n_embd=n_embd,
+            vocab_size=self.vocab_size,
+            head_size=head_size,
+            arch="transformer",
+            ffn_size=ffn_size,
+        )
         self.model = Transformer(config).eval()
         self.model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> KeyValueCache:
         if wkv0 is not None:
-            raise ValueError("a Transformer has no initial state to tune; leave the style out")
+            raise StyleError("a Transformer has no initial state to tune; leave the style out")
         return self.model.new_state(batch)
 
     def prefill(self, tokens: Sequence[int], state: KeyValueCache) -> Floats:

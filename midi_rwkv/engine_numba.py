@@ -232,7 +232,7 @@ class NumbaEngine(Engine):
             pair.dismiss()
             pair = None
         if self.pace.together and self.other is not None:
-            pair = pair or Pair(self.packed, self.head_size, self.precision, state, self.other)
+            pair = pair or Pair(self.packed, self.head_size, self.precision, state=state, pool=self.other)
             logits = pair.step(int(ids[0]))[None]
             self.pair = pair
         else:

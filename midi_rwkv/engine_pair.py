@@ -243,7 +243,7 @@ def _together(  # type: ignore[no-untyped-def]
 class Pair:
     """Steps of one state of one row, with whatever a thread of `pool` contributes; it may come late or not at all."""
 
-    def __init__(self, packed: PackedModel, head_size: int, precision: str, state: State, pool: Executor) -> None:
+    def __init__(self, packed: PackedModel, head_size: int, precision: str, *, state: State, pool: Executor) -> None:
         self.packed, self.pool, self.run = packed, pool, together(precision)
         self.state = (state.att_shift, state.ffn_shift, state.wkv)
         self.sizes = (state.att_shift.shape[-1], head_size, *packed.ranks, packed.vocabulary)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .engine import Engine, Floats, Rows
 from .engine_torch import BLOCK_TOKENS, TorchEngine
+from .errors import RequestError
 from .kernels.decode_triton import LayerWeights, step_head, step_layer
 from .kernels.dispatch import wkv7
 
@@ -67,10 +68,10 @@ class TritonEngine(TorchEngine):
         """graphs: capture CUDA graphs; False launches one kernel after another, for comparison.
 
         Raises:
-            ValueError: heads of a size that the kernels don't take.
+            RequestError: heads of a size that the kernels don't take.
         """
         if head_size not in (16, 32, 64, 128):
-            raise ValueError(f"the triton engine takes heads of 16, 32, 64 or 128 channels, these have {head_size}")
+            raise RequestError(f"the triton engine takes heads of 16, 32, 64 or 128 channels, these have {head_size}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         super().__init__(weights, head_size, threads, device)
         self.name, self.device = "triton", device

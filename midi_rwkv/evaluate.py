@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import RequestError, packages_for
+
 if TYPE_CHECKING:
     from .cases import Case, Songs
     from .config import SamplingConfig
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 CHUNK = 6  # cases a process takes at a time
 COST_CASES = 12
-EXTRA = "midi-rwkv[evaluate]"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Done:
 def evaluate(
     files: str | Path,
     out: str | Path,
+    *,
     checkpoint: str | Path | None = None,
     style: str | None = None,
     compare: Sequence[str | Path] = (),
@@ -69,7 +71,7 @@ def evaluate(
     `cases.SETTINGS`; baselines: of `systems.BASELINES`; None: all. jobs: processes.
 
     Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to go on into `out`. Raises
-    ValueError on bad input, and when `out` holds an evaluation of something else.
+    RequestError on bad input, and when `out` holds an evaluation of something else.
     """
     _check_installed()
     from .cases import SETTINGS, Songs, draw_cases
@@ -77,7 +79,7 @@ def evaluate(
     from .report import summarise, write_report
 
     if jobs < 1:
-        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+        raise RequestError(f"jobs must be 1 or more, got {jobs}")
     if html and audio:
         from midi_rwkv.app.audio import find_soundfont
 
@@ -86,7 +88,7 @@ def evaluate(
     songs = Songs(files)
     settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
     skipped: dict[str, str] = {}
-    drawn = draw_cases(songs, cases, bars, settings or SETTINGS, seed, skipped.__setitem__)
+    drawn = draw_cases(songs, cases, bars, settings=settings or SETTINGS, seed=seed, on_skip=skipped.__setitem__)
     setups = _setups(out, checkpoint, style, compare, shards, baselines, sampling or SamplingConfig(), seed, say)
     used = {case.file for case in drawn}
     protocol = {
@@ -109,7 +111,7 @@ def evaluate(
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
     _write_json(out / "report.json", report)
     spent = _costs(setups, songs.path, drawn, out / "cost.json")
-    write_report(out, report, drawn, records, spent, songs, html, audio)
+    write_report(out, report, drawn, records, spent=spent, songs=songs, html=html, audio=audio)
     return report
 
 
@@ -119,11 +121,10 @@ def records_path(out: Path, system: str) -> Path:
 
 
 def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("mir_eval", "scipy", "torch") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"evaluation needs {', '.join(missing)}; run: pip install '{EXTRA}'")
+    with packages_for("evaluate"):
+        import mir_eval  # noqa: F401
+        import scipy  # noqa: F401
+        import torch  # noqa: F401
 
 
 def _setups(
@@ -148,14 +149,14 @@ def _setups(
     find_style(style, loaded)  # says now what is wrong with it
     unknown = sorted(set(baselines or ()) - set(BASELINES))
     if unknown:
-        raise ValueError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+        raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
     chosen = [b for b in BASELINES if baselines is None or b in baselines]
     if loaded.recall is None or not sampling.recall:
         chosen = [b for b in chosen if b != ALONE]
     reference = None
     if shards is None:
         if baselines and NGRAM in baselines:
-            raise ValueError("the n-gram is counted on training data; name its shards")
+            raise RequestError("the n-gram is counted on training data; name its shards")
         chosen = [b for b in chosen if b != NGRAM]
         say("without shards: no n-gram, no nats for the copies, no search for training music")
     else:
@@ -223,7 +224,7 @@ def _read_records(path: Path, head: Mapping[str, str]) -> dict[str, dict[str, An
     if not whole:
         return {}
     if json.loads(whole[0]) != dict(head):
-        raise ValueError(
+        raise RequestError(
             f"{path.parent.parent} holds an evaluation of other files or of another {head['system']}; "
             "name another folder, or delete it"
         )

@@ -15,6 +15,7 @@ import numpy as np
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import SamplingConfig
 from .engine import Engine, Rows, make_engine
+from .errors import RequestError
 from .keyswitches import without_keyswitches
 from .limits import CellLimits
 from .locked import places_of, with_locked
@@ -58,15 +59,16 @@ class Infiller:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        *,
         backend: str = "auto",
         threads: int = 1,
         engine: Engine | None = None,
         style: Style | None = None,
-        precision: str = "float32",
+        precision: str = "auto",
     ):
         """engine: instead of the one made from the checkpoint's weights, over the same ids. style: see `find_style`."""
         if checkpoint.prompt not in ORDERS:
-            raise ValueError(
+            raise RequestError(
                 f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a checkpoint with "
                 f"one of {', '.join(ORDERS)}"
             )
@@ -85,6 +87,7 @@ class Infiller:
         score: Score,
         region: Region,
         sampling: SamplingConfig | None = None,
+        *,
         candidates: int = 1,
         seed: int = 0,
         context_bars: int | None = None,
@@ -174,7 +177,7 @@ class Infiller:
                     self.tokens,
                     ids,
                     targets,
-                    unfilled,
+                    masked=unfilled,
                     budget=prompt_budget(ids, targets, self.checkpoint.context),
                     context_bars=context_bars,
                     open_end=max(targets) >= n_bars,
@@ -201,7 +204,7 @@ class Infiller:
         ends = len(score.bars)  # what other tracks do after the song is not known
         unknown = [b for b in range(song.n_bars) if b >= ends or not any(lo <= b < hi for lo, hi in runs)]
         hidden = {*cells, *((b, t) for b in unknown for t in range(song.n_tracks))}
-        memory = SongMemory(self.tokenizer, song, hidden, weights, self.tokens.fill_end, refused)
+        memory = SongMemory(self.tokenizer, song, hidden, weights, end_id=self.tokens.fill_end, refused=refused)
         return [memory, *(memory.fork() for _ in range(candidates - 1))]
 
     def _rules(self, limits: CellLimits, is_drum: bool) -> CellRules:
@@ -292,6 +295,7 @@ def infill(
     region: Region,
     checkpoint: Checkpoint | None = None,
     sampling: SamplingConfig | None = None,
+    *,
     candidates: int = 1,
     seed: int = 0,
     context_bars: int | None = None,
@@ -309,23 +313,32 @@ def infill(
     trained to read, and all of them for recall). locked: by track index, notes that begin inside the region and are to
     stay; the model writes around them, and they are in the fill as they are. backend, threads, precision: see
     `make_engine`. on_progress is called after each cell. The same arguments and seed give the same notes. Raises
-    ValueError on a region outside the score, or a locked note outside the region.
+    RequestError on a region outside the score, or a locked note outside the region.
     To fill more than once, keep an `Infiller`.
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style
-    infiller = Infiller(checkpoint, backend, threads, style=found, precision=precision)
-    return infiller(score, region, sampling, candidates, seed, context_bars, on_progress, locked)
+    infiller = Infiller(checkpoint, backend=backend, threads=threads, style=found, precision=precision)
+    return infiller(
+        score,
+        region,
+        sampling,
+        candidates=candidates,
+        seed=seed,
+        context_bars=context_bars,
+        on_progress=on_progress,
+        locked=locked,
+    )
 
 
 def _check(score: Score, region: Region, candidates: int) -> None:
     if not 1 <= candidates <= MAX_CANDIDATES:
-        raise ValueError(f"candidates must be 1-{MAX_CANDIDATES}, got {candidates}")
+        raise RequestError(f"candidates must be 1-{MAX_CANDIDATES}, got {candidates}")
     if not 0 <= region.tracks[0] <= region.tracks[-1] < len(score.tracks):
-        raise ValueError(f"tracks must be 0-{len(score.tracks) - 1}, got {region.tracks[0]}-{region.tracks[-1]}")
+        raise RequestError(f"tracks must be 0-{len(score.tracks) - 1}, got {region.tracks[0]}-{region.tracks[-1]}")
     end = len(score.bars) + MAX_REGION_BARS
     if not 0 <= region.bars[0] <= region.bars[-1] < end:
-        raise ValueError(f"bars must be 0-{end - 1}, got {region.bars[0]}-{region.bars[-1]}")
+        raise RequestError(f"bars must be 0-{end - 1}, got {region.bars[0]}-{region.bars[-1]}")
 
 
 def _settled(blank: Score, region: Region, track: int, notes: Sequence[Note], single: bool) -> list[Note]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from .errors import RequestError
+
 PROGRAM_NAMES = [
     "Acoustic Grand Piano",
     "Bright Acoustic Piano",
@@ -184,12 +186,12 @@ def program_name(program: int, is_drum: bool) -> str:
 
 
 def find_program(text: str) -> tuple[int, bool]:
-    """(program, is_drum) from a General MIDI number 0-127 or (part of) a name; "drums" is the kit. ValueError for one
+    """(program, is_drum) from a General MIDI number 0-127 or (part of) a name; "drums" is the kit. RequestError for one
     that is unknown, and for a part of several names."""
     wanted = " ".join(text.casefold().split())
     if re.fullmatch("[0-9]{1,9}", wanted):
         if int(wanted) > 127:
-            raise ValueError(f"program must be 0-127 or an instrument's name, got {text}")
+            raise RequestError(f"program must be 0-127 or an instrument's name, got {text}")
         return int(wanted), False
     if wanted in ("drums", "drum", "percussion", "drum kit"):
         return 0, True
@@ -198,13 +200,13 @@ def find_program(text: str) -> tuple[int, bool]:
         i for i, n in enumerate(names) if wanted and wanted in n
     ]
     if not found:
-        raise ValueError(
+        raise RequestError(
             f"no General MIDI instrument is called {text!r}; use 0-127, or a name such as Violin, Flute or Drums"
         )
     if len(found) > 1:
         there = ", ".join(PROGRAM_NAMES[i] for i in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-        raise ValueError(f"several General MIDI instruments are called {text!r}: {there}{more}; name one of them")
+        raise RequestError(f"several General MIDI instruments are called {text!r}: {there}{more}; name one of them")
     return found[0], False
 
 

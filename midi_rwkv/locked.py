@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from .errors import RequestError
 from .limits import Place
 from .score import Note, Region, Score
 from .tokenizer import POSITIONS_PER_BEAT, Tokenizer
@@ -14,7 +15,7 @@ def places_of(
 ) -> dict[tuple[int, int], list[Place]]:
     """Where the locked notes stand as the model writes them, rising, by (bar, track) of the region's cells.
 
-    locked: by track index. ValueError where one does not begin inside the region.
+    locked: by track index. RequestError where one does not begin inside the region.
     """
     if not any(locked.values()):
         return {}
@@ -24,7 +25,7 @@ def places_of(
     for t, notes in locked.items():
         for n in notes:
             if (t, score.bar_index_at(n.onset_ticks)) not in region.cells:
-                raise ValueError(
+                raise RequestError(
                     f"a locked note must begin inside the region, got one at tick {n.onset_ticks} of track {t}"
                 )
     bars = [alone.bar(b) for b in range(max(len(alone.bars), max(region.bars) + 1))]

@@ -15,7 +15,7 @@ from .transformer import Transformer
 
 
 def music_nats(
-    model: nn.Module, ids: Tensor, roles: Tensor, starts: Tensor | None = None, context_weight: float = 1.0
+    model: nn.Module, ids: Tensor, roles: Tensor, *, starts: Tensor | None = None, context_weight: float = 1.0
 ) -> Tensor:
     """Sum of nats over the target ids that carry music; differentiable. ids, roles, starts: (B, T + 1).
 

@@ -67,7 +67,15 @@ def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dic
     for t in case.tracks:
         there = [n for b in range(case.first, case.last) for n in score.notes_in(t, b)]
         if there:
-            rows.append(compare(section(t, notes[t]), section(t, there), key, context_runs, training_runs))
+            rows.append(
+                compare(
+                    section(t, notes[t]),
+                    section(t, there),
+                    key=key,
+                    context_runs=context_runs,
+                    training_runs=training_runs,
+                )
+            )
         else:
             in_silence.append(len(notes[t]) / case.n_bars)
     values = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}

@@ -21,7 +21,7 @@ christianazinn/MIDI-RWKV), for comparison with its tables. Each has a flaw; the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from math import log2, nan
 from typing import Literal
@@ -56,6 +56,7 @@ class Section:
     pitches: np.ndarray  # (n,) MIDI, 0-127
     durations: np.ndarray  # (n,) quarters, > 0; may reach beyond the last bar line
     bars: np.ndarray  # (N + 1,) bar lines in quarters, bars[0] == 0
+    _: KW_ONLY
     is_drum: bool
 
     def __post_init__(self) -> None:
@@ -369,7 +370,7 @@ METRICS: dict[str, Metric] = {
 
 
 def compare(
-    fill: Section, original: Section, key: Key | None, context_runs: np.ndarray, training_runs: np.ndarray | None
+    fill: Section, original: Section, *, key: Key | None, context_runs: np.ndarray, training_runs: np.ndarray | None
 ) -> dict[str, float]:
     """Every metric of `METRICS`, in its order.
 

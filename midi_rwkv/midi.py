@@ -74,8 +74,8 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
             tracks,
             signatures,
             tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
-            end,
-            name,
+            end_ticks=end,
+            name=name,
             digest=digest_of(data),
         )
     except ValueError:
@@ -87,6 +87,7 @@ def write_midi(
     source: str | Path | bytes,
     score: Score,
     region: Region,
+    *,
     fills: Mapping[int, Sequence[Note]],
     overwrite: bool = False,
     new_tracks: Sequence[Track] = (),
@@ -98,7 +99,9 @@ def write_midi(
     is no longer the file that the score was read of.
     """
     origin = None if isinstance(source, bytes) else source
-    write_candidates([path], source, score, region, [fills], overwrite=overwrite, new_tracks=new_tracks, origin=origin)
+    write_candidates(
+        [path], source, score, region, candidates=[fills], overwrite=overwrite, new_tracks=new_tracks, origin=origin
+    )
 
 
 def write_candidates(
@@ -106,8 +109,8 @@ def write_candidates(
     source: str | Path | bytes,
     score: Score,
     region: Region,
-    candidates: Sequence[Mapping[int, Sequence[Note]]],
     *,
+    candidates: Sequence[Mapping[int, Sequence[Note]]],
     overwrite: bool = False,
     new_tracks: Sequence[Track] = (),
     origin: str | Path | None = None,
@@ -121,7 +124,7 @@ def write_candidates(
     data, name = load_midi(source, score.name)
     if score.digest and score.digest != digest_of(data):
         raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
-    songs = [splice(data, score, region, fills, new_tracks, name=name) for fills in candidates]
+    songs = [splice(data, score, region, fills, new_tracks=new_tracks, name=name) for fills in candidates]
     targets = [Path(os.path.realpath(path)) for path in paths]
     try:
         own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
@@ -283,7 +286,9 @@ class _Reading:
             drums = channel == DRUM_CHANNEL
             program, later = self._programs(part, channel)
             notes = self._notes(chunk, part)
-            tracks.append(Track(name, program, drums, notes, chunk, channel, () if drums else later))
+            tracks.append(
+                Track(name, program, drums, notes, chunk=chunk, channel=channel, program_changes=() if drums else later)
+            )
         return tuple(tracks)
 
     def _programs(self, part: _Part, channel: int) -> tuple[int, tuple[ProgramChange, ...]]:

@@ -85,14 +85,15 @@ class TimeMix(nn.Module):
         v_first: Tensor | None,
         shift: Tensor,
         state: Tensor | None,
+        *,
         backend: str,
         packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, C) -> output (B, T, C), v_first (B, T, C), final wkv state (B, H, K, V)."""
         inputs, v_first, gate = self.before(x, v_first, shift, packing.starts if packing else None)
         r, log_decay, k, v, a, b = inputs
-        y, final = wkv7_packed(r, log_decay, k, v, a, b, state, packing, backend)
-        return self.after(y, r, k, v, gate), v_first, final
+        y, final = wkv7_packed(r, log_decay, k, v, a, b, state, packing=packing, backend=backend)
+        return self.after(y, r, k, v, gate=gate), v_first, final
 
     def before(
         self, x: Tensor, v_first: Tensor | None, shift: Tensor, starts: Tensor | None
@@ -114,14 +115,14 @@ class TimeMix(nn.Module):
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         kk = F.normalize((k * self.k_k).view(heads).float(), dim=-1)
         k = k.view(heads) * (1 + (a - 1) * self.k_a.view(heads[2:]))
-        inputs = (r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a)
+        inputs: tuple[Tensor, ...] = (r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a)
         if r.device.type != "cpu":
             # Autocast leaves r alone in bfloat16. A GPU's recurrence waits for memory, so all six are rounded, as in
             # RWKV-LM; what that costs is in kernels/NOTES.md.
             inputs = tuple(x.to(r.dtype) for x in inputs)
         return inputs, v_first, gate
 
-    def after(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
+    def after(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, *, gate: Tensor) -> Tensor:
         """The recurrence's y, (B, T, H, V), normalised, with each token's own value, gated: (B, T, C)."""
         B, T, H, V = y.shape
         y = self.ln_x(y.reshape(B * T, H * V)).view(y.shape)
@@ -191,7 +192,8 @@ class RWKV7(nn.Module):
         att_shift, ffn_shift, wkv = [], [], []
         for i, block in enumerate(self.layers()):
             h = block.ln1(x)
-            out, v_first, final = block.att(h, v_first, state.att_shift[i].to(h.dtype), state.wkv[i], backend, packing)
+            shift = state.att_shift[i].to(h.dtype)
+            out, v_first, final = block.att(h, v_first, shift, state.wkv[i], backend=backend, packing=packing)
             att_shift.append(h[:, -1].float())
             wkv.append(final)
             x = x + out

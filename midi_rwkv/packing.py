@@ -44,6 +44,7 @@ def wkv7_packed(
     a: Tensor,
     b: Tensor,
     state: Tensor | None,
+    *,
     packing: Packing | None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -57,5 +58,5 @@ def wkv7_packed(
         segments = len(packing.cu_seqlens) - 1
         initial = state.new_zeros(segments, *state.shape[1:]).index_copy(0, packing.leading, carried)
     rows = (x.reshape(1, B * T, *x.shape[2:]) for x in (r, log_decay, k, v, a, b))
-    y, final = wkv7(*rows, initial, packing.cu_seqlens, backend)
+    y, final = wkv7(*rows, initial, cu_seqlens=packing.cu_seqlens, backend=backend)
     return y.view(B, T, *y.shape[2:]), final[packing.last]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import MidiRwkvError, StyleError
 from .files import check_writable, whole_file
 from .prompt import ORDERS
 from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
@@ -82,6 +83,7 @@ class Piece:
 def personalize(
     files: Sequence[str | Path],
     name: str | None = None,
+    *,
     checkpoint: Checkpoint | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -95,7 +97,7 @@ def personalize(
 
     checkpoint: the one that ships where None. keep_anyway: also where it does not help on held-out music. threads: CPU
     threads, None: PyTorch's choice. `on_progress` may raise KeyboardInterrupt: then the best state so far is kept if it
-    helps, and the same call goes on from there. Raises ValueError where nothing can be learned from the files or
+    helps, and the same call goes on from there. Raises StyleError where nothing can be learned from the files or
     the name is taken, OSError where the style cannot be written.
     """
     import torch
@@ -111,7 +113,7 @@ def personalize(
     checkpoint = checkpoint or load_checkpoint()
     model = checkpoint.model().requires_grad_(False)
     if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
-        raise ValueError(
+        raise StyleError(
             f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
             f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
         )
@@ -119,7 +121,7 @@ def personalize(
     for file, why in skipped.items():
         say(f"skipped {file}: {why}")
     if not pieces:
-        raise ValueError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
+        raise StyleError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     base = checkpoint_hash(checkpoint)
     how = (LEARNING_RATES, RATE_STEPS, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
     digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
@@ -127,10 +129,10 @@ def personalize(
     saved = _read_progress(progress, digest)
     stopped = _stopped_style(target) if saved is not None else None
     if target.exists() and not overwrite and stopped is None:
-        raise ValueError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
+        raise StyleError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
     _check_writable(target)
 
-    tuning = prepare(pieces, checkpoint, model, seed, on_progress)
+    tuning = prepare(pieces, checkpoint, model, seed=seed, on_progress=on_progress)
     if saved is not None:
         tuning.load_state_dict(saved)
         say(f"going on at step {tuning.step} of {tuning.steps}")
@@ -198,7 +200,7 @@ def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str
         try:
             data = path.read_bytes()
             score = read_midi(data, path.name)
-        except (ValueError, OSError) as error:
+        except (MidiRwkvError, OSError) as error:
             skipped[str(path)] = " ".join(str(error).split())
             continue
         piece = Piece(path.name, score, data)
@@ -222,6 +224,7 @@ def prepare(
     pieces: Sequence[Piece],
     checkpoint: Checkpoint,
     model: Any,
+    *,
     seed: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Tuning:
@@ -241,13 +244,13 @@ def prepare(
     held_out: list[Fill] = []
     budget = min(CONTEXT, checkpoint.context)
     for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
-        for unit, sample, notes in draw_fills(units, checkpoint, count, seed, held, budget):
-            into.append(read_fill(engine, sample, middle, notes, unit))
+        for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held, budget=budget):
+            into.append(read_fill(engine, sample, middle, notes=notes, unit=unit))
             done = len(fills) + len(held_out)
             on_progress(Progress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
     able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
     if len(able) < 2:
-        raise ValueError("there is too little in the files to hold something out; give longer pieces, or more of them")
+        raise StyleError("there is too little in the files to hold something out; give longer pieces, or more of them")
     folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
     fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
     return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
@@ -256,6 +259,7 @@ def prepare(
 def draw_fills(
     units: Sequence[tuple[Piece, tuple[int, int]]],
     checkpoint: Checkpoint,
+    *,
     count: int,
     seed: int,
     held_out: bool,
@@ -315,7 +319,7 @@ def transposed(score: Score, semitones: int) -> Score:
 
 
 def _midi_files(files: Sequence[str | Path]) -> list[Path]:
-    """Folders opened; each file once. ValueError where there is none."""
+    """Folders opened; each file once. StyleError where there is none."""
     found: list[Path] = []
     for path in map(Path, files):
         inside = (
@@ -323,7 +327,7 @@ def _midi_files(files: Sequence[str | Path]) -> list[Path]:
         )
         found += [p for p in inside if p not in found]
     if not found:
-        raise ValueError(f"no MIDI files in {', '.join(map(str, files)) or 'nothing'}; name files or folders of them")
+        raise StyleError(f"no MIDI files in {', '.join(map(str, files)) or 'nothing'}; name files or folders of them")
     return found
 
 
@@ -349,12 +353,12 @@ def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:
 
 def _target(name: str | None, output: str | Path | None) -> Path:
     if (name is None) == (output is None):
-        raise ValueError("the style needs a name: add --name NAME (or --output FILE.safetensors, but not both)")
+        raise StyleError("the style needs a name: add --name NAME (or --output FILE.safetensors, but not both)")
     if name is not None:
         return styles_folder() / f"{check_name(name)}{SUFFIX}"
     path = Path(str(output))
     if path.suffix != SUFFIX:
-        raise ValueError(f"a style file ends in {SUFFIX}, got {path}")
+        raise StyleError(f"a style file ends in {SUFFIX}, got {path}")
     return path
 
 

@@ -87,6 +87,7 @@ def build_prompt(
     tokens: PromptTokens,
     song: TokenizedSong,
     targets: Mapping[int, Sequence[int]],
+    *,
     masked: Collection[tuple[int, int]] = (),
     budget: int = 2048,
     context_bars: int | None = None,
@@ -217,7 +218,7 @@ def _window(
 
 
 def control_ids(
-    tokenizer: Tokenizer, tokens: PromptTokens, cell: Sequence[int], density: bool, polyphony: bool
+    tokenizer: Tokenizer, tokens: PromptTokens, cell: Sequence[int], *, density: bool, polyphony: bool
 ) -> list[int]:
     """The bar-level control tokens that describe a cell, in the paper's order: onset polyphony min, max; note
     density."""

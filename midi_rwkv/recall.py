@@ -77,6 +77,7 @@ class SongMemory:
         song: TokenizedSong,
         hidden: Collection[tuple[int, int]],
         weights: RecallWeights,
+        *,
         end_id: int,
         refused: Mapping[tuple[int, int], Sequence[int]] | None = None,
     ):
@@ -252,4 +253,12 @@ class CellMemory:
         log_p = logits - (top + math.log(np.exp(logits - top).sum()))
         if strength <= 0:
             return log_p
-        return mixture(log_p, self.votes(), self.outlines.votes(), self.like, self.twin, self.weights, strength)
+        return mixture(
+            log_p,
+            self.votes(),
+            self.outlines.votes(),
+            like=self.like,
+            twin=self.twin,
+            weights=self.weights,
+            strength=strength,
+        )

@@ -89,6 +89,7 @@ def mixture(
     log_p: np.ndarray,
     votes: Votes,
     outlines: OutlineVotes,
+    *,
     like: np.ndarray,
     twin: np.ndarray,
     weights: RecallWeights,
@@ -97,7 +98,7 @@ def mixture(
     """Log probabilities (vocabulary,) of the model's, `log_p`, and what the sources vote for, these taken `strength`
     times as seriously. like, twin: of all sources."""
     ids, share, gate = weigh(votes, log_p, weights)
-    allowed, within, outline_gate = weigh_outlines(outlines, like, twin, log_p, weights)
+    allowed, within, outline_gate = weigh_outlines(outlines, like, twin, log_p=log_p, weights=weights)
     opened, outline_opened = (strength * w for w in softmax_with_zero(gate, outline_gate))
     said = np.bincount(
         np.concatenate([ids, allowed]),
@@ -138,15 +139,15 @@ def weigh(votes: Votes, log_p: np.ndarray, weights: RecallWeights) -> tuple[np.n
         float(votes.like[own].max()),
         int(match[own & whole].max(initial=0)),
         float(share[chosen]),
-        int(own.sum()),
-        float(log_p[ids[chosen]]),
-        bool((own & votes.twin).any()),
+        agreeing=int(own.sum()),
+        log_p=float(log_p[ids[chosen]]),
+        twin=bool((own & votes.twin).any()),
     )
     return ids, share, float(np.dot(features, w.gate))
 
 
 def weigh_outlines(
-    votes: OutlineVotes, like: np.ndarray, twin: np.ndarray, log_p: np.ndarray, weights: RecallWeights
+    votes: OutlineVotes, like: np.ndarray, twin: np.ndarray, *, log_p: np.ndarray, weights: RecallWeights
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The ids that sources allow (one may come several times), each one's share, and the gate (-inf without votes).
     like, twin: of all sources. log_p: the model's (vocabulary,)."""
@@ -197,7 +198,7 @@ def outline_gate_features(own: np.ndarray, share: float, log_p: float, phase: in
     ]
 
 
-def gate_features(like: float, match: int, share: float, agreeing: int, log_p: float, twin: bool) -> list[float]:
+def gate_features(like: float, match: int, share: float, *, agreeing: int, log_p: float, twin: bool) -> list[float]:
     """In the order of GATE, of the best-voted id: the likest of its sources, the longest whole match, its share of the
     votes, how many sources vote for it, the model's log probability, and whether a twin is among the sources."""
     surprise = -max(log_p, -12.0)

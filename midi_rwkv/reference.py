@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, tokenizer_hash
 from .config import TrainConfig
 from .corpus import Shard, shard_files
 from .dataset import TrainingRows
+from .errors import CorpusError
 from .metrics import runs
 from .ngram import NGram, sampled_stream
 from .tokenizer import POSITIONS_PER_BEAT, Kind, TokenizedSong, Tokenizer
@@ -49,16 +50,18 @@ def build_reference(
 ) -> dict[str, Any]:
     """Make `folder` unless it is there already for the same shards and checkpoint; what it was made from, as JSON.
 
-    ValueError where the shards were tokenized otherwise than the checkpoint reads.
+    CorpusError where the shards were tokenized otherwise than the checkpoint reads.
     """
     tokenizer = Tokenizer.load(shards / "tokenizer.json") if (shards / "tokenizer.json").exists() else None
     if tokenizer is None or tokenizer_hash(tokenizer) != tokenizer_hash(checkpoint.tokenizer):
-        raise ValueError(
+        raise CorpusError(
             f"{shards} has not the checkpoint's tokenizer; put {checkpoint.path / 'tokenizer.json'} there and build "
             "the shards again with `midi-rwkv corpus`"
         )
     training = {"tokens_seen": 0, **TrainConfig().to_dict(), **checkpoint.training}
-    rows = TrainingRows(shards, tokenizer, training["seq_len"], training["seed"], training["source_weights"] or None)
+    rows = TrainingRows(
+        shards, tokenizer, training["seq_len"], seed=training["seed"], weights=training["source_weights"] or None
+    )
     crc = 0
     for name in rows.weights:
         for file in shard_files(shards / f"{name}.npz"):

@@ -168,6 +168,7 @@ def write_report(
     report: Mapping[str, Any],
     cases: Sequence[Case],
     records: Records,
+    *,
     spent: Costs,
     songs: Songs,
     html: bool,
@@ -187,7 +188,7 @@ def write_report(
         ]
         soundfont = find_soundfont() if audio and shown else None
         intro = markdown_tables_to_html(markdown(report, spent, brief=True))
-        write_html(out, "Evaluation of fills", intro, shown, models, soundfont)
+        write_html(out, "Evaluation of fills", intro, shown, audio=models, soundfont=soundfont)
 
 
 def markdown(report: Mapping[str, Any], spent: Costs, brief: bool = False) -> str:

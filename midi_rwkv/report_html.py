@@ -87,6 +87,7 @@ def write_html(
     title: str,
     intro_html: str,
     shown: Sequence[Shown],
+    *,
     audio: Collection[str] = (),
     soundfont: Path | None = None,
 ) -> Path:
@@ -131,7 +132,7 @@ def _write_sound(path: Path, case: Shown, score: Score, soundfont: Path) -> None
     first, last = window(case.region)
     last = min(last, max(len(case.score.bars), case.region.bars[-1] + 1))  # no silence after the song's end
     path.parent.mkdir(exist_ok=True)
-    write_wav(path, render(score, first, last, soundfont, SAMPLE_RATE), SAMPLE_RATE)
+    write_wav(path, render(score, first, last, soundfont, sample_rate=SAMPLE_RATE), SAMPLE_RATE)
 
 
 def _figure(name: str, figures: str, svg: str, sound: str, original: bool) -> str:
@@ -188,7 +189,7 @@ def pitch_name(pitch: int) -> str:
 
 
 def roll_svg(
-    score: Score, region: Region, width: int = 560, height: int = 170, pitches: tuple[int, int] | None = None
+    score: Score, region: Region, *, width: int = 560, height: int = 170, pitches: tuple[int, int] | None = None
 ) -> str:
     """A piano roll as an SVG element for HTML: x in ticks, with bars as people number them, y in pitches.
 

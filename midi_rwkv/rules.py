@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from .config import SamplingConfig
+from .errors import RequestError
 from .instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
 from .limits import NO_LIMIT, CellLimits, Place
 from .score import Note, Region, Score
@@ -112,10 +113,10 @@ class Rules:
             low, high = sampling.pitch_range
             what = "drums" if track.is_drum else "pitches"
             why = "has keyswitches alone" if switches else f"has no {what}"
-            raise ValueError(f"{name} {why} in the pitch range {low}-{high}; give another range or leave the track out")
+            raise RequestError(f"{name} {why} in the pitch range {low}-{high}; give another range, or leave it out")
         where = "-".join(map(str, sampling.pitch_range or (allowed.argmax(), 127 - allowed[::-1].argmax())))
         of = "the pitch range" if sampling.pitch_range else f"what {name} plays,"
-        raise ValueError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
+        raise RequestError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
 
     def _limits(self, t: int, b: int, density: tuple[int, int]) -> CellLimits:
         bar, beat = self.score.bar(b), self.score.ticks_per_beat
@@ -191,10 +192,10 @@ class Rules:
                 for b, why in whys.items():
                     hard = self._conflict(t, b, sampling.density or (0, NO_LIMIT))
                     if hard or (asked and not sounding):
-                        raise ValueError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
+                        raise RequestError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
                     reason = reason or why or ""
         if not chances:
-            raise ValueError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
+            raise RequestError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
         return chances
 
     def _conflict(self, t: int, b: int, density: tuple[int, int]) -> str | None:
@@ -210,7 +211,7 @@ class Rules:
                 for n in others
             ):
                 bar = self.score.bar_index_at(note.onset_ticks) + self.score.first_bar_number
-                raise ValueError(
+                raise RequestError(
                     f"bar {bar} of {self._name(t)}: a locked note sounds with another and the polyphony allows 1"
                 )
 

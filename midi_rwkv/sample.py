@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .config import SamplingConfig
+from .errors import RequestError
 from .limits import CellLimits
 from .prompt import DENSITY_LEVELS, POLYPHONY_LEVELS, PromptTokens
 from .recall import CellMemory
@@ -168,7 +169,7 @@ class CellRules:
 
     def __post_init__(self) -> None:
         if reason := self.limits.conflict():
-            raise ValueError(reason)
+            raise RequestError(reason)
         t, allowed, (low, high) = self.tables, self.limits.allowed, self.limits.polyphony
         static = ~(t.lead_uses & ~allowed.any(0)).any(1) & (t.last_position < len(allowed))
         static &= (t.inner_min >= low) & (t.inner_max <= high)
@@ -279,6 +280,7 @@ class CellWriter:
         tokens: PromptTokens,
         config: SamplingConfig,
         rng: np.random.Generator,
+        *,
         controls: bool = True,
         memory: CellMemory | None = None,
     ):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from operator import itemgetter
 from typing import NamedTuple
 
+from .errors import RequestError
 from .keyswitches import keyswitches
 
 MAX_BARS = 20_000
@@ -75,6 +76,7 @@ class Track:
     program: int
     is_drum: bool
     notes: tuple[Note, ...]
+    _: KW_ONLY
     chunk: int | None = None
     channel: int | None = None
     program_changes: tuple[ProgramChange, ...] = ()
@@ -113,7 +115,7 @@ def bar_grid(
     """Bars from tick 0 up to and including the one that holds `end_ticks - 1`; at least one.
 
     A time signature that arrives inside a bar ends that bar. Before the first signature the metre is 4/4.
-    Raises ValueError when more than `limit` bars would be needed.
+    Raises RequestError when more than `limit` bars would be needed.
     """
     changes = {0: (4, 4)}
     changes.update({ts.tick: (ts.numerator, ts.denominator) for ts in sorted(time_signatures)})
@@ -128,7 +130,7 @@ def bar_grid(
         last = max(end_ticks, 1) if stop is None else stop
         count = -(-(last - tick) // length)
         if len(bars) + count > limit:
-            raise ValueError(
+            raise RequestError(
                 f"the file has more than {limit} bars ({len(bars) + count} claimed); split it into shorter files"
             )
         for k in range(count):
@@ -150,6 +152,7 @@ class Score:
     tracks: tuple[Track, ...]
     time_signatures: tuple[TimeSignature, ...] = ()
     tempos: tuple[Tempo, ...] = ()
+    _: KW_ONLY
     end_ticks: int = 0
     name: str = "song"
     digest: str = field(default="", repr=False, compare=False, kw_only=True)
@@ -232,12 +235,12 @@ class Score:
         """A copy in which one track is taken for another instrument throughout, or for drums.
 
         This says how the model reads and writes the track; the file keeps its program changes and its channel. Raises
-        ValueError for a track or program that there is not.
+        RequestError for a track or program that there is not.
         """
         if not 0 <= track < len(self.tracks):
-            raise ValueError(f"track must be 0-{len(self.tracks) - 1}, got {track}")
+            raise RequestError(f"track must be 0-{len(self.tracks) - 1}, got {track}")
         if not 0 <= program <= 127:
-            raise ValueError(f"program must be 0-127, got {program}")
+            raise RequestError(f"program must be 0-127, got {program}")
         tracks = list(self.tracks)
         tracks[track] = replace(tracks[track], program=program, is_drum=is_drum, program_changes=(), is_overridden=True)
         return replace(self, tracks=tuple(tracks))
@@ -261,7 +264,7 @@ class Region:
 
     def __post_init__(self) -> None:
         if not self.cells:
-            raise ValueError("the region is empty: name at least one track and one bar")
+            raise RequestError("the region is empty: name at least one track and one bar")
 
     @classmethod
     def rectangle(cls, tracks: Iterable[int], bar_ranges: Iterable[tuple[int, int]]) -> Region:

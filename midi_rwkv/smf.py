@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from .errors import MidiError
+
 MAX_FILE_BYTES = 20_000_000
 MAX_TRACKS = 256  # track chunks
 MAX_EVENTS = 2_500_000
@@ -30,10 +32,6 @@ END: Event = (0, META, b"\x2f\x00", False)
 # Data bytes after a status byte. 0xF4, 0xF5, 0xF9 and 0xFD are undefined; 0xF0, 0xF7 and 0xFF carry their own length.
 _DATA_BYTES = {status: 1 if status & 0xF0 in (0xC0, 0xD0) else 2 for status in range(0x80, 0xF0)}
 _DATA_BYTES |= {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
-
-
-class MidiError(ValueError):
-    """A file that cannot be read or written. One line: what, the allowed range, what was given, the remedy."""
 
 
 class Layout(NamedTuple):

@@ -40,6 +40,8 @@ from midi_rwkv.smf import (
     write_track,
 )
 
+from .errors import RequestError
+
 log = logging.getLogger(__name__)
 
 SUSTAIN = 64  # controller number
@@ -67,6 +69,7 @@ def splice(
     score: Score,
     region: Region,
     fills: Mapping[int, Sequence[Note]],
+    *,
     new_tracks: Sequence[Track] = (),
     name: str | None = None,
 ) -> bytes:
@@ -76,7 +79,7 @@ def splice(
     are clipped at the end of their run of bars and at the next onset of their pitch; a note that would begin while a
     kept note of its pitch still sounds is left out. Indices beyond the file's tracks mean `new_tracks`, by default
     those of `score` without a chunk: each gets a chunk of its own, or in a type 0 file a channel of the only chunk.
-    Raises ValueError when score, region or fills do not fit, MidiError when the file has no channel or track left.
+    Raises RequestError when score, region or fills do not fit, MidiError when the file has no channel or track left.
     """
     layout = read_layout(source, name or score.name)
     old, new = _parts_of(layout, score, new_tracks)
@@ -122,7 +125,7 @@ def _parts_of(layout: Layout, score: Score, new_tracks: Sequence[Track]) -> tupl
     old = [track for track in score.tracks if track.chunk is not None]
     new = list(new_tracks) or [track for track in score.tracks if track.chunk is None]
     if layout.ticks_per_beat != score.ticks_per_beat or any((t.chunk or 0) >= len(layout.tracks) for t in old):
-        raise ValueError(f"the score does not belong to {layout.name}; read it from that file")
+        raise RequestError(f"the score does not belong to {layout.name}; read it from that file")
     if layout.format == 1 and len(layout.tracks) + len(new) > MAX_TRACKS:
         raise MidiError(f"{layout.name} has {len(layout.tracks)} tracks of at most {MAX_TRACKS}; remove one first")
     return old, new
@@ -131,19 +134,19 @@ def _parts_of(layout: Layout, score: Score, new_tracks: Sequence[Track]) -> tupl
 def _check(region: Region, fills: Mapping[int, Sequence[Note]], old: Sequence[Track], new: Sequence[Track]) -> None:
     count = len(old) + len(new)
     if region.tracks[0] < 0 or region.tracks[-1] >= count or region.bars[0] < 0:
-        raise ValueError(f"the region has a track outside 0-{count - 1} or a bar below 0; name cells of the score")
+        raise RequestError(f"the region has a track outside 0-{count - 1} or a bar below 0; name cells of the score")
     if set(fills) != set(region.tracks):
-        raise ValueError(f"fills are for tracks {sorted(fills)}, the region has {list(region.tracks)}; give one each")
+        raise RequestError(f"fills are for tracks {sorted(fills)}, the region has {list(region.tracks)}; give one each")
     if missing := set(range(len(old), count)) - set(region.tracks):
-        raise ValueError(f"the region does not have the new tracks {sorted(missing)}; mask bars of each")
+        raise RequestError(f"the region does not have the new tracks {sorted(missing)}; mask bars of each")
 
 
 def _check_notes(track: str, notes: Sequence[Note], spans: Sequence[Span]) -> None:
     for note in notes:
         if not _inside(spans, note.onset_ticks):
-            raise ValueError(f"a new note of {track} begins at tick {note.onset_ticks}, outside its cells {spans}")
+            raise RequestError(f"a new note of {track} begins at tick {note.onset_ticks}, outside its cells {spans}")
         if not (0 <= note.pitch <= 127 and 1 <= note.velocity <= 127 and note.duration_ticks >= 1):
-            raise ValueError(f"a new note of {track} is out of range (pitch 0-127, velocity 1-127, 1- ticks): {note}")
+            raise RequestError(f"a new note of {track} is out of range (pitch 0-127, velocity 1-127, 1- ticks): {note}")
 
 
 def _inside(spans: Sequence[Span], tick: int) -> bool:

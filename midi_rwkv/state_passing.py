@@ -24,6 +24,7 @@ def backward_in_pieces(
     ids: Tensor,
     loss_of_piece: PieceLoss,
     piece: int,
+    *,
     exact: bool = True,
     state: ModelState | None = None,
     backend: str = "auto",

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint, checkpoint_hash
+from .errors import StyleError
 from .files import whole_file
 
 SUFFIX = ".safetensors"
@@ -51,9 +52,9 @@ def styles_folder() -> Path:
 
 
 def check_name(name: str) -> str:
-    """The name, where a style may be called that. ValueError otherwise."""
+    """The name, where a style may be called that. StyleError otherwise."""
     if not NAME.fullmatch(name) or name.lower().endswith(SUFFIX):
-        raise ValueError(
+        raise StyleError(
             f"a style's name is letters, digits, spaces and . + - _, at most 64, beginning with a letter or digit; "
             f"got {name!r}"
         )
@@ -61,19 +62,19 @@ def check_name(name: str) -> str:
 
 
 def style_path(name_or_path: str | Path) -> Path:
-    """The file of a style: a path as it stands, a name in `styles_folder()`. ValueError where there is none."""
+    """The file of a style: a path as it stands, a name in `styles_folder()`. StyleError where there is none."""
     text = str(name_or_path)
     path = Path(text)
     if path.suffix == SUFFIX or len(path.parts) > 1:
         if not path.is_file():
-            raise ValueError(
+            raise StyleError(
                 f"no style file {path}; name a .safetensors file, or a style that `midi-rwkv styles` lists"
             )
         return path
     path = styles_folder() / f"{text}{SUFFIX}"
     if not NAME.fullmatch(text) or not path.is_file():
         known = ", ".join(p.stem for p in style_files()) or "none yet; `midi-rwkv personalize` makes one"
-        raise ValueError(f"no style is called {text!r}; there are: {known}")
+        raise StyleError(f"no style is called {text!r}; there are: {known}")
     return path
 
 
@@ -88,16 +89,16 @@ def progress_path(path: Path) -> Path:
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """A style file's metadata alone. ValueError where it is no style."""
+    """A style file's metadata alone. StyleError where it is no style."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as f:
             info, names = dict(f.metadata() or {}), set(f.keys())
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a style ({error}); name a .safetensors file") from error
+        raise StyleError(f"{path} cannot be read as a style ({error}); name a .safetensors file") from error
     if not names & set(PLACES):
-        raise ValueError(f"{path} is no style: it holds neither 'run' nor 'wkv'; name a file that personalize made")
+        raise StyleError(f"{path} is no style: it holds neither 'run' nor 'wkv'; name a file that personalize made")
     return info
 
 
@@ -121,17 +122,17 @@ def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: 
 
 
 def load_style(name_or_path: str | Path, checkpoint: Checkpoint) -> Style:
-    """One style, checked against the checkpoint. ValueError (one line) where it does not belong to it."""
+    """One style, checked against the checkpoint. StyleError (one line) where it does not belong to it."""
     from safetensors.numpy import load_file
 
     c = checkpoint.config
     if c.arch != "rwkv7":
-        raise ValueError(f"{checkpoint.path} is a {c.arch}, which has no state to tune; leave the style out")
+        raise StyleError(f"{checkpoint.path} is a {c.arch}, which has no state to tune; leave the style out")
     path = style_path(name_or_path)
     info = read_info(path)
     base = info.get("base")
     if base is not None and base != checkpoint_hash(checkpoint):
-        raise ValueError(
+        raise StyleError(
             f"the style {path.stem} was tuned on another checkpoint ({base}) than {checkpoint.path} "
             f"({checkpoint_hash(checkpoint)}); personalize again on this one, or name the other with --checkpoint"
         )
@@ -139,14 +140,14 @@ def load_style(name_or_path: str | Path, checkpoint: Checkpoint) -> Style:
     found = {k: a.astype(np.float32) for k, a in load_file(path).items() if k in PLACES}
     for place, array in found.items():
         if array.shape != shape:
-            raise ValueError(f"{path} holds {place!r} of shape {array.shape}; for {checkpoint.path} it is {shape}")
+            raise StyleError(f"{path} holds {place!r} of shape {array.shape}; for {checkpoint.path} it is {shape}")
         if not np.isfinite(array).all():
-            raise ValueError(f"{path} is damaged: {place!r} holds values that are no numbers; personalize again")
+            raise StyleError(f"{path} is damaged: {place!r} holds values that are no numbers; personalize again")
     return Style(path.stem, found.get("wkv"), found.get("run"), info)
 
 
 def parse_blend(text: str) -> list[tuple[str, float]]:
-    """`mine`, `mine:0.7,bach:0.3` -> [(name or path, weight)]. ValueError where a weight is not 0-1."""
+    """`mine`, `mine:0.7,bach:0.3` -> [(name or path, weight)]. StyleError where a weight is not 0-1."""
     parts = []
     for part in text.split(","):
         name, colon, weight = part.strip().rpartition(":")
@@ -156,9 +157,9 @@ def parse_blend(text: str) -> list[tuple[str, float]]:
             name, value = part.strip(), 1.0
         name = name if colon and name else part.strip()
         if not name:
-            raise ValueError(f"a style must be NAME or NAME:WEIGHT, several with commas, got {text!r}")
+            raise StyleError(f"a style must be NAME or NAME:WEIGHT, several with commas, got {text!r}")
         if not 0 <= value <= 1:
-            raise ValueError(f"a style's weight must lie in 0-1, got {value:g} for {name}")
+            raise StyleError(f"a style's weight must lie in 0-1, got {value:g} for {name}")
         parts.append((name, value))
     return parts
 
@@ -166,7 +167,7 @@ def parse_blend(text: str) -> list[tuple[str, float]]:
 def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style | None:
     """The weighted sum, times `strength` (0-1). None where nothing is left: exactly the base model."""
     if not 0 <= strength <= 1:
-        raise ValueError(f"the style's strength must lie in 0-1, got {strength:g}")
+        raise StyleError(f"the style's strength must lie in 0-1, got {strength:g}")
     left = [(style, weight * strength) for style, weight in styles if weight * strength > 0]
     if not left:
         return None
@@ -183,7 +184,7 @@ def find_style(text: str | None, checkpoint: Checkpoint, strength: float = 1.0) 
     """What `--style TEXT --style-strength S` means. None: the base model."""
     if text is None:
         if strength != 1:
-            raise ValueError("a style's strength needs a style; add --style NAME")
+            raise StyleError("a style's strength needs a style; add --style NAME")
         return None
     return blend([(load_style(name, checkpoint), weight) for name, weight in parse_blend(text)], strength)
 

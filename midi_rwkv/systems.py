@@ -113,7 +113,7 @@ class System:
         self.style = find_style(setup.style, self.checkpoint)
         self.infiller: Infiller | None = None
         if setup.kind == "model":
-            self.infiller = Infiller(self.checkpoint, style=self.style)
+            self.infiller = Infiller(self.checkpoint, style=self.style, precision="float32")
         elif setup.kind == NGRAM:
             assert self.reference is not None
             self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
@@ -143,7 +143,7 @@ class System:
         source = self._source(case, score, self.tokenizer.encode(score))
         if source is None:
             return None
-        return {t: copied_notes(score, t, source, case.first, case.n_bars) for t in case.tracks}
+        return {t: copied_notes(score, t, source, first=case.first, n_bars=case.n_bars) for t in case.tracks}
 
     def nats(self, case: Case, score: Score, left_only: bool = False) -> float | None:
         """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
@@ -165,7 +165,9 @@ class System:
             source = self._source(case, score, song)
             if source is None:
                 return None
-            found = list(guesses(song, case.tracks, source, case.first, case.n_bars, self.tokens.fill_end))
+            found = list(
+                guesses(song, case.tracks, source, first=case.first, n_bars=case.n_bars, end_id=self.tokens.fill_end)
+            )
             p = mixture(found, p, self.reference.confidence[kind])
         return float(-np.log(p).sum())
 
@@ -194,7 +196,7 @@ class System:
         low, high = case.window(score)
         high = case.first if left_only else high
         outside = [(b, t) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]
-        memory = SongMemory(self.tokenizer, song, [*outside, *cells], weights, self.tokens.fill_end)
+        memory = SongMemory(self.tokenizer, song, [*outside, *cells], weights, end_id=self.tokens.fill_end)
         return memory.follow(song, cells)
 
     def _model_nats(self, sample: Sample, memory: Iterator[tuple[CellMemory, int]] | None) -> float:
@@ -223,7 +225,9 @@ class System:
 
     def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:
         cells = CellNotes(self.tokenizer, song)
-        return source_bar(self.setup.kind, cells, case.tracks, case.first, case.n_bars, case.window(score))
+        return source_bar(
+            self.setup.kind, cells, case.tracks, first=case.first, n_bars=case.n_bars, window=case.window(score)
+        )
 
 
 def peak_mib() -> float:

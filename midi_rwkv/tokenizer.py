@@ -295,7 +295,9 @@ class Tokenizer:
             for i, t in enumerate(score.tracks)
             if t.program_changes
         }
-        return replace(self.encode_arrays(arrays, programs, bars, tempos, score.ticks_per_beat), changing=changing)
+        return replace(
+            self.encode_arrays(arrays, programs, bars, tempos, ticks_per_beat=score.ticks_per_beat), changing=changing
+        )
 
     def encode_arrays(
         self,
@@ -303,6 +305,7 @@ class Tokenizer:
         programs: Sequence[tuple[int, bool]],
         bars: Sequence[Bar],
         tempos: Sequence[float],
+        *,
         ticks_per_beat: int,
     ) -> TokenizedSong:
         """The same from plain arrays: per track (n, 4) onset, pitch, duration, velocity; tempos in BPM a bar."""

@@ -31,6 +31,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_
 from .config import ModelConfig, TrainConfig
 from .corpus import Shard
 from .dataset import TrainingRows, to_batches, validation_samples
+from .errors import CheckpointError, CorpusError, RequestError
 from .losses import fill_nats, music_nats, music_targets, target_weights, targets_nats
 from .model import RWKV7, make_model
 from .muon import has_fast_bf16
@@ -57,6 +58,7 @@ class Trainer:
         run: Path,
         model_config: ModelConfig,
         config: TrainConfig,
+        *,
         device: str = "auto",
         start: Path | None = None,
         workers: int | None = None,
@@ -73,16 +75,16 @@ class Trainer:
         """
         self.run_folder, self.config = run, config
         if not (shards / "tokenizer.json").exists():
-            raise ValueError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
+            raise CorpusError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
         self.rows = TrainingRows(
             shards,
             self.tokenizer,
             config.seq_len,
-            config.seed,
-            config.source_weights or None,
-            config.order,
-            config.sections,
+            seed=config.seed,
+            weights=config.source_weights or None,
+            order=config.order,
+            sections=config.sections,
         )
         self.group: Group = join(device)
         self.device = self.group.device
@@ -90,7 +92,7 @@ class Trainer:
         self.workers = (min(8, max(1, cores)) if self.device.type == "cuda" else 0) if workers is None else workers
         self.rows_at_once, self.piece = rows_at_once, piece
         if piece and (self.group.size > 1 or model_config.arch != "rwkv7"):
-            raise ValueError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
+            raise RequestError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
@@ -100,7 +102,11 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, config)
         self.average = WeightAverage(self.model, config) if config.average != "none" else None
         samples = validation_samples(
-            Shard(shards / "valid.npz"), self.tokenizer, EVAL_CONTEXT, EVAL_FILLS_PER_SOURCE, order=config.order
+            Shard(shards / "valid.npz"),
+            self.tokenizer,
+            EVAL_CONTEXT,
+            per_source=EVAL_FILLS_PER_SOURCE,
+            order=config.order,
         )
         self.valid_sources = np.array([s for s, _, _ in samples])
         self.valid_notes = np.array([n for _, _, n in samples])
@@ -128,14 +134,18 @@ class Trainer:
     def _resume(self) -> None:
         state = read_state(self.state_path, self.device)
         if state["model_config"] != self.model_config.to_dict():
-            raise ValueError(
+            raise RequestError(
                 f"{self.state_path} holds another model; name a new run folder, or the same --preset and --arch"
             )
         if state.get("tokenizer", tokenizer_hash(self.tokenizer)) != tokenizer_hash(self.tokenizer):
-            raise ValueError(f"{self.state_path} was trained on shards with another tokenizer; name a new run folder")
+            raise CheckpointError(
+                f"{self.state_path} was trained on shards with another tokenizer; name a new run folder"
+            )
         self.model.load_state_dict(state["model"])
         if len(state["optimizers"]) != len(self.optimizers):
-            raise ValueError(f"{self.state_path} holds another optimizer's state; use the --optimizer it began with")
+            raise CheckpointError(
+                f"{self.state_path} holds another optimizer's state; use the --optimizer it began with"
+            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.row, self.tokens, self.step = state["row"], state["tokens"], state.get("step", 0)
@@ -169,7 +179,9 @@ class Trainer:
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         training = {"tokens_seen": self.tokens, **self.config.to_dict()}
         order = self.config.order
-        save_checkpoint(self.run_folder / name, self.model_config, weights, self.tokenizer, training, prompt=order)
+        save_checkpoint(
+            self.run_folder / name, self.model_config, weights, self.tokenizer, training=training, prompt=order
+        )
 
     def autocast(self) -> Any:
         """bf16 for the matrix products where asked for, and where the machine is quick at it."""
@@ -208,7 +220,9 @@ class Trainer:
                     total += self.gradients_by_piece(ids, roles, starts, targets)
                     continue
                 with self.autocast():
-                    nats = music_nats(self.parallel, ids, roles, starts, self.config.context_weight)
+                    nats = music_nats(
+                        self.parallel, ids, roles, starts=starts, context_weight=self.config.context_weight
+                    )
                 (nats * (self.group.size / targets)).backward()  # the processes' gradients are averaged, not summed
             total += nats.detach()
         return total
@@ -248,7 +262,15 @@ class Trainer:
         """What is left to train on."""
         c = self.config
         steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
-        return Loader(self.rows, c.batch_size, self.row, steps, self.group, self.workers, c.context_weight)
+        return Loader(
+            self.rows,
+            c.batch_size,
+            first_row=self.row,
+            steps=steps,
+            group=self.group,
+            workers=self.workers,
+            context_weight=c.context_weight,
+        )
 
     def run(self) -> None:
         """Train to `total_tokens`. Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt."""

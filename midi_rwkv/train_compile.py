@@ -12,14 +12,15 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from .errors import RequestError
 from .model import RWKV7
 from .transformer import Transformer
 
 
 def compile_blocks(model: RWKV7 | Transformer) -> None:
-    """Compile the blocks' parts at their first use, in place; ValueError for a Transformer, or without a compiler."""
+    """Compile the blocks' parts at their first use, in place; RequestError for a Transformer, or without a compiler."""
     if not isinstance(model, RWKV7):
-        raise ValueError("--compile is for an RWKV-7; leave it out for --arch transformer")
+        raise RequestError("--compile is for an RWKV-7; leave it out for --arch transformer")
     import torch._functorch.config as functorch
     from torch._inductor import cpp_builder, exc
 
@@ -27,7 +28,9 @@ def compile_blocks(model: RWKV7 | Transformer) -> None:
         try:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler:
-            raise ValueError("--compile needs a C++ compiler (g++ or clang++); install one, or leave it out") from None
+            raise RequestError(
+                "--compile needs a C++ compiler (g++ or clang++); install one, or leave it out"
+            ) from None
 
     functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
     for block in model.layers():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .errors import CheckpointError
 from .files import whole_file
 
 COLUMNS = ("tokens", "kind", "loss", "lr", "tokens_per_second", "waited", "by_source")
@@ -21,11 +22,13 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """ValueError (one line) where the file cannot be read."""
+    """CheckpointError (one line) where the file cannot be read."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged ({error}); name a new run folder, or remove it to begin again") from error
+        raise CheckpointError(
+            f"{path} is damaged ({error}); name a new run folder, or remove it to begin again"
+        ) from error
 
 
 class Curve:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .dataset import CONTEXT, FILL, TrainingRows
+from .errors import RequestError
 from .train_parallel import Group
 
 AHEAD = 4  # steps that each worker makes in advance
@@ -58,6 +59,7 @@ class Loader:
         self,
         rows: TrainingRows,
         batch_size: int,
+        *,
         first_row: int,
         steps: int,
         group: Group,
@@ -67,10 +69,10 @@ class Loader:
         """steps: how many batches. workers: processes that make rows; 0: the trainer makes them itself.
         context_weight: what a target of the context counts, one of a fill counting 1.
 
-        ValueError where the step has fewer rows than there are processes.
+        RequestError where the step has fewer rows than there are processes.
         """
         if batch_size < group.size:
-            raise ValueError(f"--batch-size {batch_size} gives {group.size} processes no row each; use {group.size}")
+            raise RequestError(f"--batch-size {batch_size} gives {group.size} processes no row each; use {group.size}")
         self.waited = 0.0
         fork = "fork" in multiprocessing.get_all_start_methods()  # the shards' arrays are shared then, not copied
         self._batches: DataLoader[Batch] = DataLoader(

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from .config import TrainConfig
+from .errors import RequestError
 from .muon import Muon
 
 
@@ -28,7 +29,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     elif config.optimizer == "muon":
         muon = matrices
     else:
-        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer}")
+        raise RequestError(f"optimizer must be muon or adamw, got {config.optimizer}")
     taken = {id(p) for p in muon}
     rest = [(n, p) for n, p in named if id(p) not in taken]
     decayed = [p for n, p in rest if p.ndim == 2 and not n.endswith("r_k")]

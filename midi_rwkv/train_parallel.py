@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .errors import RequestError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -61,17 +63,17 @@ class Group:
 def join(device: str = "auto") -> Group:
     """The group that this process belongs to. device: "auto", or what torch calls one ("cpu", "cuda").
 
-    ValueError where the device is not there.
+    RequestError where the device is not there.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     rank, size, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: there is no GPU that this torch ({torch.__version__}) can use; use cpu")
+        raise RequestError(f"--device {device}: there is no GPU that this torch ({torch.__version__}) can use; use cpu")
     if size == 1:
         return Group(0, 1, torch.device(kind))
     if kind.startswith("cuda"):
         if local >= torch.cuda.device_count():
-            raise ValueError(f"{local + 1} processes on {torch.cuda.device_count()} GPUs; lower --nproc-per-node")
+            raise RequestError(f"{local + 1} processes on {torch.cuda.device_count()} GPUs; lower --nproc-per-node")
         torch.cuda.set_device(local)
         dist.init_process_group("nccl")
         return Group(rank, size, torch.device("cuda", local), dist.new_group(backend="gloo"))

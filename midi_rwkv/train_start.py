@@ -7,6 +7,7 @@ import torch
 
 from .checkpoint import Checkpoint
 from .config import ModelConfig
+from .errors import CheckpointError
 from .tokenizer import Tokenizer
 
 BY_ID = ("emb.weight", "head.weight")  # (vocabulary, C)
@@ -19,14 +20,14 @@ def starting_weights(
     checkpoint does not know.
 
     An id that stands for the same base tokens in both keeps its rows of embedding and head; one that only the run has
-    begins at the mean of its base tokens' rows. ValueError where the models' shapes or the base tokens differ.
+    begins at the mean of its base tokens' rows. CheckpointError where the models' shapes or the base tokens differ.
     """
     ours = tokenizer.expansions
     if {**checkpoint.config.to_dict(), "vocab_size": len(ours)} != config.to_dict():
-        raise ValueError(f"{checkpoint.path} is {checkpoint.config}, the run is {config}; use its preset")
+        raise CheckpointError(f"{checkpoint.path} is {checkpoint.config}, the run is {config}; use its preset")
     theirs = checkpoint.tokenizer
     if (theirs.base_names, theirs.grid) != (tokenizer.base_names, tokenizer.grid):
-        raise ValueError(
+        raise CheckpointError(
             f"{checkpoint.path} has another vocabulary than the shards; build them with its tokenizer.json"
         )
     id_of = {expansion: i for i, expansion in enumerate(theirs.expansions)}

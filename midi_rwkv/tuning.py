@@ -49,7 +49,9 @@ class Fill:
     unit: int  # what is left out together: a file, or a part of the bars
 
 
-def read_fill(engine: Engine, sample: Sample, middle: int, notes: int, unit: int, known: State | None = None) -> Fill:
+def read_fill(
+    engine: Engine, sample: Sample, middle: int, *, notes: int, unit: int, known: State | None = None
+) -> Fill:
     """Let the engine read what stands before the id `middle`. known: what it has read before that."""
     at = sample.ids.index(middle)
     state = engine.new_state(1) if known is None else known.copy()

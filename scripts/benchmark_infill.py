@@ -43,7 +43,7 @@ def run(command: list[str], cache: str) -> tuple[float, float]:
 
 def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
     """Seconds of one warm call for one candidate, as a whole and in its parts, and how many tokens it wrote."""
-    infiller = Infiller(load_checkpoint(checkpoint), precision="auto")
+    infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
     infiller(score, region, seed=1)

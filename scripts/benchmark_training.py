@@ -135,7 +135,7 @@ def song_alone(piece: int, exact: bool) -> None:
         ids[:, :-1],
         lambda logits, place: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:][:, place].flatten(), reduction="sum"),
         piece,
-        exact,
+        exact=exact,
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{time.perf_counter() - began:.0f} {before:.0f} {peak:.0f}")

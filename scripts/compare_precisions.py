@@ -64,13 +64,15 @@ def main() -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     encode = checkpoint.tokenizer.encode_arrays
     songs = [(name, read_song(data, name)) for name, data in song_files(args.files)]
-    cells = [(name, encode(s.tracks, s.programs, s.bars, s.tempos, s.ticks_per_beat)) for name, s in songs]
+    cells = [
+        (name, encode(s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat)) for name, s in songs
+    ]
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder) / "valid.npz", cells)
         shard = Shard(Path(folder) / "valid.npz")
-    samples = validation_samples(shard, checkpoint.tokenizer, checkpoint.context, args.per_source)
+    samples = validation_samples(shard, checkpoint.tokenizer, checkpoint.context, per_source=args.per_source)
     head_size = checkpoint.config.head_size
-    engines = {p: make_engine(checkpoint.weights, head_size, "numba", precision=p) for p in ("float32", "int8")}
+    engines = {p: make_engine(checkpoint.weights, head_size, backend="numba", precision=p) for p in ("float32", "int8")}
     compare(engines, samples)
 
 

@@ -58,7 +58,7 @@ def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
 
     pieces, _ = read_pieces([folder / style / "test"])
     units = [(p, (0, len(p.score.bars))) for p in pieces]
-    drawn = list(draw_fills(units, load_checkpoint(), TEST_FILLS, TEST_SEED, True))
+    drawn = list(draw_fills(units, load_checkpoint(), count=TEST_FILLS, seed=TEST_SEED, held_out=True))
     return [s for _, s, _ in drawn], [n for _, _, n in drawn]
 
 
@@ -71,7 +71,7 @@ def read_all(samples: Sequence[Any], notes: Sequence[int]) -> list[Any]:
     checkpoint = load_checkpoint()
     engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
     middle = checkpoint.tokenizer.id("Context_Middle")
-    return [read_fill(engine, s, middle, n, 0) for s, n in zip(samples, notes, strict=True)]
+    return [read_fill(engine, s, middle, notes=n, unit=0) for s, n in zip(samples, notes, strict=True)]
 
 
 @lru_cache(1)
@@ -104,7 +104,7 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
         nats = fills_nats(frozen_model(), test_fills(folder, job.style))
     elif job.method.startswith("state"):
         variant = job.method.removeprefix("state").removeprefix("-")
-        tuning = prepare(read_pieces(files)[0], checkpoint, frozen_model(), job.seed)
+        tuning = prepare(read_pieces(files)[0], checkpoint, frozen_model(), seed=job.seed)
         if variant:
             from state_variants import make_variant
 
@@ -124,7 +124,7 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
         }
     else:
         method, _, steps = job.method.partition("@")
-        adapted = adapt(method, checkpoint, read_pieces(files)[0], job.seed, int(steps or STEPS))
+        adapted = adapt(method, checkpoint, read_pieces(files)[0], seed=job.seed, steps=int(steps or STEPS))
         seconds = time.monotonic() - began
         nats = adapted.nats(samples)
         more = {"steps": adapted.steps, "parameters": adapted.parameters, "held_out": list(adapted.held_out)}
@@ -302,7 +302,7 @@ def valid_fills(valid: Path) -> tuple[list[Any], str]:
             sources.setdefault(path.parent.name, []).append(path)
         for paths in sources.values():
             units = [(p, (0, len(p.score.bars))) for p in read_pieces(paths[:VALID_FILLS])[0]]
-            drawn = list(draw_fills(units, load_checkpoint(), VALID_FILLS, TEST_SEED, True))
+            drawn = list(draw_fills(units, load_checkpoint(), count=VALID_FILLS, seed=TEST_SEED, held_out=True))
             fills += read_all([s for _, s, _ in drawn], [n for _, _, n in drawn])
     return fills, f"{len(fills)} fills of {len(sources)} sources of {valid.name}"
 

@@ -105,7 +105,7 @@ def places(
         cells = prompt.cells()
         end = song.n_bars if open_end else max(targets) + 1
         hidden = {*cells, *((b, t) for b in range(min(targets), end) for t in range(song.n_tracks) if open_end)}
-        memory = SongMemory(tokenizer, song, hidden, START, tokens.fill_end)
+        memory = SongMemory(tokenizer, song, hidden, START, end_id=tokens.fill_end)
         for row, (sources, true) in zip(log_p, memory.follow(song, cells), strict=True):
             votes = sources.votes()
             distinct, slot = np.unique(votes.ids, return_inverse=True)

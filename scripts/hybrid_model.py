@@ -30,7 +30,14 @@ class WindowAttention(nn.Module):
         nn.init.zeros_(self.attention.output.weight)
 
     def forward(
-        self, x: Tensor, v_first: Tensor, shift: Tensor, state: Tensor, backend: str, packing: Packing | None = None
+        self,
+        x: Tensor,
+        v_first: Tensor,
+        shift: Tensor,
+        state: Tensor,
+        *,
+        backend: str,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, C) -> output (B, T, C), v_first and state as given. Positions count from a packed sample's start."""
         batch, steps, _ = x.shape

@@ -97,11 +97,13 @@ def main() -> None:
         training.update(json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))["training"])
     tokens = args.ngram_tokens or training["tokens_seen"]
     tokenizer = Tokenizer.load(args.shards / "tokenizer.json")
-    drawn = validation_samples(Shard(args.shards / "valid.npz"), tokenizer, training["seq_len"], args.per_source)
+    drawn = validation_samples(
+        Shard(args.shards / "valid.npz"), tokenizer, training["seq_len"], per_source=args.per_source
+    )
     samples, sources = [s for _, s, _ in drawn], np.array([s for s, _, _ in drawn])
     notes = np.array([n for _, _, n in drawn])
     rows = TrainingRows(
-        args.shards, tokenizer, training["seq_len"], training["seed"], training["source_weights"] or None
+        args.shards, tokenizer, training["seq_len"], seed=training["seed"], weights=training["source_weights"] or None
     )
     grams, owner = fill_grams(samples)
     nats: dict[str, np.ndarray] = {}

@@ -145,7 +145,7 @@ def checkpoint_folder(tokenizer, tmp_path_factory):
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, config, model.state_dict(), tokenizer, {"seq_len": 512})
+    save_checkpoint(folder, config, model.state_dict(), tokenizer, training={"seq_len": 512})
     return folder
 
 

@@ -49,7 +49,7 @@ def in_this_process() -> Iterator[None]:
 def small(files, out, checkpoint, **options):
     """A report of four cases of one pitched track, of the model alone."""
     options = {"cases": 4, "settings": ["song"], "baselines": [], "html": False, **options}
-    return midi_rwkv.evaluate(files, out, checkpoint, **{**OPTIONS, **options})
+    return midi_rwkv.evaluate(files, out, checkpoint=checkpoint, **{**OPTIONS, **options})
 
 
 def records_of(out, system=MODEL):

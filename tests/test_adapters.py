@@ -49,7 +49,7 @@ def pieces(folder):
 @pytest.fixture(scope="module")
 def samples(folder, checkpoint):
     test = read_pieces([folder / "climbing" / "test"])[0]
-    return [s for _, s, _ in draw_fills([(p, (0, 12)) for p in test], checkpoint, 6, 0, True)]
+    return [s for _, s, _ in draw_fills([(p, (0, 12)) for p in test], checkpoint, count=6, seed=0, held_out=True)]
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_losses_are_those_of_the_plain_form(checkpoint, samples):
 
 def test_unknown_methods_are_refused(checkpoint, pieces):
     with pytest.raises(ValueError, match="method must be one of lora-4"):
-        adapt("nonsense", checkpoint, pieces, 0)
+        adapt("nonsense", checkpoint, pieces, seed=0)
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, scrip
     tuning = script("state_variants").make_variant(variant, plain)
     assert tuning.before == pytest.approx(plain.before, rel=1e-5)
     engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
-    fills = [read_fill(engine, s, checkpoint.tokenizer.id("Context_Middle"), 1, 0) for s in samples]
+    fills = [read_fill(engine, s, checkpoint.tokenizer.id("Context_Middle"), notes=1, unit=0) for s in samples]
     before = tuning.nats(fills).sum()
     tuning.steps = 8
     tuning.run()

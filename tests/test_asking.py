@@ -23,7 +23,7 @@ def song(*tracks):
     return Score(
         480,
         tuple(
-            Track(name, 0 if p == "Drums" else p, p == "Drums", (Note(0, 60, 1, 1),), 0, c)
+            Track(name, 0 if p == "Drums" else p, p == "Drums", (Note(0, 60, 1, 1),), chunk=0, channel=c)
             for c, (name, p) in enumerate(tracks)
         ),
         name="song.mid",
@@ -124,7 +124,13 @@ def test_every_heading_names_its_track(tracks):
 def test_all_instruments_of_a_track_name_it():
     changes = (ProgramChange(8 * BAR, 73), ProgramChange(12 * BAR, 33), ProgramChange(16 * BAR, 68))
     notes = tuple(Note(b * BAR, 60, 100, 80) for b in range(16))
-    score = Score(480, (Track("Solo", 33, False, notes, 0, 0, changes), Track("", 0, False, notes, 1, 1)))
+    score = Score(
+        480,
+        (
+            Track("Solo", 33, False, notes, chunk=0, channel=0, program_changes=changes),
+            Track("", 0, False, notes, chunk=1, channel=1),
+        ),
+    )
     text = (
         "Electric Bass (finger), then Flute from bar 9, then Electric Bass (finger) from bar 13, then Oboe from bar 17"
     )
@@ -132,7 +138,7 @@ def test_all_instruments_of_a_track_name_it():
     for name in ("Flute", "1 Flute", "oboe", "solo (flute)", f"1 Solo ({text})"):
         assert parse_tracks(name, score) == [0]
     restless = tuple(ProgramChange((b + 1) * BAR, 40 + b % 2) for b in range(15))
-    score = Score(480, (Track("", 33, False, notes, 0, 0, restless),))
+    score = Score(480, (Track("", 33, False, notes, chunk=0, channel=0, program_changes=restless),))
     assert (
         instrument_text(score, 0).endswith("then Viola from bar 12 and 4 more") or len(instrument_text(score, 0)) < 400
     )

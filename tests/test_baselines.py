@@ -36,13 +36,13 @@ BAR = 1920
 def test_notes_move_by_whole_bars():
     notes = (Note(0, 60, 480, 80), Note(1440, 64, 480, 70), Note(1920, 67, 960, 60), Note(5000, 50, 10, 90))
     score = Score(480, (Track("a", 0, False, notes),), (TimeSignature(0, 4, 4),), end_ticks=8 * BAR)
-    assert copied_notes(score, 0, 0, 4, 2) == [
+    assert copied_notes(score, 0, 0, first=4, n_bars=2) == [
         Note(4 * BAR, 60, 480, 80),
         Note(4 * BAR + 1440, 64, 480, 70),
         Note(5 * BAR, 67, 960, 60),
     ]
-    assert copied_notes(score, 0, 2, 0, 1) == [Note(5000 - 2 * BAR, 50, 10, 90)]
-    assert copied_notes(score, 0, 4, 0, 2) == []
+    assert copied_notes(score, 0, 2, first=0, n_bars=1) == [Note(5000 - 2 * BAR, 50, 10, 90)]
+    assert copied_notes(score, 0, 4, first=0, n_bars=2) == []
 
 
 def test_a_longer_bar_is_cut_and_nothing_sounds_beyond_the_region():
@@ -51,7 +51,10 @@ def test_a_longer_bar_is_cut_and_nothing_sounds_beyond_the_region():
     notes = (Note(0, 60, 5000, 80), Note(1440, 62, 100, 80), Note(1920 + 960, 64, 960, 80))
     signatures = (TimeSignature(0, 4, 4), TimeSignature(first, 3, 4))
     score = Score(480, (Track("a", 0, False, notes),), signatures, end_ticks=first + 4 * 1440)
-    assert copied_notes(score, 0, 0, 4, 2) == [Note(first, 60, 2880, 80), Note(first + 1440 + 960, 64, 480, 80)]
+    assert copied_notes(score, 0, 0, first=4, n_bars=2) == [
+        Note(first, 60, 2880, 80),
+        Note(first + 1440 + 960, 64, 480, 80),
+    ]
 
 
 def test_a_shorter_bar_keeps_its_beats():
@@ -60,7 +63,7 @@ def test_a_shorter_bar_keeps_its_beats():
     notes = (Note(0, 60, 480, 80), Note(960, 62, 480, 80), Note(1440, 64, 480, 80))
     signatures = (TimeSignature(0, 3, 4), TimeSignature(first, 4, 4))
     score = Score(480, (Track("a", 0, False, notes),), signatures, end_ticks=first + 2 * BAR)
-    assert copied_notes(score, 0, 0, 2, 2) == [
+    assert copied_notes(score, 0, 0, first=2, n_bars=2) == [
         Note(first, 60, 480, 80),
         Note(first + 960, 62, 480, 80),
         Note(first + BAR, 64, 480, 80),
@@ -87,12 +90,12 @@ def phrased(order: str, melody=lambda bar: 70 + bar) -> Score:
 
 def similar(tokenizer, score, first, window=None, tracks=(0,), n_bars=2):
     cells = CellNotes(tokenizer, tokenizer.encode(score))
-    return source_bar("copy similar", cells, tracks, first, n_bars, window or (0, len(score.bars)))
+    return source_bar("copy similar", cells, tracks, first=first, n_bars=n_bars, window=window or (0, len(score.bars)))
 
 
 def test_before_and_after_are_the_neighbours_in_the_window():
     def at(kind, first, window, n_bars=4):
-        return source_bar(kind, None, [0], first, n_bars, window)
+        return source_bar(kind, None, [0], first=first, n_bars=n_bars, window=window)
 
     assert at("copy before", 8, (0, 20)) == 4
     assert at("copy before", 8, (4, 20)) == 4
@@ -158,7 +161,7 @@ def song_of(*bars: list[list[int]]) -> TokenizedSong:
 
 
 def guessed(source: list[int], true: list[int]) -> list[tuple[int, int, int]]:
-    return list(guesses(song_of([source], [true]), [0], 0, 1, 1, END))
+    return list(guesses(song_of([source], [true]), [0], 0, first=1, n_bars=1, end_id=END))
 
 
 @pytest.mark.parametrize(
@@ -186,11 +189,11 @@ def test_guesses_by_hand(source, true, expected):
 def test_a_streak_goes_on_from_cell_to_cell_and_is_cut_at_the_most():
     """Two tracks in two bars, in the order in which a fill is written; each cell's end counts."""
     a, b, c, d = [1, 2, 3, 4], [5, 6, 7], [8, 9], [10, 11, 12, 13, 14]
-    found = list(guesses(song_of([a, b], [c, d], [a, b], [c, d]), [0, 1], 0, 2, 2, END))
+    found = list(guesses(song_of([a, b], [c, d], [a, b], [c, d]), [0, 1], 0, first=2, n_bars=2, end_id=END))
     assert [true for true, _, _ in found] == [*a, END, *b, END, *c, END, *d, END]
     assert all(true == guess for true, guess, _ in found)
     assert [streak for _, _, streak in found] == [min(i, STREAKS) for i in range(18)]
-    only = list(guesses(song_of([a, b], [c, d], [a, b], [c, d]), [1], 0, 2, 2, END))
+    only = list(guesses(song_of([a, b], [c, d], [a, b], [c, d]), [1], 0, first=2, n_bars=2, end_id=END))
     assert [true for true, _, _ in only] == [*b, END, *d, END]
 
 

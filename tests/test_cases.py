@@ -63,7 +63,7 @@ def test_the_seed_decides(files):
 
 
 def test_more_cases_begin_with_the_fewer(files):
-    few, many = (draw_cases(files, count, (2,), ["song"]) for count in (5, 14))
+    few, many = (draw_cases(files, count, (2,), settings=["song"]) for count in (5, 14))
     assert many[:5] == few
     assert len(many) == 14
 
@@ -71,7 +71,7 @@ def test_more_cases_begin_with_the_fewer(files):
 def test_a_setting_alone_has_the_cases_it_has_among_others(files):
     everything = draw_cases(files, 9, (2, 4))
     for setting in SETTINGS:
-        assert draw_cases(files, 9, (2, 4), [setting]) == [c for c in everything if c.setting == setting]
+        assert draw_cases(files, 9, (2, 4), settings=[setting]) == [c for c in everything if c.setting == setting]
 
 
 def test_every_case_keeps_the_rules(files):
@@ -109,14 +109,14 @@ def test_paired_settings_share_their_cases_and_seeds(files):
 
 
 def test_sources_are_dealt_in_turn_and_files_as_seldom_as_possible(files):
-    cases = draw_cases(files, 27, (2,), ["song"])
+    cases = draw_cases(files, 27, (2,), settings=["song"])
     assert [c.source for c in cases[:12]] == ["a", "b", "c"] * 4
     assert [c.number for c in cases] == list(range(27))
     for source, songs in (("b", 2), ("c", 6)):
         names = [c.file for c in cases if c.source == source]
         for at in range(0, len(names) - songs + 1, songs):
             assert len(set(names[at : at + songs])) == songs
-    assert {c.source for c in draw_cases(files, 9, (2,), ["drums"])} == {"a"}
+    assert {c.source for c in draw_cases(files, 9, (2,), settings=["drums"])} == {"a"}
 
 
 def test_a_source_that_has_run_out_leaves_the_others_going(song, tmp_path):
@@ -124,7 +124,9 @@ def test_a_source_that_has_run_out_leaves_the_others_going(song, tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(song(bars, bass=False))
     skipped = []
-    cases = draw_cases(Songs(tmp_path), 50, (2,), ["song"], on_skip=lambda name, why: skipped.append((name, why)))
+    cases = draw_cases(
+        Songs(tmp_path), 50, (2,), settings=["song"], on_skip=lambda name, why: skipped.append((name, why))
+    )
     assert sorted(c.first for c in cases if c.source == "a") == [4]
     assert sorted(c.first for c in cases if c.source == "b") == list(range(4, 41, 4))
     assert [name for name, _ in skipped] == ["a/short.mid", "b/long.mid"]
@@ -132,7 +134,7 @@ def test_a_source_that_has_run_out_leaves_the_others_going(song, tmp_path):
 
 
 def test_silent_cases_are_kept(files):
-    cases = [c for c in draw_cases(files, 200, (2,), ["song"]) if c.file == "c/silent.mid"]
+    cases = [c for c in draw_cases(files, 200, (2,), settings=["song"]) if c.file == "c/silent.mid"]
     score = files.read("c/silent.mid")
     assert sorted(c.first for c in cases) == list(range(4, 37, 4))
     assert not any(score.notes_in(0, b) for c in cases for b in range(c.first, c.last))
@@ -147,7 +149,7 @@ def test_bars_of_another_metre_are_no_case(build_midi, note, tmp_path):
     bars = read_midi(tmp_path / "metre.mid").bars
     assert [b.numerator for b in bars[9:14]] == [4, 3, 3, 3, 4]
     assert len(bars) == 41
-    cases = draw_cases(Songs(tmp_path), 99, (2,), ["song"])
+    cases = draw_cases(Songs(tmp_path), 99, (2,), settings=["song"])
     assert sorted(c.first for c in cases) == [4, 8, 16, 20, 24, 28, 32, 36]
 
 
@@ -218,14 +220,14 @@ def test_files_that_cannot_serve_are_named_with_the_reason(song, tmp_path):
     for name, data in songs.items():
         (tmp_path / name).write_bytes(data)
     skipped = {}
-    cases = draw_cases(Songs(tmp_path), 2, (2,), ["song", "drums"], on_skip=skipped.__setitem__)
+    cases = draw_cases(Songs(tmp_path), 2, (2,), settings=["song", "drums"], on_skip=skipped.__setitem__)
     assert {(c.file, c.source) for c in cases} == {("good.mid", "files")}
     assert set(skipped) == {"good.mid", "short.mid", "text.mid", "cut.MID"}
     assert skipped["good.mid"] == "no drum track"
     assert "text.mid" in skipped["text.mid"]
     assert "cut.MID" in skipped["cut.MID"]
     skipped.clear()
-    assert len(draw_cases(Songs(tmp_path), 9, (2,), ["all"], on_skip=skipped.__setitem__)) == 2
+    assert len(draw_cases(Songs(tmp_path), 9, (2,), settings=["all"], on_skip=skipped.__setitem__)) == 2
     assert skipped["short.mid"] == "no (further) 2 bars in one metre with as many on either side"
     assert set(skipped) == {"good.mid", "short.mid", "text.mid", "cut.MID"}
 

@@ -70,7 +70,7 @@ CONFIG = CorpusConfig(vocab_size=0, valid=0.1, transpose=1)
 def built(inputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("built") / "shards"
     lines = []
-    build(inputs, out, CONFIG, licences={"g": "CC-BY-4.0"}, say=lines.append)
+    build(inputs, out, config=CONFIG, licences={"g": "CC-BY-4.0"}, say=lines.append)
     return out, lines
 
 
@@ -200,7 +200,9 @@ def test_shards_hold_the_pieces_and_their_transposed_copies(built, make):
     move = int(shard.names[at + 1].removeprefix(train[0]))
     song = read_song(make(200 + int(train[0][6:8])), "x")
     for k, moved in ((at, song), (at + 1, transpose(song, move))):
-        want = tokenizer.encode_arrays(moved.tracks, moved.programs, moved.bars, moved.tempos, moved.ticks_per_beat)
+        want = tokenizer.encode_arrays(
+            moved.tracks, moved.programs, moved.bars, moved.tempos, ticks_per_beat=moved.ticks_per_beat
+        )
         assert np.array_equal(shard[k].cells, want.cells)
         assert shard[k].headers == want.headers
 
@@ -218,7 +220,14 @@ def test_rows_are_drawn_from_whatever_sources_there_are(built):
 
 @pytest.mark.slow
 def test_four_processes_write_the_same_bytes(built, inputs, tmp_path):
-    build(inputs, tmp_path / "four", CONFIG, Engine(jobs=4), {"g": "CC-BY-4.0"}, say=lambda line: None)
+    build(
+        inputs,
+        tmp_path / "four",
+        config=CONFIG,
+        engine=Engine(jobs=4),
+        licences={"g": "CC-BY-4.0"},
+        say=lambda line: None,
+    )
     assert contents(tmp_path / "four") == contents(built[0])
 
 
@@ -226,7 +235,14 @@ def test_four_processes_write_the_same_bytes(built, inputs, tmp_path):
 @pytest.mark.parametrize(("kind", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_cluster_of_two_workers_writes_the_same_bytes(kind, package, built, inputs, tmp_path):
     pytest.importorskip(package)
-    build(inputs, tmp_path / kind, CONFIG, Engine(kind, jobs=2), {"g": "CC-BY-4.0"}, say=lambda line: None)
+    build(
+        inputs,
+        tmp_path / kind,
+        config=CONFIG,
+        engine=Engine(kind, jobs=2),
+        licences={"g": "CC-BY-4.0"},
+        say=lambda line: None,
+    )
     assert contents(tmp_path / kind) == contents(built[0])
 
 
@@ -235,13 +251,15 @@ def test_a_dask_cluster_at_an_address_and_none(inputs, built, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         engine = Engine("dask", address=cluster.scheduler_address)
-        build(inputs, tmp_path / "out", CONFIG, engine, {"g": "CC-BY-4.0"}, say=lambda line: None)
+        build(
+            inputs, tmp_path / "out", config=CONFIG, engine=engine, licences={"g": "CC-BY-4.0"}, say=lambda line: None
+        )
     assert contents(tmp_path / "out") == contents(built[0])
 
 
 def test_a_large_source_is_written_in_parts(inputs, built, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_build, "PART_IDS", 3000)
-    build(inputs, tmp_path / "parts", CONFIG, licences={"g": "CC-BY-4.0"}, say=lambda line: None)
+    build(inputs, tmp_path / "parts", config=CONFIG, licences={"g": "CC-BY-4.0"}, say=lambda line: None)
     assert (tmp_path / "parts" / "folk.3.npz").exists()
     assert sources_in(tmp_path / "parts") == ["folk", "g", "songs"]
     whole, parts = Shard(built[0] / "folk.npz"), Shard(tmp_path / "parts" / "folk.npz")
@@ -279,7 +297,7 @@ def test_a_corpus_that_is_split_already_stays_so(make, tmp_path):
             for member, data in members.items():
                 archive.writestr(member, data)
     (root / "manifest.csv").write_text("id,licence\na/1,CC0\nb/9,MIT\n")
-    build([str(root)], tmp_path / "out", CorpusConfig(vocab_size=0), say=lambda line: None)
+    build([str(root)], tmp_path / "out", config=CorpusConfig(vocab_size=0), say=lambda line: None)
     assert sorted(Shard(tmp_path / "out" / "valid.npz").names) == ["a/9.mid", "b/9.mid"]
     pieces = pieces_of(tmp_path / "out")
     assert pieces["a/2.mid"]["left_out"] == "near-duplicate of a/9.mid", "the held-out piece is the one that stays"

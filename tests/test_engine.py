@@ -157,7 +157,7 @@ def test_other_head_sizes(head_size: int):
     definition, tokens = Definition(weights, head_size), random_tokens(12)
     expected = [definition.step(token) for token in tokens][-1]
     for backend in ("numba", "torch"):
-        engine = make_engine(weights, head_size, backend)
+        engine = make_engine(weights, head_size, backend=backend)
         state = engine.new_state()
         assert relative_error(engine.prefill(tokens, state)[0], expected) < 1e-5
         assert_state(state, definition)
@@ -431,7 +431,7 @@ def test_the_triton_engine_agrees_with_torch():
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")
     weights = random_weights(2, 64, 32)
-    ours, torchs = make_engine(weights, 32, "triton"), make_engine(weights, 32, "torch")
+    ours, torchs = make_engine(weights, 32, backend="triton"), make_engine(weights, 32, backend="torch")
     limit = 1e-2 if torch.cuda.is_available() else 1e-5  # matrices are bfloat16 on a GPU
     state, expected = ours.new_state(), torchs.new_state()
     assert relative_error(ours.prefill([1, 2, 3, 4], state), torchs.prefill([1, 2, 3, 4], expected)) < limit
@@ -448,7 +448,7 @@ def test_states_take_turns_in_the_triton_engine(monkeypatch):
     """A state lives in the buffers that a step writes; another one of as many rows must not change it."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")
-    engine = make_engine(random_weights(1, 64, 32), 32, "triton")
+    engine = make_engine(random_weights(1, 64, 32), 32, backend="triton")
     alone, one, other = (engine.new_state() for _ in range(3))
     expected = [engine.step([token], alone) for token in (3, 9)]
     turns = [[engine.step([token], state) for state in (one, other)] for token in (3, 9)]
@@ -467,7 +467,7 @@ def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="no GPU that torch can use; use backend='auto'"):
-        make_engine(random_weights(1, 64, 32), 32, "triton")
+        make_engine(random_weights(1, 64, 32), 32, backend="triton")
     monkeypatch.setattr("midi_rwkv.engine.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton is not installed"):
-        make_engine(random_weights(1, 64, 32), 32, "triton")
+        make_engine(random_weights(1, 64, 32), 32, backend="triton")

@@ -144,7 +144,7 @@ def test_a_region_outside_the_score_is_refused(infiller, score, cells):
 def test_torch_and_numba_write_the_same(checkpoint_folder, score):
     region = Region.rectangle([0], [(4, 6)])
     fills = [
-        Infiller(load_checkpoint(checkpoint_folder), backend)(score, region, seed=1)[0].fills
+        infill(score, region, load_checkpoint(checkpoint_folder), seed=1, backend=backend, precision="float32")[0].fills
         for backend in ("numba", "torch")
     ]
     assert fills[0] == fills[1]

@@ -164,7 +164,7 @@ def test_errors_name_the_tensor(cases):
     with pytest.raises(ValueError, match="k must have r's shape"):
         wkv7_reference(r, log_decay, k[:, :2], v, a, b)
     with pytest.raises(ValueError, match="state must have shape"):
-        wkv7_numba(r, log_decay, k, v, a, b, state[:, :, :8])
+        wkv7_numba(r, log_decay, k, v, a, b, state=state[:, :, :8])
     with pytest.raises(ValueError, match="multiple of 16"):
         wkv7_numba(*(x[..., :8] for x in (r, log_decay, k, v, a, b)))
 
@@ -198,6 +198,6 @@ def test_dispatch_refuses_what_cannot_run(cases, monkeypatch):
 def test_dispatch_runs_each(cases, backend: str):
     inputs = cases.make_inputs(1, 20, 1, 16, states=2)
     ends = torch.tensor([0, 7, 20])
-    expected = wkv7_reference(*inputs, ends)
-    for got, one in zip(wkv7(*inputs, ends, backend=backend), expected, strict=True):
+    expected = wkv7_reference(*inputs, cu_seqlens=ends)
+    for got, one in zip(wkv7(*inputs, cu_seqlens=ends, backend=backend), expected, strict=True):
         torch.testing.assert_close(got, one)

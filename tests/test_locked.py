@@ -95,7 +95,7 @@ def test_a_fill_has_its_locked_notes_as_they_are(checkpoint_folder, score):
     region = Region(frozenset({(0, 2), (0, 3), (1, 3), (0, 6)}))
     locked = {0: [Note(2 * BAR + 485, 87, 101, 3), Note(6 * BAR, 30, 2500, 90)], 1: [Note(3 * BAR, 50, 333, 77)]}
     sampling = SamplingConfig(pitch_range=(55, 70))
-    found = infill(score, region, load_checkpoint(checkpoint_folder), sampling, 3, seed=5, locked=locked)
+    found = infill(score, region, load_checkpoint(checkpoint_folder), sampling, candidates=3, seed=5, locked=locked)
     assert len({str(c.fills) for c in found}) == 3
     for candidate in found:
         for t, notes in locked.items():

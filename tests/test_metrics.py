@@ -20,7 +20,7 @@ def section(*notes, bars=2, is_drum=False, lines=None):
     onsets, pitches, durations = zip(*sorted(notes), strict=True) if notes else ((), (), ())
     lines = np.arange(bars + 1) * 4 if lines is None else lines
     arrays = [np.array(onsets, float), np.array(pitches, int), np.array(durations, float), np.array(lines, float)]
-    return m.Section(*arrays, is_drum)
+    return m.Section(*arrays, is_drum=is_drum)
 
 
 def arpeggio(start=0, step=0.5, count=13, up=0):
@@ -55,7 +55,7 @@ def test_sections_that_do_not_fit_are_refused():
         ((np.array([1.0, 0.0]), np.array([60, 60]), np.ones(2), bars), "sorted"),
     ]:
         with pytest.raises(ValueError, match=message):
-            m.Section(*args, False)
+            m.Section(*args, is_drum=False)
     for other in (section(bars=3), section(lines=[0, 3, 8]), section(is_drum=True)):
         with pytest.raises(ValueError, match="section"):
             m.onset_f1(TUNE, other)
@@ -256,17 +256,24 @@ def test_self_repetition_by_hand():
 
 def test_compare_gives_every_metric_in_order():
     fill = section(*arpeggio())
-    found = m.compare(fill, fill, (0, "major"), np.sort(m.runs(fill.pitches, fill.onsets)), None)
+    found = m.compare(
+        fill, fill, key=(0, "major"), context_runs=np.sort(m.runs(fill.pitches, fill.onsets)), training_runs=None
+    )
     assert list(found) == list(m.METRICS)
     assert all(type(v) is float for v in found.values())
     assert [k for k, v in found.items() if isnan(v)] == ["copies_training"]
     assert (found["copies_context"], found["out_of_key"], found["onset_f1"]) == (1, 0, 1)
-    assert m.compare(fill, fill, None, np.zeros(0, np.uint64), np.zeros(1, np.uint64))["copies_training"] == 0
+    assert (
+        m.compare(fill, fill, key=None, context_runs=np.zeros(0, np.uint64), training_runs=np.zeros(1, np.uint64))[
+            "copies_training"
+        ]
+        == 0
+    )
 
 
 def test_pitch_classes_of_drums_are_not_defined():
     drums = section(*EVERY, is_drum=True)
-    found = m.compare(drums, drums, (0, "major"), np.zeros(0, np.uint64), None)
+    found = m.compare(drums, drums, key=(0, "major"), context_runs=np.zeros(0, np.uint64), training_runs=None)
     pitched = {"content_preservation", "content_preservation_published", "pitch_class_entropy", "entropy_distance"}
     undefined = pitched | {"out_of_key", "duration_overlap", "copies_training", "self_repetition"}  # one bar has notes
     assert {k for k, v in found.items() if isnan(v)} == undefined
@@ -290,14 +297,17 @@ NO_RUNS = np.zeros(0, np.uint64)
 @settings(max_examples=60, deadline=None)
 @given(sections, sections)
 def test_properties(fill, original):
-    there, back = (m.compare(*pair, (0, "major"), NO_RUNS, None) for pair in ((fill, original), (original, fill)))
+    there, back = (
+        m.compare(*pair, key=(0, "major"), context_runs=NO_RUNS, training_runs=None)
+        for pair in ((fill, original), (original, fill))
+    )
     for name in UNIT:
         assert isnan(there[name]) or 0 <= there[name] <= 1, name
     for name in SYMMETRIC:
         assert there[name] == pytest.approx(back[name], nan_ok=True), name
     assert there["groove_published"] >= 1 / 2
     assert isnan(there["onset_f1"]) or there["onset_f1_published"] >= there["onset_f1"] - 1e-12
-    own = m.compare(fill, fill, (0, "major"), NO_RUNS, None)
+    own = m.compare(fill, fill, key=(0, "major"), context_runs=NO_RUNS, training_runs=None)
     one = 1.0 if len(fill) else nan
     for name in ("content_preservation", "onset_pattern_f1", "onset_f1", "pitch_overlap", "duration_overlap"):
         assert own[name] == pytest.approx(one, nan_ok=True), name

@@ -249,18 +249,22 @@ def song(build_midi, note):
     return data, read_midi(data), Region.rectangle([0], [(1, 2)]), {0: [Note(2000, 70, 100, 90)]}
 
 
+def write(path, source, score, region, fills, **options):
+    write_midi(path, source, score, region, fills=fills, **options)
+
+
 def test_writes_the_splice(song, tmp_path):
     source = tmp_path / "in.mid"
     source.write_bytes(song[0])
     for given_source in (song[0], source, str(source)):
-        write_midi(tmp_path / "out.mid", given_source, *song[1:], overwrite=True)
+        write(tmp_path / "out.mid", given_source, *song[1:], overwrite=True)
         assert read_midi(tmp_path / "out.mid").tracks[0].notes == (Note(0, 60, 480, 80), Note(2000, 70, 100, 90))
     assert sorted(os.listdir(tmp_path)) == ["in.mid", "out.mid"]
 
 
 def refuses_to_write(path, song, expected, **options):
     with pytest.raises(MidiError, match=expected) as caught:
-        write_midi(path, *song, **options)
+        write(path, *song, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -270,7 +274,7 @@ def test_an_existing_output_is_kept_unless_overwritten(song, tmp_path):
     path.chmod(0o640)
     refuses_to_write(path, (path, *song[1:]), "exists already")
     assert path.read_bytes() == song[0]
-    write_midi(path, path, *song[1:], overwrite=True)
+    write(path, path, *song[1:], overwrite=True)
     assert path.read_bytes() != song[0]
     assert path.stat().st_mode & 0o777 == 0o640
 
@@ -279,7 +283,7 @@ def test_a_link_is_followed_and_a_device_is_left_alone(song, tmp_path):
     target, link = tmp_path / "target.mid", tmp_path / "link.mid"
     target.write_bytes(b"old")
     link.symlink_to(target)
-    write_midi(link, *song, overwrite=True)
+    write(link, *song, overwrite=True)
     assert link.is_symlink()
     assert target.read_bytes()[:4] == b"MThd"
     refuses_to_write("/dev/null", song, "not a plain file", overwrite=True)
@@ -303,12 +307,12 @@ def test_a_file_that_was_saved_since_it_was_read_is_left_alone(song, tmp_path, b
     path.write_bytes(newer)
     refuses_to_write(out, (path, score, region, fills), "in.mid|song was changed since the score was read")
     with pytest.raises(MidiError, match=r"in\.mid was changed by another program meanwhile"):
-        write_candidates([path], song[0], score, region, [fills], overwrite=True, origin=path)
+        write_candidates([path], song[0], score, region, candidates=[fills], overwrite=True, origin=path)
     assert path.read_bytes() == newer
-    write_candidates([out], song[0], score, region, [fills], origin=path)
+    write_candidates([out], song[0], score, region, candidates=[fills], origin=path)
     assert read_midi(out).tracks[0].notes[0] == score.tracks[0].notes[0], "what is written belongs to what was read"
     path.write_bytes(song[0])
-    write_candidates([path], song[0], score, region, [fills], overwrite=True, origin=path)
+    write_candidates([path], song[0], score, region, candidates=[fills], overwrite=True, origin=path)
     assert path.read_bytes() == out.read_bytes()
 
 
@@ -317,11 +321,11 @@ def test_candidates_are_written_all_or_none(song, tmp_path):
     paths = [tmp_path / f"out-{i}.mid" for i in range(3)]
     bad = {0: [Note(0, 70, 100, 90)]}
     with pytest.raises(ValueError, match="outside its cells"):
-        write_candidates(paths, data, score, region, [fills, fills, bad])
+        write_candidates(paths, data, score, region, candidates=[fills, fills, bad])
     assert os.listdir(tmp_path) == []
     paths[1].write_bytes(b"mine")
     with pytest.raises(MidiError, match="exists already"):
-        write_candidates(paths, data, score, region, [fills] * 3)
+        write_candidates(paths, data, score, region, candidates=[fills] * 3)
     assert os.listdir(tmp_path) == ["out-1.mid"]
 
 
@@ -336,7 +340,7 @@ def test_a_full_disk_leaves_nothing(song, tmp_path):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "try:\n"
-        "    write_midi('out.mid', 'in.mid', score, Region.rectangle([0], [(1, 2)]), {0: []})\n"
+        "    write_midi('out.mid', 'in.mid', score, Region.rectangle([0], [(1, 2)]), fills={0: []})\n"
         "except MidiError as error:\n"
         "    print(error)\n"
     )
@@ -353,5 +357,5 @@ def test_an_interrupt_leaves_nothing(song, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_midi(tmp_path / "out.mid", *song)
+        write(tmp_path / "out.mid", *song)
     assert os.listdir(tmp_path) == []

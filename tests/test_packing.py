@@ -97,7 +97,7 @@ def test_the_loss_of_a_packed_row_does_not_depend_on_what_stands_before_a_sample
     roles[1] = 0
     other = ids.clone()
     other[0, :40] = ids[0, :40].flip(0)
-    assert torch.equal(music_nats(model, ids, roles, starts), music_nats(model, other, roles, starts))
+    assert torch.equal(music_nats(model, ids, roles, starts=starts), music_nats(model, other, roles, starts=starts))
     assert not torch.equal(music_nats(model, ids, roles), music_nats(model, other, roles))
 
 
@@ -108,10 +108,10 @@ def test_what_the_context_counts_in_the_loss():
     roles = torch.full(ids.shape, CONTEXT)
     roles[:, 20:60], roles[1, :20] = FILL, 0
     fill, context = (
-        float(music_nats(model, ids, roles.masked_fill(roles != role, 0), starts)) for role in (FILL, CONTEXT)
+        float(music_nats(model, ids, roles.masked_fill(roles != role, 0), starts=starts)) for role in (FILL, CONTEXT)
     )
     for weight in (0.0, 0.25, 1.0):
-        weighted = float(music_nats(model, ids, roles, starts, weight))
+        weighted = float(music_nats(model, ids, roles, starts=starts, context_weight=weight))
         assert weighted == pytest.approx(fill + weight * context, rel=1e-5)
 
 

@@ -124,7 +124,7 @@ def test_what_is_learned_helps_on_music_that_was_not_seen(pieces, checkpoint, mi
     [piece], _ = read_pieces([other])
     model, style = checkpoint.model(), find_style("mine", checkpoint)
     middle = checkpoint.tokenizer.id("Context_Middle")
-    samples = [s for _, s, _ in draw_fills([(piece, (0, 12))], checkpoint, 6, 0, True)]
+    samples = [s for _, s, _ in draw_fills([(piece, (0, 12))], checkpoint, count=6, seed=0, held_out=True)]
     before, after = (sum(styled_nats(model, s, middle, x) for s in samples) for x in (Style("none"), style))
     assert after < before
 
@@ -145,7 +145,9 @@ def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
     found, _ = read_pieces(pieces(3))
     tuning = prepare(found, checkpoint, model)
     fills = tuning.held_out[:5]
-    sampled = list(draw_fills([(p, (0, 12)) for p in found], checkpoint, len(tuning.held_out), 0, True))
+    sampled = list(
+        draw_fills([(p, (0, 12)) for p in found], checkpoint, count=len(tuning.held_out), seed=0, held_out=True)
+    )
     middle = checkpoint.tokenizer.id("Context_Middle")
     state = torch.randn(2, 1, 64, 64) * 0.1
     expected = [styled_nats(model, s, middle, Style("x", run=state.numpy())) for _, s, _ in sampled[:5]]
@@ -206,7 +208,7 @@ def test_regions_stay_within_their_part(checkpoint):
     tokenizer = checkpoint.tokenizer
     for low, high in _parts(16, 4):
         found = set()
-        for _, sample, _ in draw_fills([(piece, (low, high))], checkpoint, 20, 0, True):
+        for _, sample, _ in draw_fills([(piece, (low, high))], checkpoint, count=20, seed=0, held_out=True):
             fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
             names = [tokenizer.base_names[b] for i in fill for b in tokenizer.expansions[i]]
             found |= {int(n.removeprefix("Pitch_")) - 40 for n in names if n.startswith("Pitch_")}
@@ -221,7 +223,7 @@ def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_
     found, skipped = read_pieces([first, second])
     assert not skipped
     units = [(p, (0, len(p.score.bars))) for p in found]
-    together = list(draw_fills(units, checkpoint, 8, 0, True))
+    together = list(draw_fills(units, checkpoint, count=8, seed=0, held_out=True))
     assert {unit for unit, _, _ in together} == {0, 1}
     programs = [int(checkpoint.tokenizer.encode(p.score).programs[0]) for p in found]
     assert programs[0] != programs[1]
@@ -423,7 +425,7 @@ def test_the_styled_fill_leaves_the_rest_of_the_file_alone(run, pieces, checkpoi
     assert run(*files, "--name", "mine")[0] == 0
     score = read_midi(files[0])
     [answer] = infill(score, Region.rectangle([0], [(2, 4)]), checkpoint, seed=0, style="mine")
-    write_midi(tmp_path / "new.mid", files[0], score, Region.rectangle([0], [(2, 4)]), answer.fills)
+    write_midi(tmp_path / "new.mid", files[0], score, Region.rectangle([0], [(2, 4)]), fills=answer.fills)
     mask = [(score.tracks[0].chunk, score.tracks[0].channel, 2 * 1920, 4 * 1920)]
     assert check_fill(files[0], tmp_path / "new.mid", mask) == []
     assert score.time_signatures == (TimeSignature(0, 4, 4),)
@@ -445,7 +447,7 @@ def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
     test, _ = read_pieces([tmp_path / "gomolka" / "test"])
     units = [(p, (0, len(p.score.bars))) for p in test]
     model, middle = checkpoint.model(), checkpoint.tokenizer.id("Context_Middle")
-    samples = [s for _, s, _ in draw_fills(units, checkpoint, 30, 0, True)]
+    samples = [s for _, s, _ in draw_fills(units, checkpoint, count=30, seed=0, held_out=True)]
     styles = [Style("none"), find_style("psalms", checkpoint)]
     before, after = (sum(styled_nats(model, s, middle, style) for s in samples) for style in styles)
     assert after < before

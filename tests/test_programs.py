@@ -141,5 +141,5 @@ def test_a_new_track_shares_no_channel_that_only_seems_to_play_its_instrument(bu
     region = Region.rectangle([15], [(0, 1)])
     fills = {15: [Note(0, 70, 240, 80)]}
     with pytest.raises(MidiError, match="no free channel"):
-        splice(source, score, region, fills, [Track("Violin", 40, False, ())])
-    splice(source, score, region, fills, [Track("Piano", 0, False, ())])
+        splice(source, score, region, fills, new_tracks=[Track("Violin", 40, False, ())])
+    splice(source, score, region, fills, new_tracks=[Track("Piano", 0, False, ())])

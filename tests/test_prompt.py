@@ -89,7 +89,7 @@ def test_an_unknown_order_is_refused(tokens, song):
 
 def test_masked_notes_appear_nowhere(tokenizer, tokens, song, score):
     masked = {(b, 0) for b in (3, 4)}
-    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (2,)}, masked)
+    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (2,)}, masked=masked)
     ids = [*prompt.context, *(i for p in prompt.bars for i in p.given)]
     shown = names(tokenizer, ids)
     visible = sum(len(score.notes_in(t, b)) for t in range(3) for b in range(20))

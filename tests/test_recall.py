@@ -66,7 +66,7 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
     """Against the definition, note by note, with some of the cells written on the way."""
     bars, hidden, written = situation
     song = tokenizer.encode(song_of(bars))
-    memory = SongMemory(tokenizer, song, hidden, EAGER, END)
+    memory = SongMemory(tokenizer, song, hidden, EAGER, end_id=END)
     for b, t in hidden[:written]:
         memory.write(b, t, song.cell(b, t).tolist())
     notes, unseen = CellNotes(tokenizer, song), set(hidden[written:])
@@ -143,7 +143,7 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
     phrase = [[double, double, [(0, 40)]], [[(0, 62)], [(0, 62)], high], [[(4, 60), (8, 67)], [(4, 60)], []]]
     song = tokenizer.encode(song_of(phrase * 3))
     cells = [(3, 0), (4, 0), (4, 1)]
-    memory = SongMemory(tokenizer, song, cells, weights, END)
+    memory = SongMemory(tokenizer, song, cells, weights, end_id=END)
     rows, used = [], []
     for m, true in memory.follow(song, cells):
         log_p = m.mix(rng.normal(size=tokenizer.vocab_size), 0)
@@ -187,7 +187,9 @@ def without(score: Score, track: int, bars: range) -> Score:
 def test_a_gap_is_filled_as_the_song_has_it(checkpoint):
     """A model of random weights writes the song's own figures, each over its bass, in every candidate."""
     score = without(repeating(), 0, range(6, 10))
-    found = Infiller(checkpoint)(score, Region.rectangle([0], [(6, 10)]), SamplingConfig(top_p=0.7), 2, seed=1)
+    found = Infiller(checkpoint)(
+        score, Region.rectangle([0], [(6, 10)]), SamplingConfig(top_p=0.7), candidates=2, seed=1
+    )
     for candidate in found:
         assert [written(candidate.fills[0], b) for b in range(6, 10)] == [FIGURE, OTHER, FIGURE, OTHER]
 
@@ -242,7 +244,7 @@ def test_controls_hold_whatever_the_song_says(checkpoint):
 
 def test_candidates_recall_their_own_bars(tokenizer):
     song = tokenizer.encode(repeating())
-    memory = SongMemory(tokenizer, song, [(4, 0), (5, 0)], EAGER, END)
+    memory = SongMemory(tokenizer, song, [(4, 0), (5, 0)], EAGER, end_id=END)
     fork = memory.fork()
     fork.write(4, 0, [])
     assert (4, 0) in fork.written
@@ -288,7 +290,7 @@ def test_a_fill_is_a_source_for_itself_only_on_a_new_track(tokenizer, new):
     """Else its bars would be the likest ones, and a long fill would go in circles."""
     song = tokenizer.encode(repeating())
     gap = [(b, 0) for b in (range(16) if new else range(4, 8))]
-    memory = SongMemory(tokenizer, song, gap, EAGER, END)
+    memory = SongMemory(tokenizer, song, gap, EAGER, end_id=END)
     ids = tokenizer.encode(song_of([[[(2, 71), (5, 72)]]])).cell(0, 0).tolist()
     memory.write(4, 0, ids)
     assert ([*ids, END] in memory.cell(5, 0).sources) == new

@@ -58,7 +58,7 @@ def song(melody=(), bars=10, tempos=(), name="Lead <b>"):
     drums = tuple(Note(BAR * b + at, 36, 60, 90) for b in range(bars) for at in (0, 960))
     melody = melody or [Note(BAR * b + at, 69 + b % 3, 470, 90) for b in range(bars) for at in (0, 480, 960)]
     tracks = (Track(name, 0, False, tuple(melody)), Track("Bass", 32, False, bass), Track("Kit", 0, True, drums))
-    return Score(480, tracks, (TimeSignature(0, 4, 4),), tuple(tempos), BAR * bars)
+    return Score(480, tracks, (TimeSignature(0, 4, 4),), tuple(tempos), end_ticks=BAR * bars)
 
 
 def filled(score, pitch):
@@ -173,7 +173,7 @@ def test_the_versions_of_a_case_share_their_axis(tmp_path):
 
 
 def test_sound_is_written_for_the_original_and_the_systems_named(tmp_path, soundfont):
-    page = write_html(tmp_path, "t", "", [shown()], ["copy"], soundfont).read_text("utf-8")
+    page = write_html(tmp_path, "t", "", [shown()], audio=["copy"], soundfont=soundfont).read_text("utf-8")
     assert re.findall(r'<audio controls preload="none" src="([^"]+)"', page) == [
         "audio/01-0-original.wav",
         "audio/01-2-copy.wav",

@@ -8,7 +8,7 @@ from midi_rwkv.score import Note, Region, Score, Tempo, TimeSignature, Track, ba
 
 
 def song(signatures=(), end=0, notes=(), tpq=480):
-    return Score(tpq, (Track("Piano", 0, False, tuple(sorted(notes))),), tuple(signatures), (), end)
+    return Score(tpq, (Track("Piano", 0, False, tuple(sorted(notes))),), tuple(signatures), (), end_ticks=end)
 
 
 def test_bars_follow_the_time_signatures():
@@ -77,7 +77,7 @@ def test_notes_belong_to_the_bar_of_their_onset():
 
 
 def test_tempo_in_force():
-    score = Score(480, (), (), (Tempo(100, 600_000), Tempo(200, 300_000)), 480)
+    score = Score(480, (), (), (Tempo(100, 600_000), Tempo(200, 300_000)), end_ticks=480)
     assert [score.tempo_at(t) for t in (0, 100, 199, 200)] == [120, 100, 100, 200]
 
 

@@ -195,7 +195,7 @@ def test_a_new_track_gets_a_chunk_and_a_free_channel(build_midi, note, check_fil
     flute, drums = Track("Flûte", 73, False, ()), Track("Drums", 0, True, ())
     region = Region(frozenset({(3, 0), (3, 1), (4, 1)}))
     fills = {3: [Note(0, 80, 100, 90)], 4: [Note(2000, 36, 100, 90)]}
-    out = splice(song, read_midi(song), region, fills, [flute, drums])
+    out = splice(song, read_midi(song), region, fills, new_tracks=[flute, drums])
     assert check_fill(song, out, [(4, 4, 0, 2 * BAR), (5, 9, BAR, 2 * BAR)], new_tracks=2) == []
     made = read_midi(out).tracks[3:]
     assert [(t.name, t.program, t.is_drum, t.channel, t.notes) for t in made] == [
@@ -210,11 +210,13 @@ def test_a_new_track_gets_a_chunk_and_a_free_channel(build_midi, note, check_fil
 def test_a_new_track_of_a_type_0_file_joins_its_only_chunk(build_midi, note, check_fill):
     song = build_midi([sorted(note(0, 60, 480) + note(0, 36, 480, channel=9))], kind=0)
     region = Region.rectangle([2], [(0, 1)])
-    out = splice(song, read_midi(song), region, {2: [Note(10, 80, 100, 90)]}, [Track("Flute", 73, False, ())])
+    out = splice(
+        song, read_midi(song), region, {2: [Note(10, 80, 100, 90)]}, new_tracks=[Track("Flute", 73, False, ())]
+    )
     assert check_fill(song, out, [(0, 1, 0, BAR)], new_tracks=1) == []
     assert [(t.program, t.channel) for t in read_midi(out).tracks] == [(0, 0), (73, 1), (0, 9)]
     more = [Note(100, 36, 10, 90), Note(500, 36, 10, 90)]
-    out = splice(song, read_midi(song), region, {2: more}, [Track("More drums", 0, True, ())])
+    out = splice(song, read_midi(song), region, {2: more}, new_tracks=[Track("More drums", 0, True, ())])
     assert read_midi(out).tracks[1].notes == (Note(0, 36, 480, 80), more[1])
 
 
@@ -222,17 +224,21 @@ def test_without_a_free_channel_a_new_track_shares_that_of_its_program_or_is_ref
     channels = [c for c in range(16) if c != 9]
     song = build_midi([[(0, bytes([0xC0 | c, 40 + c])), *note(0, 60, 480, channel=c)] for c in channels])
     score, region, fills = read_midi(song), Region.rectangle([15], [(0, 1)]), {15: [Note(10, 80, 100, 90)]}
-    made = read_midi(splice(song, score, region, fills, [Track("Again", 43, False, ())])).tracks[-1]
+    made = read_midi(splice(song, score, region, fills, new_tracks=[Track("Again", 43, False, ())])).tracks[-1]
     assert (made.name, made.program, made.channel) == ("Again", 43, 3)
     with pytest.raises(MidiError, match="no free channel"):
-        splice(song, score, region, fills, [Track("Flute", 73, False, ())])
+        splice(song, score, region, fills, new_tracks=[Track("Flute", 73, False, ())])
 
 
 def test_a_song_without_notes_takes_a_new_track(build_midi):
     song = build_midi([[(0, b"\xff\x58\x04\x03\x02\x18\x08")]])
     score = read_midi(song, allow_empty=True)
     out = splice(
-        song, score, Region.rectangle([0], [(0, 4)]), {0: [Note(1440, 60, 10, 80)]}, [Track("A", 1, False, ())]
+        song,
+        score,
+        Region.rectangle([0], [(0, 4)]),
+        {0: [Note(1440, 60, 10, 80)]},
+        new_tracks=[Track("A", 1, False, ())],
     )
     assert [b.start_ticks for b in read_midi(out).bars] == [0, 1440]
 
@@ -363,7 +369,7 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
         region, fills, mask = region_and_fills(data, score, new=1)
         kind, index = song[9], len(score.tracks)
         track = Track("New", 33, kind == 1 and data.draw(st.booleans()), ())
-        out = splice(song, score, region, fills, [track])
+        out = splice(song, score, region, fills, new_tracks=[track])
         chunk = read_layout(song).tracks.__len__() if kind else 0
         made = [t for t in read_midi(out, allow_empty=True).tracks if t.chunk == chunk]
         channels = {t.channel for t in made} - ({t.channel for t in score.tracks} if kind == 0 else set())

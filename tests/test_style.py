@@ -101,7 +101,7 @@ def test_a_state_is_put_in_its_place(checkpoint, song, place):
     """The first cell's logits are those of the plain sequence form with the state put in by hand."""
     model, state = checkpoint.model(), random_state(1)
     style = Style("mine", **{place: state})
-    infiller = Infiller(checkpoint, style=style)
+    infiller = Infiller(checkpoint, style=style, precision="float32")
     seen = []
     engine = infiller.engine
     prefill = engine.prefill

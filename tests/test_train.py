@@ -74,7 +74,7 @@ def killed_after(trainer, steps, save_at):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path):
     model = replace(MODEL, arch=arch, ffn_size=0)
-    Trainer(shards, tmp_path / "whole", model, CONFIG, "cpu").run()
+    Trainer(shards, tmp_path / "whole", model, CONFIG, device="cpu").run()
     curve = curve_of(tmp_path / "whole")
     assert [r["kind"] for r in curve] == ["valid", "train", "valid", "valid average"]
     assert [int(r["tokens"]) // 512 for r in curve] == [11, 20, 22, 22]
@@ -83,18 +83,20 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path
     assert json.loads(curve[2]["by_source"]).keys() == {"a"}
 
     parts = tmp_path / "parts"
-    killed_after(Trainer(shards, parts, model, CONFIG, "cpu"), steps=9, save_at=5)
-    killed_after(Trainer(shards, parts, model, CONFIG, "cpu", workers=1), steps=19, save_at=18)  # in the decay phase
-    Trainer(shards, parts, model, CONFIG, "cpu").run()
+    killed_after(Trainer(shards, parts, model, CONFIG, device="cpu"), steps=9, save_at=5)
+    killed_after(
+        Trainer(shards, parts, model, CONFIG, device="cpu", workers=1), steps=19, save_at=18
+    )  # in the decay phase
+    Trainer(shards, parts, model, CONFIG, device="cpu").run()
     for name in ("checkpoint", "checkpoint-average"):
         whole, again = weights_of(tmp_path / "whole", name), weights_of(parts, name)
         assert all(np.array_equal(whole[k], again[k]) for k in whole)
     assert curve_of(parts) == curve, "the same losses, to the last digit"
-    Trainer(shards, parts, model, CONFIG, "cpu").run()
+    Trainer(shards, parts, model, CONFIG, device="cpu").run()
     assert [r["kind"] for r in curve_of(parts)].count("valid") == 2, "a finished run is left as it is"
     other = next(a for a in ARCHS if a != arch)
     with pytest.raises(ValueError, match="another model; name a new run folder, or the same --preset and --arch"):
-        Trainer(shards, parts, replace(model, arch=other, ffn_size=0), CONFIG, "cpu")
+        Trainer(shards, parts, replace(model, arch=other, ffn_size=0), CONFIG, device="cpu")
 
 
 def test_the_command_trains_a_transformer(shards, tmp_path):
@@ -142,29 +144,29 @@ def test_bad_options_are_named_and_nothing_is_written(options, message, shards, 
 
 
 def test_another_model_optimizer_or_a_damaged_state_does_not_resume(shards, tmp_path):
-    trainer = Trainer(shards, tmp_path, MODEL, CONFIG, "cpu")
+    trainer = Trainer(shards, tmp_path, MODEL, CONFIG, device="cpu")
     trainer.save()
     with pytest.raises(ValueError, match="another model"):
-        Trainer(shards, tmp_path, replace(MODEL, n_layer=3), CONFIG, "cpu")
+        Trainer(shards, tmp_path, replace(MODEL, n_layer=3), CONFIG, device="cpu")
     with pytest.raises(ValueError, match="another optimizer"):
-        Trainer(shards, tmp_path, MODEL, replace(CONFIG, optimizer="adamw"), "cpu")
+        Trainer(shards, tmp_path, MODEL, replace(CONFIG, optimizer="adamw"), device="cpu")
     data = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"state.pt is damaged .*; name a new run folder"):
-        Trainer(shards, tmp_path, MODEL, CONFIG, "cpu")
+        Trainer(shards, tmp_path, MODEL, CONFIG, device="cpu")
 
 
 def test_a_new_run_starts_from_a_checkpoints_weights(shards, tmp_path):
-    first = Trainer(shards, tmp_path / "first", MODEL, CONFIG, "cpu")
+    first = Trainer(shards, tmp_path / "first", MODEL, CONFIG, device="cpu")
     with torch.no_grad():
         first.model.head.weight.fill_(0.5)
     first.save()
     folder = tmp_path / "first" / "checkpoint"
-    second = Trainer(shards, tmp_path / "second", MODEL, CONFIG, "cpu", start=folder)
+    second = Trainer(shards, tmp_path / "second", MODEL, CONFIG, device="cpu", start=folder)
     assert torch.equal(second.model.head.weight, first.model.head.weight)
     assert second.tokens == 0
     with pytest.raises(ValueError, match="use its preset"):
-        Trainer(shards, tmp_path / "third", replace(MODEL, n_layer=3), CONFIG, "cpu", start=folder)
+        Trainer(shards, tmp_path / "third", replace(MODEL, n_layer=3), CONFIG, device="cpu", start=folder)
 
 
 def test_a_run_may_start_from_a_checkpoint_with_other_merges(checkpoint_folder, tokenizer, shards, tmp_path, capsys):
@@ -182,7 +184,7 @@ def test_a_run_may_start_from_a_checkpoint_with_other_merges(checkpoint_folder, 
             if len(stands_for) == 1:
                 assert torch.equal(back[name][i], torch.from_numpy(checkpoint.weights[name][i]))
     save_checkpoint(tmp_path / "merged", config, split, base)
-    run = Trainer(shards, tmp_path / "run", checkpoint.config, CONFIG, "cpu", start=tmp_path / "merged")
+    run = Trainer(shards, tmp_path / "run", checkpoint.config, CONFIG, device="cpu", start=tmp_path / "merged")
     assert (
         f"another tokenizer: 803 ids keep the weights of {tmp_path / 'merged'}, {new:,} are new"
         in capsys.readouterr().out
@@ -195,7 +197,7 @@ def test_a_run_may_start_from_a_checkpoint_with_other_merges(checkpoint_folder, 
 
 
 def test_adamw_trains_too(shards, tmp_path):
-    trainer = Trainer(shards, tmp_path, MODEL, replace(CONFIG, optimizer="adamw", total_tokens=1024), "cpu")
+    trainer = Trainer(shards, tmp_path, MODEL, replace(CONFIG, optimizer="adamw", total_tokens=1024), device="cpu")
     before = trainer.model.head.weight.clone()
     trainer.run()
     assert not torch.equal(before, trainer.model.head.weight)
@@ -207,7 +209,7 @@ def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path, context_weight
     found = []
     for at_once, piece in ((0, 0), (1, 0), (2, 0), (2, 100)):
         folder = tmp_path / f"{at_once}-{piece}"
-        trainer = Trainer(shards, folder, MODEL, config, "cpu", rows_at_once=at_once, piece=piece)
+        trainer = Trainer(shards, folder, MODEL, config, device="cpu", rows_at_once=at_once, piece=piece)
         batch = next(iter(trainer.batches()))
         nats = trainer.gradients(batch, batch.targets)
         found.append((nats, trainer.model.head.weight.grad))
@@ -218,7 +220,7 @@ def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path, context_weight
 
 def test_what_a_step_counts_is_its_fills_and_a_share_of_its_context(shards, tokenizer):
     rows = TrainingRows(shards, tokenizer, 256, seed=3, weights={"a": 1.0})
-    batch = next(iter(Loader(rows, 2, 0, 1, ONE, context_weight=0.25)))
+    batch = next(iter(Loader(rows, 2, first_row=0, steps=1, group=ONE, context_weight=0.25)))
     fill, context = (int((batch.roles[:, 1:] == role).sum()) for role in (FILL, CONTEXT))
     assert fill > 0 < context
     assert batch.targets == fill + 0.25 * context
@@ -228,28 +230,31 @@ def test_what_a_step_counts_is_its_fills_and_a_share_of_its_context(shards, toke
 
 def test_a_folder_without_shards_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="holds no token shards"):
-        Trainer(tmp_path / "nosuch", tmp_path / "run", MODEL, CONFIG, "cpu")
+        Trainer(tmp_path / "nosuch", tmp_path / "run", MODEL, CONFIG, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 def test_pieces_are_for_an_rwkv7(shards, tmp_path):
     with pytest.raises(ValueError, match="--piece is for one process and an RWKV-7"):
-        Trainer(shards, tmp_path, replace(MODEL, arch="transformer"), CONFIG, "cpu", piece=64)
+        Trainer(shards, tmp_path, replace(MODEL, arch="transformer"), CONFIG, device="cpu", piece=64)
 
 
 def test_the_rows_of_a_step_are_the_same_however_many_processes_share_them(shards, tokenizer):
     rows = TrainingRows(shards, tokenizer, 256, seed=3, weights={"a": 1.0})
-    whole = list(Loader(rows, 5, 10, 3, ONE))
+    whole = list(Loader(rows, 5, first_row=10, steps=3, group=ONE))
     assert len(whole) == 3
     for size, workers in ((2, 0), (3, 2)):
-        shares = [list(Loader(rows, 5, 10, 3, Group(r, size, ONE.device), workers)) for r in range(size)]
+        shares = [
+            list(Loader(rows, 5, first_row=10, steps=3, group=Group(r, size, ONE.device), workers=workers))
+            for r in range(size)
+        ]
         for step, batch in enumerate(whole):
             assert sum(s[step].targets for s in shares) == batch.targets
             for rank, share in enumerate(shares):
                 assert torch.equal(share[step].ids, batch.ids[rank::size])
                 assert torch.equal(share[step].starts, batch.starts[rank::size])
     with pytest.raises(ValueError, match="--batch-size 2 gives 3 processes no row each; use 3"):
-        Loader(rows, 2, 0, 1, Group(0, 3, ONE.device))
+        Loader(rows, 2, first_row=0, steps=1, group=Group(0, 3, ONE.device))
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
@@ -284,9 +289,9 @@ def test_muon_is_pytorchs(shape, dtype, monkeypatch):
 def test_a_compiled_run_is_the_same_run(shards, tmp_path):
     """Up to rounding; and one that began compiled goes on uncompiled."""
     config = replace(CONFIG, total_tokens=512 * 8, eval_tokens=512 * 4, average="none")
-    Trainer(shards, tmp_path / "plain", MODEL, config, "cpu").run()
-    killed_after(Trainer(shards, tmp_path / "mixed", MODEL, config, "cpu", compiled=True), steps=6, save_at=5)
-    Trainer(shards, tmp_path / "mixed", MODEL, config, "cpu").run()
+    Trainer(shards, tmp_path / "plain", MODEL, config, device="cpu").run()
+    killed_after(Trainer(shards, tmp_path / "mixed", MODEL, config, device="cpu", compiled=True), steps=6, save_at=5)
+    Trainer(shards, tmp_path / "mixed", MODEL, config, device="cpu").run()
     plain, mixed = (curve_of(tmp_path / name) for name in ("plain", "mixed"))
     for a, b in zip(plain, mixed, strict=True):
         assert float(b["loss"]) == pytest.approx(float(a["loss"]), abs=2e-3)
@@ -347,7 +352,7 @@ def test_learning_rate_is_warmed_up_held_and_decayed():
 def test_missing_shards_and_gpus_are_named(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match="no shard for a"):
-        Trainer(tmp_path, tmp_path / "run", MODEL, CONFIG, "cpu")
+        Trainer(tmp_path, tmp_path / "run", MODEL, CONFIG, device="cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no GPU"):
             join("cuda")

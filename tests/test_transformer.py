@@ -196,10 +196,10 @@ def test_rows_are_selected_repeated_and_joined(engine):
 def test_make_engine_tells_a_transformer_by_its_weights(model, engine):
     weights, said = {k: v.numpy() for k, v in model.state_dict().items()}, []
     assert isinstance(engine, AttentionEngine)
-    assert isinstance(make_engine(weights, 16, "torch", on_choice=said.append), AttentionEngine)
+    assert isinstance(make_engine(weights, 16, backend="torch", on_choice=said.append), AttentionEngine)
     assert said == ["decoding a Transformer with torch"]
     with pytest.raises(ValueError, match=r"runs RWKV-7 only.*use backend='torch'"):
-        make_engine(weights, 16, "numba")
+        make_engine(weights, 16, backend="numba")
     with pytest.raises(ValueError, match=r"given a Transformer; use precision='float32'"):
         make_engine(weights, 16, precision="int8")
     with pytest.raises(ValueError, match="no initial state to tune"):
@@ -215,7 +215,7 @@ def folder(tokenizer, tmp_path_factory):
     """A tiny Transformer's checkpoint, its weights random."""
     config = ModelConfig(n_layer=2, n_embd=64, vocab_size=tokenizer.vocab_size, arch="transformer")
     folder = tmp_path_factory.mktemp("transformer")
-    save_checkpoint(folder, config, random_transformer(config).state_dict(), tokenizer, {"seq_len": 512})
+    save_checkpoint(folder, config, random_transformer(config).state_dict(), tokenizer, training={"seq_len": 512})
     return folder
 
 
@@ -250,7 +250,7 @@ def test_it_fills_a_song(folder):
     score = Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
     region = Region(frozenset({(0, 3), (0, 4), (1, 4), (0, 8)}))
     sampling = SamplingConfig(density=(2, 12))
-    fill = [infill(score, region, load_checkpoint(folder), sampling, 2, seed) for seed in (1, 1, 2)]
+    fill = [infill(score, region, load_checkpoint(folder), sampling, candidates=2, seed=seed) for seed in (1, 1, 2)]
     assert [c.fills for c in fill[0]] == [c.fills for c in fill[1]] != [c.fills for c in fill[2]]
     for candidate in fill[0]:
         for t, track in enumerate(score.tracks):

@@ -38,7 +38,7 @@ def score():
 
 
 def fills(worker, score, candidates=2, seed=3, **options):
-    *_, found = worker.infill(score, REGION, SamplingConfig(), candidates, seed, **options)
+    *_, found = worker.infill(score, REGION, SamplingConfig(), candidates=candidates, seed=seed, **options)
     return found
 
 
@@ -85,7 +85,7 @@ def test_memory_is_bounded(checkpoint, monkeypatch):
 
 
 def test_progress_is_told_cell_by_cell(worker, score):
-    *events, found = worker.infill(score, REGION, SamplingConfig(), 2, 3)
+    *events, found = worker.infill(score, REGION, SamplingConfig(), candidates=2, seed=3)
     assert all(isinstance(e, Written) for e in events)
     assert [(e.done, e.total) for e in events] == [(k, 4) for k in range(1, 5)]
     assert all(len(e.notes) == 2 and e.seconds_left >= 0 for e in events)
@@ -96,7 +96,7 @@ def test_progress_is_told_cell_by_cell(worker, score):
 def test_it_stops_at_once(worker, score):
     stop = threading.Event()
     region = Region.rectangle([0, 1], [(0, 300)])
-    work = worker.infill(score, region, SamplingConfig(), 8, 3, stop=stop)
+    work = worker.infill(score, region, SamplingConfig(), candidates=8, seed=3, stop=stop)
     next(work)
     stop.set()
     began = time.monotonic()
@@ -104,7 +104,7 @@ def test_it_stops_at_once(worker, score):
         for _ in work:
             pass
     assert time.monotonic() - began < 0.5
-    left = worker.infill(score, region, SamplingConfig(), 8, 3)
+    left = worker.infill(score, region, SamplingConfig(), candidates=8, seed=3)
     next(left)
     left.close()  # a page that is gone
     began = time.monotonic()
@@ -116,16 +116,18 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
     order, threads, gate = [], [], threading.Event()
     original = worker.infiller.__class__.__call__
 
-    def slow(self, score, region, sampling, candidates, seed, *rest):
+    def slow(self, score, region, sampling, *, seed, **options):
         gate.wait(30)
         order.append(seed)
-        return original(self, score, region, sampling, candidates, seed, *rest)
+        return original(self, score, region, sampling, seed=seed, **options)
 
     monkeypatch.setattr(worker.infiller.__class__, "__call__", slow)
     told = {}
 
     def one(seed):
-        told[seed] = [e for e in worker.infill(score, REGION, SamplingConfig(), 1, seed) if isinstance(e, Waiting)]
+        told[seed] = [
+            e for e in worker.infill(score, REGION, SamplingConfig(), candidates=1, seed=seed) if isinstance(e, Waiting)
+        ]
 
     for seed in range(4):
         threads.append(threading.Thread(target=one, args=(seed,)))
@@ -143,16 +145,16 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
 
 def test_too_many_are_sent_away(worker, score, monkeypatch):
     monkeypatch.setattr(work, "MOST_WAITING", 0)
-    first = worker.infill(score, Region.rectangle([0], [(0, 200)]), SamplingConfig(), 1, 1)
+    first = worker.infill(score, Region.rectangle([0], [(0, 200)]), SamplingConfig(), candidates=1, seed=1)
     next(first)
     with pytest.raises(ValueError, match="busy: 1 are before you"):
-        list(worker.infill(score, REGION, SamplingConfig(), 1, 1))
+        list(worker.infill(score, REGION, SamplingConfig(), candidates=1, seed=1))
     first.close()
 
 
 def test_errors_reach_the_caller(worker, score):
     with pytest.raises(ValueError, match="tracks must be 0-1"):
-        list(worker.infill(score, Region.rectangle([5], [(0, 1)]), SamplingConfig(), 1, 1))
+        list(worker.infill(score, Region.rectangle([5], [(0, 1)]), SamplingConfig(), candidates=1, seed=1))
     assert fills(worker, score)
 
 

@@ -56,7 +56,7 @@ def done(songs, shards, tiny, tmp_path_factory):
     """The folder of an evaluation of everything."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
     with in_this_process():
-        report = midi_rwkv.evaluate(songs, out, tiny, shards=shards, **OPTIONS)
+        report = midi_rwkv.evaluate(songs, out, checkpoint=tiny, shards=shards, **OPTIONS)
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
     return out
 

@@ -94,7 +94,7 @@ def shown_of(case, score):
         end = case.last if t in case.tracks else case.first
         kept = tuple(n for n in track.notes if n.onset_ticks < end * BAR)
         tracks.append(Track(track.name, track.program, track.is_drum, kept))
-    return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), score.tempos, case.last * BAR)
+    return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), score.tempos, end_ticks=case.last * BAR)
 
 
 def nats_by_hand(checkpoint, case, score, open_end):
@@ -211,7 +211,7 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
     """The memory of the nats is the memory of the fill: the same bars may be read."""
     system = System(Setup("x", "model", recalling))
     found = Songs(songs)
-    for case in draw_cases(found, 4, (2,), ("near", "continuation")):
+    for case in draw_cases(found, 4, (2,), settings=("near", "continuation")):
         score = found.read(case.file)
         song = system.tokenizer.encode(score)
         cells = [(b, t) for b in range(case.first, case.last) for t in case.tracks]
