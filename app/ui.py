@@ -27,7 +27,9 @@ MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
 .gradio-container { max-width: none !important; padding: 4px 12px !important; --block-info-text-color: #6b7280; }
 .dark .gradio-container { --block-info-text-color: #a1a1aa; }
-@media (max-width: 600px) { .gradio-container, .gradio-container main { padding: 4px !important; } }
+.gradio-container > .main { padding: 16px clamp(0px, 4vw - 16px, 32px) !important; }
+.gradio-container { --color-accent: #c2410c; }
+.dark .gradio-container, .gradio-container.dark { --color-accent: #f97316; }
 .mr-tight { gap: 8px !important; align-items: center; }
 .mr-hint { opacity: 0.75; white-space: nowrap; font-size: 12px; min-width: 240px !important; align-self: center; }
 footer { display: none !important; }
@@ -44,7 +46,7 @@ AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}  # quicker, but cannot say w
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own, with buttons whose white text is read easily: a contrast of 4.5:1 or more."""
+    """Gradio's own, with a contrast of 4.5:1 or more between a text and what is behind it."""
     base = gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=MONO, spacing_size="sm", text_size="sm")
     red = gr.themes.colors.red
     fills = {
@@ -53,7 +55,8 @@ def theme() -> gr.themes.Base:
         "button_cancel_background_fill": red.c700,
         "button_cancel_background_fill_hover": red.c800,
     }
-    return base.set(**fills, **{f"{name}_dark": fill for name, fill in fills.items()})
+    faint = {"body_text_color_subdued": "*neutral_500", "input_placeholder_color": "*neutral_500"}
+    return base.set(**faint, **fills, **{f"{name}_dark": fill for name, fill in fills.items()})
 
 
 def build(desk: Desk) -> gr.Blocks:

@@ -34,11 +34,12 @@ class App:
         self.process.wait(30)
 
 
-def serve(folder: Path, *arguments: object) -> App:
-    """`midi-rwkv app ARGUMENTS` on a free port, its user data in `folder`, once it listens. RuntimeError: it ended."""
+def serve(folder: Path, *arguments: object, port: int | None = None) -> App:
+    """`midi-rwkv app ARGUMENTS` on a port (None: a free one), its user data in `folder`, once it listens. RuntimeError:
+    it ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = port or free.getsockname()[1]
     environment = {**os.environ, "XDG_DATA_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     command = [sys.executable, "-m", "midi_rwkv", "app", "--port", str(port), *map(str, arguments)]
     log = folder / "log.txt"

@@ -171,11 +171,11 @@ def shards(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_app(script, tmp_path_factory):
-    """`start_app(*arguments, folder=None)`: see `serve` of scripts/drive_app.py; `folder` is a new one where None."""
+    """`start_app(*arguments, folder=None, port=None)`: see `serve` of scripts/drive_app.py, in a new folder."""
     running = []
 
-    def start(*arguments, folder: Path | None = None):
-        running.append(script("drive_app").serve(folder or tmp_path_factory.mktemp("data"), *arguments))
+    def start(*arguments, folder: Path | None = None, port: int | None = None):
+        running.append(script("drive_app").serve(folder or tmp_path_factory.mktemp("data"), *arguments, port=port))
         return running[-1]
 
     yield start
