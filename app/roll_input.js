@@ -91,7 +91,7 @@ function toggleLock(note) {
 // A click locks the note that it meets; it marks a bar that is not marked; with shift it marks or unmarks one more.
 function click({ from, add }) {
   const { track, bar } = from;
-  const note = add ? null : noteAt(from);
+  const note = add || from.onRuler ? null : noteAt(from);
   if (from.onRuler) seek(model.song.bars[bar]);
   else if (note) toggleLock(note);
   else if (add || !isMarked(track, bar)) markSpan([track, track, bar, bar], add, isMarked(track, bar));

@@ -25,7 +25,7 @@ def note_on_screen(page, track, onset, pitch):
 
 @pytest.fixture
 def sparse(build_midi, note, tmp_path):
-    """A song of 8 bars with a note of a quarter on every bar line and a pickup-free bar after bar."""
+    """A song of 8 bars with one note in each, on its first beat."""
     path = tmp_path / "sparse.mid"
     path.write_bytes(build_midi([[e for b in range(8) for e in note(b * 1920, 60 + 6 * (b % 2), 480)]]))
     return path
@@ -151,11 +151,10 @@ def test_each_region_is_named_with_its_tracks_and_the_pickup_is_bar_0(visit, bui
 def test_a_new_track_is_scrolled_into_view(visit):
     page = visit(viewport={"width": 1280, "height": 600})
     page.example("Pop band", "pop_band.mid")
-    for name, count in (("Flute", 7), ("Trumpet", 8)):
-        page.page.locator("#mr-add input").fill(name)
-        page.page.get_by_role("option", name=name, exact=True).click()
-        page.wait(f"model.song.tracks.at(-1).name === '{name}'")
-        inside = "36 + {0} * view.lane - document.querySelector('.mr-scroll').scrollTop <= view.height"
-        assert page.roll(inside.format("model.song.tracks.length"))
-        assert page.roll("model.song.tracks.length") in (7, count)
-        page.evaluate("document.querySelector('.mr-scroll').scrollTop = 0")
+    page.page.locator("#mr-add input").fill("Flute")
+    page.page.get_by_role("option", name="Flute", exact=True).click()
+    page.wait("model.song.tracks.at(-1).name === 'Flute'")
+    assert page.evaluate("document.querySelector('.mr-scroll').scrollTop") > 0
+    assert page.roll(
+        "36 + model.song.tracks.length * view.lane - document.querySelector('.mr-scroll').scrollTop <= view.height"
+    )

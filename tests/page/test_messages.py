@@ -86,7 +86,7 @@ def test_an_error_covers_nothing_and_goes_by_itself(visit, tmp_path):
         const { x, y, width, height } = b.getBoundingClientRect();
         const top = document.elementFromPoint(x + width / 2, y + height / 2);
         const seen = b.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && y + height < innerHeight;
-        return seen && !b.disabled && top && !b.contains(top) && !top.contains(b);
+        return seen && !b.disabled && !b.closest('[aria-hidden="true"]') && top && !b.contains(top) && !top.contains(b);
     }).map((b) => b.outerHTML)"""
     assert page.evaluate(covered) == []
     page.locator(".mr-error").wait_for(state="detached", timeout=30_000)
