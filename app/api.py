@@ -6,6 +6,7 @@ top_p, seed, num_candidates.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from midi_rwkv.arguments import parse_key
 from midi_rwkv.config import SamplingConfig
+from midi_rwkv.describe import remarks, track_rows
 from midi_rwkv.errors import RequestError
-from midi_rwkv.instruments import program_name
+from midi_rwkv.instruments import find_program
 from midi_rwkv.midi import read_midi, splice
 from midi_rwkv.personalize import personalize as learn
 from midi_rwkv.score import Region, Score
@@ -29,6 +31,7 @@ from .session import check_size
 from .work import Worker
 
 MOST_CANDIDATES = 8
+REMEDY = "name an instrument for {them} in `instruments`"  # for tracks that look like drums
 
 
 def add_api(worker: Worker) -> None:
@@ -54,14 +57,16 @@ def endpoints(
         check_size(score)
         return data, score
 
-    def inspect(song: FileData) -> dict[str, Any]:
-        """What is in a MIDI file: its bars, their metres, and its tracks with their notes in each bar.
+    def inspect(song: FileData, instruments: dict[str, str] | None = None) -> dict[str, Any]:
+        """What is in a MIDI file: its bars, their metres, and its tracks with their notes in each bar; a track that
+        changes instrument has a row for each.
 
         Args:
             song: a MIDI file
+            instruments: what to take tracks for, by 0-based number, like {"0": "Drums"}; the others as the file says
         """
         with _errors():
-            return _inspect(read(song)[1])
+            return _inspect(_take(read(song)[1], instruments))
 
     def infill(
         song: FileData,
@@ -78,6 +83,7 @@ def endpoints(
         style: str = "",
         style_strength: float = 1.0,
         recall: float = 1.0,
+        instruments: dict[str, str] | None = None,
     ) -> tuple[list[FileData], dict[str, Any]]:
         """Write some bars of some tracks anew; everything else in the file stays as it is.
 
@@ -96,11 +102,13 @@ def endpoints(
             style: a style's name, or a blend like "mine:0.7,bach:0.3"
             style_strength: 0 is as without a style
             recall: how readily the song's own music comes back; 0 no more than the model does
+            instruments: what to take tracks for, as for `inspect`; the file keeps its programs
         """
         with _errors():
             data, score = read(song)
             if not 1 <= num_candidates <= MOST_CANDIDATES:
                 raise RequestError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
+            score = _take(score, instruments)
             region = Region(frozenset((int(t), int(b)) for t in tracks for b in bars))
             sampling = SamplingConfig(
                 temperature=temperature,
@@ -120,7 +128,13 @@ def endpoints(
             stem = Path(score.name).stem
             answers = [give(f"{stem}-{i + 1}.mid", splice(data, score, region, fill)) for i, fill in enumerate(fills)]
             notes = [sum(len(n) for n in fill.values()) for fill in fills]
-            return answers, {"seed": number, "notes": notes, "tracks": list(region.tracks), "bars": list(region.bars)}
+            return answers, {
+                "seed": number,
+                "notes": notes,
+                "tracks": list(region.tracks),
+                "bars": list(region.bars),
+                "warnings": remarks(score, REMEDY),
+            }
 
     def personalize(files: list[FileData], name: str, overwrite: bool = False) -> dict[str, Any]:
         """Learn a style from a few MIDI files, five or more are best; takes minutes. It is kept if it helps on music
@@ -187,6 +201,16 @@ def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
     return values[0], values[1]
 
 
+def _take(score: Score, instruments: dict[str, str] | None) -> Score:
+    """The score with these tracks taken for these instruments. RequestError for one or the other that is unknown."""
+    for track, name in (instruments or {}).items():
+        if not re.fullmatch("[0-9]{1,9}", track):
+            raise RequestError(f'instruments must be by 0-based track number, like {{"0": "Drums"}}, got {track!r}')
+        program, is_drum = find_program(str(name))
+        score = score.with_instrument(int(track), program, is_drum=is_drum)
+    return score
+
+
 def _inspect(score: Score) -> dict[str, Any]:
     return {
         "name": score.name,
@@ -195,12 +219,14 @@ def _inspect(score: Score) -> dict[str, Any]:
         "time_signatures": [f"{b.numerator}/{b.denominator}" for b in score.bars],
         "tracks": [
             {
-                "track": i,
-                "name": t.name,
-                "instrument": program_name(t.program, t.is_drum),
-                "notes": len(t.notes),
-                "notes_per_bar": row,
+                "track": row["number"] - 1,
+                "name": row["name"],
+                "instrument": row["instrument"],
+                "from_bar": row["from_bar"] - score.first_bar_number,
+                "notes": row["notes"],
+                "notes_per_bar": row["notes_per_bar"],
             }
-            for i, (t, row) in enumerate(zip(score.tracks, score.note_counts(), strict=True))
+            for row in track_rows(score)
         ],
+        "warnings": remarks(score, REMEDY),
     }

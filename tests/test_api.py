@@ -69,6 +69,24 @@ def test_infill_changes_what_was_asked_for_alone(client, check_fill):
     assert (report["seed"], report["tracks"], report["bars"]) == (7, [1, 2], [4, 5])
 
 
+def test_a_track_is_taken_for_what_is_asked(client, build_midi, note, tmp_path, check_fill):
+    """Drums on channel 1 are pointed out; taken for drums, only pads of a kit are struck, and on channel 1."""
+    path = tmp_path / "kit.mid"
+    hits = [e for b in range(8) for k in range(8) for e in note(b * 1920 + k * 240, (36, 42, 38, 42)[k % 4], 60)]
+    path.write_bytes(build_midi([[(0, b"\xff\x03\x05Drums"), *hits]]))
+    said = client.predict(song=handle_file(path), api_name="/inspect")
+    assert [(t["track"], t["instrument"], t["from_bar"]) for t in said["tracks"]] == [(0, "Acoustic Grand Piano", 0)]
+    assert len(said["warnings"]) == 1
+    assert said["warnings"][0].endswith("name an instrument for it in `instruments`")
+    asked = {"song": handle_file(path), "instruments": {"0": "Drums"}}
+    said = client.predict(**asked, api_name="/inspect")
+    assert (said["tracks"][0]["instrument"], said["warnings"]) == ("Drums", [])
+    [file], report = client.predict(**asked, tracks=[0], bars=[2, 3], seed=1, api_name="/infill")
+    assert report["warnings"] == []
+    assert check_fill(path, file, [(0, 0, 2 * 1920, 4 * 1920)]) == []
+    assert all(35 <= n.pitch <= 59 for n in read_midi(file).tracks[0].notes)
+
+
 def test_controls_are_met(client):
     wanted = {"density": [3, 3], "polyphony": [1, 1], "pitch_range": [60, 72], "key": "C major"}
     files, _ = client.predict(song=handle_file(SONG), tracks=[0], bars=[2, 3], seed=1, **wanted, api_name="/infill")
@@ -89,6 +107,9 @@ def test_controls_are_met(client):
         ({"density": [3]}, "density must be two numbers"),
         ({"key": "H moll"}, "^key must be a tonic"),
         ({"style": "nobody"}, "nobody"),
+        ({"instruments": {"Violin": "Drums"}}, "instruments must be by 0-based track number"),
+        ({"instruments": {"9": "Drums"}}, "track must be 0-3"),
+        ({"instruments": {"0": "kazoo"}}, "no General MIDI instrument is called 'kazoo'"),
     ],
 )
 def test_bad_requests_get_a_line(client, wrong, words):
