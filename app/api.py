@@ -146,7 +146,7 @@ def endpoints(
             overwrite: replace a style of that name
         """
         with _errors():
-            made = learn([find(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
+            made = learn([find(f) for f in files], name, checkpoint=worker.checkpoint, overwrite=overwrite)
             return {
                 "style": name if made.path else None,
                 "held_out_before": made.before,

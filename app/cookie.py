@@ -22,6 +22,11 @@ def cookie_name(url: URL) -> str:
     return f"midi-rwkv-session-{url.port or 80}"
 
 
+def browser_names(cookies: Mapping[str, str]) -> list[str]:
+    """By what names the servers of this machine, the present one and others, know the browser."""
+    return [value for name, value in cookies.items() if NAME.fullmatch(name) and ID.fullmatch(value)]
+
+
 class SessionCookie:
     """ASGI middleware: gives every browser that opens the page its cookie."""
 

@@ -14,7 +14,7 @@ const ACTIONS = {
 for (const button of root.querySelectorAll("[data-do]")) button.onclick = ACTIONS[button.dataset.do];
 
 async function save() {
-  const file = await server.midi({}).catch((error) => ({ error: error.message }));
+  const file = await server.midi({ tab: window.midiRwkvTab }).catch((error) => ({ error: error.message }));
   if (file.error) {
     complain(file.error);
     return;
@@ -45,6 +45,7 @@ function update() {
       view.scale = 0;
       find(".mr-at").textContent = "";
     }
+    if (view.cursor && view.cursor.track >= model.song.tracks.length) view.cursor = null; // on a track that was taken back
     makeHeads();
     layOut(same ? 0 : Math.max(fitScaleOrZero(), 0));
     if (same) showNewTrack(before);

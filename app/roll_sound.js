@@ -15,7 +15,7 @@ function audibleTracks() {
 
 async function stretch(first, last) {
   const request = {
-    version: model.song.version, first, last, candidate: model.running ? -1 : model.chosen, tracks: audibleTracks(),
+    tab: window.midiRwkvTab, version: model.song.version, first, last, candidate: model.running ? -1 : model.chosen, tracks: audibleTracks(),
   };
   const key = JSON.stringify([request, model.running ? "" : model.candidates[model.chosen]]);
   if (!rendered.has(key)) {

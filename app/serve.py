@@ -72,7 +72,7 @@ def run_app(options: argparse.Namespace) -> None:
     uploads.open()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)  # read when Gradio is imported
     from .desk import Desk
-    from .session import Sessions
+    from .store import Sessions
     from .ui import CSS, build, theme
 
     desk = Desk(worker, Sessions(), soundfont)

@@ -1,83 +1,58 @@
 """What a composer has open: the song's versions, the bars that are marked, the candidates. Kept on disk as it changes.
 
-A session is a folder of the user's data folder: each version is a MIDI file that the splice wrote, `session.json` says
-the rest. What is on disk is whole after every change, so a page that is reloaded and a server that is started again
-find the work as it was.
+A session is a folder. `session.json` lists the versions and holds the page's settings; of each version there is a MIDI
+file that the splice wrote (`0.mid`) and what is marked and answered in it (`0.json`). What is on disk is whole after
+every change, so a page that is reloaded and a server that is started again find the work as it was.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import secrets
-import shutil
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-import platformdirs
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi, splice
-from midi_rwkv.score import Note, Region, Score, Track
+from midi_rwkv.score import Region, Score, Track
+
+from .folder import Folder, InUse
+from .versions import Candidate, Cell, Fill, Lock, Version, View, over_added_track, view_from_json
 
 MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # of a song that is shown
 EXTRA_BARS = 8  # empty ones shown after the song's end, to go on in
-MAX_OPEN = 64  # sessions kept in memory
-KEEP_DAYS = 180  # sessions on disk that nobody has touched for so long are deleted
-ID = re.compile(r"[0-9a-f]{32}")
-
-SAVED = ("versions", "at", "cells", "locked", "candidates", "chosen", "new_track")
-
-Cell = tuple[int, int]  # track, bar
-Fill = dict[int, list[Note]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One answer for the marked cells of the present version."""
-
-    seed: int
-    fill: Fill
-
-
-@dataclass(frozen=True)
-class Version:
-    """A state of the work: the file FILE.mid, what made it, and the song's name."""
-
-    file: int
-    what: str
-    name: str
 
 
 @dataclass
 class Session:
-    """One composer's work. Methods that change it write it to disk. Opening a song is a step that undo takes back."""
+    """One tab's work. Methods that change it write it to disk; where that fails, nothing has changed."""
 
-    folder: Path
+    folder: Folder
     versions: list[Version] = field(default_factory=list)
     at: int = 0
-    cells: list[Cell] = field(default_factory=list)
-    locked: list[tuple[int, int, int]] = field(default_factory=list)  # track, onset in ticks, pitch
-    candidates: list[Candidate] = field(default_factory=list)
-    chosen: int = -1  # of the candidates; -1: what stands in the song
-    new_track: tuple[int, bool] | None = None  # program and whether drums, of an empty track that the file has not yet
+    settings: dict[str, Any] = field(default_factory=dict)  # of the page, by name
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     _scores: OrderedDict[object, Score] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @property
-    def id(self) -> str:
-        return self.folder.name
+    def is_open(self) -> bool:
+        """Whether there is a song."""
+        return bool(self.versions)
 
     @property
-    def is_open(self) -> bool:
-        return bool(self.versions)
+    def version(self) -> Version:
+        """The present one. RequestError where no song is open."""
+        if not self.versions:
+            raise RequestError("open a song first")
+        return self.versions[self.at]
+
+    @property
+    def view(self) -> View:
+        """What is marked and answered now."""
+        return self.versions[self.at].view if self.versions else View()
 
     @property
     def name(self) -> str:
@@ -87,33 +62,34 @@ class Session:
     @property
     def data(self) -> bytes:
         """The present version as a MIDI file. RequestError where no song is open."""
-        if not self.is_open:
-            raise RequestError("open a song first")
-        return self._file(self.versions[self.at]).read_bytes()
+        return self.folder.read(_midi(self.version.file))
 
     @property
     def score(self) -> Score:
-        """The present version. RequestError where no song is open."""
-        if not self.is_open:
-            raise RequestError("open a song first")
-        key = self.versions[self.at].file, self.new_track
+        """The present version with the tracks that were added. RequestError where no song is open."""
+        key = self.version.file, self.version.new_tracks
         if key not in self._scores:
             score = read_midi(self.data, self.name)
-            if self.new_track:
-                program, is_drum = self.new_track
-                new = Track(program_name(program, is_drum), program, is_drum, ())
-                score = replace(score, tracks=(*score.tracks, new))
-            self._scores[key] = score
+            new = (Track(program_name(p, is_drum), p, is_drum, ()) for p, is_drum in self.version.new_tracks)
+            self._scores[key] = replace(score, tracks=(*score.tracks, *new))
             while len(self._scores) > 2:
                 self._scores.popitem(last=False)
         return self._scores[key]
 
     @property
     def region(self) -> Region:
-        """RequestError where nothing is marked."""
-        if not self.cells:
+        """What is marked. RequestError where nothing is."""
+        if not self.view.cells:
             raise RequestError("nothing is marked; drag over some bars of a track first")
-        return Region(frozenset(self.cells))
+        return Region(frozenset(self.view.cells))
+
+    @property
+    def chosen(self) -> tuple[Region, Fill] | None:
+        """The cells of the chosen candidate and its notes; None where what stands in the song is chosen."""
+        view = self.view
+        if not 0 <= view.chosen < len(view.candidates):
+            return None
+        return Region(frozenset(view.answered)), view.candidates[view.chosen].fill
 
     @property
     def undoes(self) -> str:
@@ -126,138 +102,201 @@ class Session:
         return self.versions[self.at + 1].what if self.at + 1 < len(self.versions) else ""
 
     def open(self, data: bytes, name: str) -> None:
-        """Go on with another song. RequestError (of one line) where it cannot be read or is too big to be shown."""
+        """Go on with another song: a step. RequestError or MidiError where it cannot be read or is too big to show."""
         check_size(read_midi(data, name))
-        with self.lock:
-            self._add(data, f"opened {name}", name)
+        self._add(f"opened {name}", data, name=name, new_tracks=(), view=View())
 
     def add_track(self, program: int, is_drum: bool) -> None:
-        """Show an empty track below the others, in place of the one added before; it becomes part of the song with the
-        first bars of it that are kept. RequestError where no song is open or there are too many tracks."""
-        if len(self.score.tracks) >= MAX_TRACKS:
-            raise RequestError(f"the song has {len(self.score.tracks)} tracks; the app shows at most {MAX_TRACKS}")
-        with self.lock:
-            last = len(self.score.tracks) - (1 if self.new_track else 0)
-            self.new_track = program, is_drum
-            self.cells = [(t, b) for t, b in self.cells if t < last]
-            self.candidates, self.chosen, self.locked = [], -1, []
-            self.save()
+        """Show an empty track below the others: a step. It becomes part of the song with the first bars of it that are
+        kept. RequestError where no song is open or there are too many tracks."""
+        count = len(self.score.tracks)
+        if count >= MAX_TRACKS:
+            raise RequestError(f"the song has {count} tracks; the app shows at most {MAX_TRACKS}")
+        tracks = (*self.version.new_tracks, (program, is_drum))
+        self._add(f"added {program_name(program, is_drum)}", new_tracks=tracks)
 
     def mark(self, cells: Iterable[Cell]) -> None:
-        """Mark other cells; candidates for those before go. RequestError for a cell outside the song."""
-        wanted = sorted({(int(t), int(b)) for t, b in cells})
+        """Mark other cells. RequestError for a cell outside the song."""
+        wanted = tuple(sorted({(int(t), int(b)) for t, b in cells}))
         limit = len(self.score.bars) + EXTRA_BARS
         for t, b in wanted:
             if not (0 <= t < len(self.score.tracks) and 0 <= b < limit):
                 raise RequestError(f"track {t + 1}, bar {b + 1} is not in the song")
-        with self.lock:
-            if wanted != self.cells:
-                self.cells, self.candidates, self.chosen = wanted, [], -1
-                self.locked = [x for x in self.locked if self._is_marked(x)]
-                self.save()
+        self._see(cells=wanted)
 
     def toggle_lock(self, track: int, onset: int, pitch: int) -> None:
         """Lock a note of the marked cells, or let it go."""
+        note = (track, onset, pitch)
         with self.lock:
-            note = (track, onset, pitch)
-            if note in self.locked:
-                self.locked.remove(note)
-            elif self._is_marked(note):
-                self.locked.append(note)
-            self.save()
+            if note in self.view.locked:
+                self._see(locked=tuple(x for x in self.view.locked if x != note))
+            elif self._cell(note) in self.view.cells:
+                self._see(locked=(*self.view.locked, note))
 
-    def locked_notes(self) -> Fill:
-        """The locked notes as they stand in the song or the chosen candidate."""
-        kept: Fill = {}
-        shown = self.candidates[self.chosen].fill if 0 <= self.chosen < len(self.candidates) else {}
-        for t in {t for t, *_ in self.locked}:
-            cells = {b for track, b in self.cells if track == t}
-            notes = shown.get(t) or [n for b in cells if b < len(self.score.bars) for n in self.score.notes_in(t, b)]
-            kept[t] = sorted(n for n in notes if (t, n.onset_ticks, n.pitch) in self.locked)
-        return kept
+    def locked_notes(self, region: Region) -> Fill:
+        """The locked notes of these cells as they stand in the song or the chosen candidate."""
+        score = self.score.with_fill(*self.chosen) if self.chosen else self.score
+        locked = {x for x in self.view.locked if self._cell(x) in region.cells}
+        return {
+            t: [n for n in score.tracks[t].notes if (t, n.onset_ticks, n.pitch) in locked]
+            for t in sorted({t for t, *_ in locked})
+        }
 
-    def answer(self, candidates: Sequence[Candidate]) -> None:
-        """Candidates for the marked cells; the first is chosen."""
+    def answer(self, candidates: Sequence[Candidate], cells: Iterable[Cell]) -> None:
+        """Candidates for these cells, in place of those before; the first is chosen."""
         with self.lock:
-            self.candidates, self.chosen = list(candidates), 0 if candidates else -1
-            self.save()
+            answered = tuple(sorted(cells))
+            locked = tuple(x for x in self.view.locked if self._cell(x) in {*self.view.cells, *answered})
+            chosen = 0 if candidates else -1
+            self._see(candidates=tuple(candidates), answered=answered, chosen=chosen, locked=locked)
 
     def choose(self, number: int) -> None:
-        """-1 for what stands in the song."""
-        with self.lock:
-            if -1 <= number < len(self.candidates):
-                self.chosen = number
-                self.save()
+        """Show a candidate in the song; -1 for what stands there."""
+        if -1 <= number < len(self.view.candidates):
+            self._see(chosen=number)
 
     def keep(self) -> None:
-        """The chosen candidate becomes the song's next version; what had been undone is gone. RequestError for none."""
+        """The chosen candidate becomes part of the song: a step. RequestError where none is chosen, and where it has no
+        note and is for a track that was added."""
         with self.lock:
-            if not 0 <= self.chosen < len(self.candidates):
+            if self.chosen is None:
                 raise RequestError("no candidate is chosen; infill first, then pick one")
-            data = self.with_candidate(self.chosen)
-            names = ", ".join(self.score.tracks[t].name or f"track {t + 1}" for t in self.region.tracks)
+            region, fill = self.chosen
+            data = self.with_candidate(self.view.chosen)
+            names = ", ".join(self.score.tracks[t].name or f"track {t + 1}" for t in region.tracks)
             first = self.score.first_bar_number
-            runs = [(lo + first, hi - 1 + first) for lo, hi in self.region.bar_runs()]
+            runs = [(lo + first, hi - 1 + first) for lo, hi in region.bar_runs()]
             spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
-            bars = "bar" if len(self.region.bars) == 1 else "bars"
-            self._add(data, f"{bars} {spans} of {names}", self.name)
+            bars = "bar" if len(region.bars) == 1 else "bars"
+            before = self.version.new_tracks
+            own = len(self.score.tracks) - len(before)
+            left = tuple(track for k, track in enumerate(before) if not fill.get(own + k))
+            # Those that stay empty come last, so what is marked on them would be marked on others.
+            marked = tuple(c for c in self.view.cells if c not in region.cells) if left == before else ()
+            self._add(f"{bars} {spans} of {names}", data, new_tracks=left, view=View(marked))
 
     def with_candidate(self, number: int) -> bytes:
-        """The song with a candidate in place, as a MIDI file; see `splice`."""
-        score = self.score
-        if self.new_track and len(score.tracks) - 1 not in self.region.tracks:
-            score = replace(score, tracks=score.tracks[:-1])
-        return splice(self.data, score, self.region, self.candidates[number].fill, name=self.name)
+        """The song with a candidate in place, as a MIDI file; see `splice`. Of the tracks that were added it has those
+        for which the candidate has notes."""
+        score, fill = self.score, self.view.candidates[number].fill
+        own = len(score.tracks) - len(self.version.new_tracks)
+        tracks = [t for t in range(len(score.tracks)) if t < own or fill.get(t)]
+        place = {t: k for k, t in enumerate(tracks)}
+        cells = frozenset((place[t], b) for t, b in self.view.answered if t in place)
+        if not cells:
+            raise RequestError("there is not a note in it, and a MIDI file has no empty tracks; infill once more")
+        fills = {place[t]: fill.get(t, []) for t in {t for t, _ in self.view.answered} if t in place}
+        score = replace(score, tracks=tuple(score.tracks[t] for t in tracks))
+        return splice(self.data, score, Region(cells), fills, name=self.name)
 
     def step(self, by: int) -> None:
-        """Undo (-1) or redo (1); nothing happens at the ends."""
+        """Undo (-1) or redo (1) one step; nothing happens at the ends. A version is shown as it was left. Over an added
+        track only that goes or comes: what is marked and answered on the others stays."""
         with self.lock:
             at = min(max(self.at + by, 0), len(self.versions) - 1)
-            if at != self.at:
-                self.at, self.candidates, self.chosen, self.locked, self.new_track = at, [], -1, [], None
-                limit = len(self.score.bars) + EXTRA_BARS
-                self.cells = [(t, b) for t, b in self.cells if b < limit and t < len(self.score.tracks)]
-                self.save()
+            if at == self.at or not self.versions:
+                return
+            versions, here, there = list(self.versions), self.versions[self.at], self.versions[at]
+            if here.file == there.file:
+                added = len(here.new_tracks), len(there.new_tracks)
+                shared = len(self.score.tracks) - added[0] + min(added)
+                versions[at] = replace(there, view=over_added_track(here.view, there.view, shared))
+            self._commit(versions, at)
 
-    def save(self) -> None:
-        """Write session.json, whole or not at all."""
-        record = {
-            "versions": [[v.file, v.what, v.name] for v in self.versions],
-            "at": self.at,
-            "cells": self.cells,
-            "locked": self.locked,
-            "candidates": [
-                {"seed": c.seed, "fill": {str(t): notes for t, notes in c.fill.items()}} for c in self.candidates
-            ],
-            "chosen": self.chosen,
-            "new_track": self.new_track,
-        }
-        _write(self.folder / "session.json", json.dumps(record).encode())
+    def set(self, **settings: Any) -> None:
+        """Remember settings of the page."""
+        with self.lock:
+            before, self.settings = self.settings, {**self.settings, **settings}
+            try:
+                self._write_index()
+            except (OSError, InUse):
+                self.settings = before
+                raise
 
-    def _add(self, data: bytes, what: str, name: str) -> None:
-        """A version after the present one; what had been undone goes. Where it cannot be written, nothing changes."""
-        new = Version(1 + max((v.file for v in self.versions), default=-1), what, name)
-        _write(self._file(new), data)
-        gone = self.versions[self.at + 1 :]
-        before = {name: getattr(self, name) for name in SAVED}
-        self.versions = [*self.versions[: self.at + 1], new]
-        self.at = len(self.versions) - 1
-        self.cells, self.candidates, self.chosen, self.locked, self.new_track = [], [], -1, [], None
+    def load(self) -> None:
+        """Read what is in the folder; nothing where there is nothing that can be used."""
         try:
-            self.save()
-        except OSError:
-            for field_name, value in before.items():
-                setattr(self, field_name, value)
-            self._file(new).unlink(missing_ok=True)
+            record: dict[str, Any] = json.loads(self.folder.read("session.json"))
+            for number, file, what, name, new in record["versions"]:
+                tracks = tuple((int(program), bool(is_drum)) for program, is_drum in new)
+                self.versions.append(Version(number, file, what, name, tracks, self._read_view(number)))
+            self.at, self.settings = record["at"], dict(record["settings"])
+            if self.is_open:
+                _ = self.score
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            self.versions, self.at, self.settings = [], 0, {}
+
+    def adopt(self, other: Session) -> None:
+        """Begin as a copy of another session."""
+        with self.lock:
+            for file in {v.file for v in other.versions}:
+                self.folder.write(_midi(file), other.folder.read(_midi(file)))
+            for version in other.versions:
+                self.folder.write(_json(version.number), version.view.to_json())
+            self.settings = other.settings
+            self._commit(other.versions, other.at)
+
+    def _add(self, what: str, data: bytes | None = None, **changes: Any) -> None:
+        """A version after the present one, with a file of its own for `data`; what had been undone goes."""
+        with self.lock:
+            before = self.versions[self.at] if self.versions else Version(-1, -1, "", "")
+            number = 1 + max((v.number for v in self.versions), default=-1)
+            new = replace(before, number=number, file=before.file if data is None else number, what=what, **changes)
+            gone = self.versions[self.at + 1 :]
+            try:
+                if data is not None:
+                    self.folder.write(_midi(number), data)
+                self._commit([*self.versions[: self.at + 1], new], self.at + 1 if self.versions else 0)
+            except (OSError, InUse):
+                for name in (_midi(number), _json(number)):
+                    self.folder.remove(name)
+                raise
+            for version in gone:
+                self.folder.remove(_json(version.number))
+                if all(version.file != v.file for v in self.versions):
+                    self.folder.remove(_midi(version.file))
+
+    def _see(self, **changes: Any) -> None:
+        """Change the present version's view."""
+        with self.lock:
+            new = replace(self.version, view=replace(self.view, **changes))
+            if new != self.version:
+                self._commit([*self.versions[: self.at], new, *self.versions[self.at + 1 :]], self.at)
+
+    def _commit(self, versions: list[Version], at: int) -> None:
+        """Make these the versions, on disk too; where that fails nothing has changed."""
+        before = self.versions, self.at
+        only_view = (len(versions), at) == (len(self.versions), self.at)
+        self.versions, self.at = versions, at
+        try:
+            self.folder.write(_json(versions[at].number), versions[at].view.to_json())
+            if not only_view:
+                self._write_index()
+        except (OSError, InUse):
+            self.versions, self.at = before
             raise
-        for version in gone:
-            self._file(version).unlink(missing_ok=True)
 
-    def _file(self, version: Version) -> Path:
-        return self.folder / f"{version.file}.mid"
+    def _write_index(self) -> None:
+        versions = [[v.number, v.file, v.what, v.name, v.new_tracks] for v in self.versions]
+        record = {"versions": versions, "at": self.at, "settings": self.settings}
+        self.folder.write("session.json", json.dumps(record).encode())
 
-    def _is_marked(self, note: tuple[int, int, int]) -> bool:
-        return (note[0], self.score.bar_index_at(note[1])) in self.cells
+    def _read_view(self, number: int) -> View:
+        try:
+            return view_from_json(self.folder.read(_json(number)))
+        except (OSError, ValueError, KeyError, TypeError):
+            return View()  # the song is worth more
+
+    def _cell(self, note: Lock) -> Cell:
+        return note[0], self.score.bar_index_at(note[1])
+
+
+def _midi(file: int) -> str:
+    return f"{file}.mid"
+
+
+def _json(number: int) -> str:
+    return f"{number}.json"
 
 
 def check_size(score: Score) -> None:
@@ -271,64 +310,3 @@ def check_size(score: Score) -> None:
             raise RequestError(
                 f"{score.name} has {count:,} {what}; the app takes at most {most:,}; use the midi-rwkv command for it"
             )
-
-
-def load_session(folder: Path) -> Session:
-    """What is in a session's folder; an empty session where there is nothing that can be used."""
-    try:
-        record: dict[str, Any] = json.loads((folder / "session.json").read_bytes())
-        session = Session(
-            folder,
-            [Version(*v) for v in record["versions"]],
-            record["at"],
-            [(t, b) for t, b in record["cells"]],
-            [(t, onset, pitch) for t, onset, pitch in record["locked"]],
-            [
-                Candidate(c["seed"], {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()})
-                for c in record["candidates"]
-            ],
-            record["chosen"],
-            tuple(record["new_track"]) if record["new_track"] else None,
-        )
-        if session.is_open:
-            _ = session.score
-        return session
-    except (OSError, ValueError, KeyError, TypeError):
-        return Session(folder)
-
-
-class Sessions:
-    """The sessions of a server: those used last in memory, all of them on disk."""
-
-    def __init__(self, folder: Path | None = None):
-        """folder: None for the user's data folder."""
-        self.folder = folder or Path(platformdirs.user_data_dir("midi-rwkv", appauthor=False)) / "sessions"
-        self._open: OrderedDict[str, Session] = OrderedDict()
-        self._lock = threading.Lock()
-        self._forget_old()
-
-    def get(self, id: object) -> Session:
-        """The session of that id; a new one for None and for what is no id."""
-        known = id if isinstance(id, str) and ID.fullmatch(id) else secrets.token_hex(16)
-        with self._lock:
-            session = self._open.pop(known, None) or load_session(self.folder / known)
-            self._open[known] = session
-            while len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
-            return session
-
-    def _forget_old(self, clock: Callable[[], float] = time.time) -> None:
-        for path in self.folder.glob("*/session.json"):
-            if path.stat().st_mtime < clock() - KEEP_DAYS * 86400 and ID.fullmatch(path.parent.name):
-                shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

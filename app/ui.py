@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -10,8 +11,10 @@ from midi_rwkv.config import SamplingConfig
 from midi_rwkv.instruments import program_name
 
 from .api import add_api
-from .desk import NO_STYLE, Desk, style_names
+from .desk import ADD_TRACK, Desk, style_names
+from .fills import ANY_KEY, LABELS, NO_STYLE
 from .piano_roll import piano_roll
+from .style_desk import StyleDesk
 
 EXAMPLES = {"Pop band": "pop_band.mid", "String quartet": "string_quartet.mid", "Piano": "piano.mid"}
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -20,7 +23,6 @@ KEYS = [
     for mode in ("major", "minor")
     for tonic in ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
 ]
-ADD_TRACK = "Add a track …"
 INSTRUMENTS = ["Drums", *(program_name(p, False) for p in range(128))]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own: nothing is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
@@ -37,12 +39,16 @@ footer { display: none !important; }
 body:has(#mr-away) .toast-wrap { display: none; }
 """
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-AS_SHOWN = """(_, ...others) => {
+ENTER_TAB = (files(__package__) / "roll_tab.js").read_text(encoding="utf-8")
+RENAME_TAB = "(tab) => { window.midiRwkvTab = tab; }"
+IN_TAB: dict[str, Any] = {"js": "(_, ...others) => [window.midiRwkvTab, ...others]", **EVENT}
+AS_SHOWN = """(_tab, _shown, ...others) => {
     const { model } = document.querySelector(".mr-roll").roll;
     const cells = [...model.cells].map((cell) => cell.split(",").map(Number));
-    return [JSON.stringify({ cells, chosen: model.chosen }), ...others];
+    return [window.midiRwkvTab, JSON.stringify({ cells, chosen: model.chosen }), ...others];
 }"""
-AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}  # quicker, but cannot say what went wrong
+IN_SONG: dict[str, Any] = {"js": AS_SHOWN, **EVENT}
+AT_ONCE: dict[str, Any] = {"queue": False}  # quicker, but cannot say what went wrong
 
 
 def theme() -> gr.themes.Base:
@@ -67,7 +73,7 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Tab("Song"):
             style = song_tab(page, desk)
         with gr.Tab("Personalise"):
-            style_tab(page, desk, style)
+            style_tab(StyleDesk(desk.worker, desk.soundfont), style)
     return page
 
 
@@ -94,56 +100,66 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         infill = gr.Button("Infill the marked bars", elem_id="mr-infill", variant="primary", size="md", scale=3)
         cancel = gr.Button("Cancel", elem_id="mr-cancel", variant="stop", size="md", scale=1, min_width=90)
         keep = gr.Button("Keep this one", elem_id="mr-keep", size="md", scale=2)
-        alike = gr.Button("More like this", elem_id="mr-alike", size="md", scale=2)
+        more = gr.Button("More like this", elem_id="mr-alike", size="md", scale=2)
     with gr.Row():
-        candidates = gr.Slider(1, 8, 3, step=1, label="Candidates", info="answers to choose from")
+        candidates = gr.Slider(1, 8, 3, step=1, label=LABELS["candidates"], info="answers to choose from")
         temperature = gr.Slider(
-            0.3, 1.5, SamplingConfig.temperature, step=0.05, label="Temperature", info="lower: plainer, higher: bolder"
+            0.3,
+            1.5,
+            SamplingConfig.temperature,
+            step=0.05,
+            label=LABELS["temperature"],
+            info="lower: plainer, higher: bolder",
         )
-        recall = gr.Slider(0, 1, 1.0, step=0.05, label="Recall", info="of the song's own music; 0: all new")
-        style = gr.Dropdown(style_names(), value=NO_STYLE, label="Style", info="learned from your own pieces")
-        strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="Strength", info="of the style; 0: without it")
+        recall = gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["recall"], info="of the song's own music; 0: all new")
+        style = gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces")
+        strength = gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="of the style; 0: without it")
     with gr.Accordion("What the notes should be like", open=False), gr.Row():
         density = gr.Textbox(
-            "", label="Notes a bar", placeholder="as it comes; 2-6", info="in each marked track, from-to"
+            "", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"
         )
         polyphony = gr.Textbox(
-            "", label="Notes at once", placeholder="as it comes; 1-3", info="struck together, from-to"
+            "", label=LABELS["polyphony"], placeholder="as it comes; 1-3", info="struck together, from-to"
         )
         pitch_range = gr.Textbox(
-            "", label="Range", placeholder="the track's; C3-C6", info="lowest-highest pitch, C4 is middle C"
+            "",
+            label=LABELS["pitch_range"],
+            placeholder="the track's; C3-C6",
+            info="lowest-highest pitch, C4 is middle C",
         )
-        key = gr.Dropdown(["any", *KEYS], value="any", label="Key", info="only notes of this scale")
+        key = gr.Dropdown([ANY_KEY, *KEYS], value=ANY_KEY, label=LABELS["key"], info="only notes of this scale")
         # A text: Gradio's number makes 0 of an empty one, and JavaScript rounds large ones.
-        seed = gr.Textbox("", label="Seed", placeholder="a new one", info="the same seed, the same notes; empty: new")
-    settings = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
+        seed = gr.Textbox(
+            "", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"
+        )
+    settings: list[Any] = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
-    page.load(desk.load, None, roll, **AT_ONCE)
-    page.load(lambda: gr.Dropdown(style_names()), None, style, **AT_ONCE)
-    file.upload(desk.open_file, file, roll, **EVENT)
+    tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set as a call is sent, by IN_TAB and AS_SHOWN
+    began = page.load(desk.load, tab, [roll, tab, *settings], js=ENTER_TAB, **EVENT, **AT_ONCE)
+    began.then(None, tab, None, js=RENAME_TAB, **EVENT)
+    file.upload(desk.open_file, [tab, file], roll, **IN_TAB)
     for name, button in examples.items():
-        button.click(desk.open_example, gr.State(EXAMPLES[name]), roll, **EVENT)
-    roll.mark(desk.mark, None, None, **AT_ONCE)
-    roll.lock(desk.toggle_lock, None, None, **AT_ONCE)
-    roll.choose(desk.choose, None, None, **AT_ONCE)
-    shown = gr.Textbox(visible=False)  # set by AS_SHOWN as the click is sent: what is marked may not be known here yet
-    now = {"js": AS_SHOWN, "concurrency_limit": None, **EVENT}
-    infill.click(desk.infill, [shown, *settings, gr.State(False)], roll, **now)
-    alike.click(desk.infill, [shown, *settings, gr.State(True)], roll, **now)
-    cancel.click(desk.stop, None, None, **AT_ONCE)
-    keep.click(desk.keep, shown, roll, **now)
-    added.input(desk.add_track, added, roll, **EVENT).then(lambda: ADD_TRACK, None, added, **AT_ONCE)
-    undo.click(desk.undo, None, roll, **EVENT)
-    redo.click(desk.redo, None, roll, **EVENT)
+        button.click(desk.open_example, [tab, gr.State(EXAMPLES[name])], roll, **IN_TAB)
+    roll.mark(desk.mark, tab, None, **IN_TAB, **AT_ONCE)
+    roll.lock(desk.toggle_lock, tab, None, **IN_TAB, **AT_ONCE)
+    roll.choose(desk.choose, tab, None, **IN_TAB, **AT_ONCE)
+    for setting in settings:
+        setting.input(desk.remember, [tab, *settings], None, trigger_mode="always_last", **IN_TAB, **AT_ONCE)
+    for button, alike in ((infill, False), (more, True)):
+        button.click(desk.infill, [tab, shown, gr.State(alike), *settings], roll, concurrency_limit=None, **IN_SONG)
+    cancel.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
+    for button, act in ((keep, desk.keep), (undo, desk.undo), (redo, desk.redo)):
+        button.click(act, [tab, shown], roll, **IN_SONG)
+    added.change(desk.add_track, [tab, shown, added], roll, **IN_SONG).then(lambda: ADD_TRACK, None, added, **EVENT)
     return style
 
 
-def style_tab(page: gr.Blocks, desk: Desk, style: gr.Dropdown) -> None:
+def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
     """Learn a style from the composer's own files."""
     gr.Markdown("Give it a handful of your own pieces, five or more are best. It takes one to three minutes.")
     with gr.Row():
         with gr.Column(scale=3):
-            files = gr.File(
+            pieces = gr.File(
                 label="Your MIDI files",
                 file_count="multiple",
                 elem_id="mr-mine",
@@ -177,8 +193,8 @@ def style_tab(page: gr.Blocks, desk: Desk, style: gr.Dropdown) -> None:
             hear = gr.Button("Hear the same bars before and after")
             before = gr.Audio(label="without the style", interactive=False, buttons=[])
             after = gr.Audio(label="with the style", interactive=False, buttons=[])
-    desk_files = [files, name, overwrite]
-    files.change(desk.read_pieces, files, read, **AT_ONCE)
-    start.click(desk.learn, desk_files, [told, curve, style], concurrency_limit=None, **EVENT)
-    stop.click(desk.stop_learning, None, None, **AT_ONCE)
-    hear.click(desk.hear, [files, name], [before, after], concurrency_limit=None, api_visibility="private")
+    tab = gr.Textbox(visible=False)
+    pieces.change(desk.read_pieces, pieces, read, **EVENT, **AT_ONCE)
+    start.click(desk.learn, [tab, pieces, name, overwrite], [told, curve, style], concurrency_limit=None, **IN_TAB)
+    stop.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
+    hear.click(desk.hear, [pieces, name], [before, after], concurrency_limit=None, api_visibility="private")

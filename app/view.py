@@ -14,6 +14,7 @@ from midi_rwkv.instruments import program_name
 from midi_rwkv.score import Note
 
 from .session import EXTRA_BARS, Session
+from .versions import Cell
 
 
 def flat(notes: Iterable[Note]) -> list[int]:
@@ -55,20 +56,21 @@ def song_line(session: Session) -> str:
     )
 
 
-def view_line(session: Session, running: int = 0, text: str = "") -> str:
+def view_line(session: Session, text: str = "", running: int = 0, answered: Iterable[Cell] | None = None) -> str:
     """Line 2. running: so many candidates are being written. undo, redo: what they would take back and do again, empty
     where they cannot act. answered: the cells that the candidates are for, whatever is marked now."""
+    seen = session.view
+    answered = seen.answered if answered is None else sorted(answered)
+    shelf = [{"seed": c.seed, "fill": {t: flat(notes) for t, notes in c.fill.items()}} for c in seen.candidates]
     return _line(
         {
-            "cells": session.cells,
-            "answered": session.cells if session.candidates else [],
+            "cells": seen.cells,
+            "locked": seen.locked,
+            "answered": answered,
+            "candidates": [] if running else shelf,
+            "chosen": seen.chosen,
             "undo": session.undoes,
             "redo": session.redoes,
-            "locked": session.locked,
-            "candidates": []
-            if running
-            else [{"seed": c.seed, "fill": {t: flat(n) for t, n in c.fill.items()}} for c in session.candidates],
-            "chosen": session.chosen,
             "running": running,
             "status": {"text": text, "done": 0, "total": 0} if text else None,
         }
@@ -87,9 +89,14 @@ def cell_line(track: int, notes: list[list[Note]], *, text: str, done: int, tota
     )
 
 
+def head(session: Session, answered: Iterable[Cell], running: int) -> str:
+    """Both lines, while so many candidates for these cells are being written."""
+    return f"{song_line(session)}\n{view_line(session, running=running, answered=answered)}"
+
+
 def show(session: Session, text: str = "") -> str:
     """The whole value."""
-    return f"{song_line(session)}\n{view_line(session, text=text)}" if session.is_open else ""
+    return f"{song_line(session)}\n{view_line(session, text)}" if session.is_open else ""
 
 
 def _line(value: dict[str, Any]) -> str:

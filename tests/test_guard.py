@@ -279,7 +279,7 @@ def test_an_upload_is_bounded_and_private(client, app):
 
 
 def test_a_session_is_private(client, app):
-    join = {"data": [None], "event_data": None, "session_hash": "abc", "trigger_id": None}
+    join = {"data": ["1" * 32, None], "event_data": None, "session_hash": "abc", "trigger_id": None}
     dependencies = client.get("config").json()["dependencies"]
     example = next(d["id"] for d in dependencies if [t[1] for t in d["targets"]] == ["click"] and d["backend_fn"])
     with httpx.Client(base_url=app.url) as browser:

@@ -1,0 +1,134 @@
+"""What a fill is asked for: the page's settings, and which cells of which score are written."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from midi_rwkv.arguments import parse_key, parse_pitch, parse_range
+from midi_rwkv.checkpoint import Checkpoint
+from midi_rwkv.config import SamplingConfig
+from midi_rwkv.errors import RequestError
+from midi_rwkv.score import Note, Region, Score
+from midi_rwkv.style import Style, find_style
+
+from .session import Session
+from .versions import Fill
+from .work import half_of
+
+NO_STYLE = "none"
+ANY_KEY = "any"
+LABELS = {  # on the page, in its messages too
+    "candidates": "Candidates",
+    "temperature": "Temperature",
+    "recall": "Recall",
+    "style": "Style",
+    "strength": "Strength",
+    "density": "Notes a bar",
+    "polyphony": "Notes at once",
+    "pitch_range": "Range",
+    "key": "Key",
+    "seed": "Seed",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The page's fields as they are filled in."""
+
+    candidates: int
+    temperature: float
+    recall: float
+    style: str
+    strength: float
+    density: str
+    polyphony: str
+    pitch_range: str
+    key: str
+    seed: str
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """RequestError says which field is wrong, by its label."""
+        try:
+            return SamplingConfig(
+                temperature=self.temperature,
+                density=parse_range("density", self.density.strip() or None),
+                polyphony=parse_range("polyphony", self.polyphony.strip() or None),
+                pitch_range=parse_range("pitch_range", self.pitch_range.strip() or None, parse_pitch),
+                key=parse_key(None if self.key in ("", ANY_KEY) else self.key, "key"),
+                recall=self.recall,
+            )
+        except RequestError as error:
+            name, space, rest = str(error).partition(" ")
+            raise RequestError(LABELS.get(name, name) + space + rest) from None
+
+    def read_seed(self) -> int:
+        """A new one where none is given. RequestError for what is no seed."""
+        text = self.seed.strip()
+        if not text:
+            return secrets.randbelow(2**31)
+        if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
+            raise RequestError(f"Seed must be a whole number from 0 to 2^63 - 1, got {text[:40]!r}")
+        return int(text)
+
+    def find_style(self, checkpoint: Checkpoint) -> Style | None:
+        """The style at its strength; None for none. StyleError where it cannot be used."""
+        if not self.style or self.style == NO_STYLE or not self.strength:
+            return None
+        return find_style(self.style, checkpoint, self.strength)
+
+
+SETTINGS = tuple(field.name for field in fields(Settings))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is written: these cells of this score.
+
+    answered: the cells that the candidates are for; kept: the notes of the chosen candidate that stay in them; locked:
+    those of the song that stay.
+    """
+
+    score: Score
+    region: Region
+    sampling: SamplingConfig
+    seed: int
+    style: Style | None
+    answered: Region
+    kept: Fill
+    locked: Fill
+
+
+def plan(session: Session, settings: Settings, alike: bool, checkpoint: Checkpoint) -> Plan:
+    """All marked cells; or, alike, about half of those of the chosen candidate beside the rest of it (of a single cell,
+    a plainer one). RequestError where nothing is marked or chosen or a setting is wrong."""
+    sampling, seed, style = settings.sampling, settings.read_seed(), settings.find_style(checkpoint)
+    score = session.score
+    kept: dict[int, list[Note]] = {}
+    if not alike:
+        answered = region = session.region
+    elif session.chosen is None:
+        raise RequestError("no candidate is chosen; infill first, then pick one")
+    else:
+        answered, base = session.chosen
+        score = score.with_fill(answered, base)
+        half = half_of(answered, seed)
+        region = half or answered
+        if half is None:
+            sampling = replace(sampling, temperature=min(sampling.temperature, 0.7))
+        else:
+            kept = {t: _outside(score, half, t, notes) for t, notes in base.items()}
+    return Plan(score, region, sampling, seed, style, answered, kept, session.locked_notes(region))
+
+
+def settings_of(values: tuple[Any, ...]) -> Settings:
+    """From the page's fields, in their order; a field that was emptied comes as None."""
+    given: dict[str, Any] = {name: "" if value is None else value for name, value in zip(SETTINGS, values, strict=True)}
+    return Settings(**given)
+
+
+def _outside(score: Score, region: Region, track: int, notes: list[Note]) -> list[Note]:
+    return [n for n in notes if (track, score.bar_index_at(n.onset_ticks)) not in region.cells]

@@ -1,0 +1,125 @@
+"""The sessions of all tabs of all browsers, on disk as BROWSER/TAB/ in the user's data folder.
+
+A browser is known by its cookie, a tab by what it remembers as long as it is open (tab.js). Every tab has a session of
+its own: a new tab begins with a copy of what its browser used last.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import platformdirs
+
+from midi_rwkv.errors import RequestError
+
+from .folder import Folder, InUse
+from .session import Session
+
+MAX_OPEN = 64  # sessions kept in memory
+MAX_TABS = 32  # sessions of one browser kept on disk
+KEEP_DAYS = 180  # sessions on disk that nobody has touched for so long are deleted
+ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Sessions:
+    """The sessions of a server: those used last in memory, all of them on disk."""
+
+    def __init__(self, folder: Path | None = None):
+        """folder: None for the user's data folder."""
+        self.folder = folder or Path(platformdirs.user_data_dir("midi-rwkv", appauthor=False)) / "sessions"
+        self._open: OrderedDict[Path, Session] = OrderedDict()
+        self._lock = threading.RLock()
+        self._forget_old()
+
+    def get(self, browser: str, tab: str) -> Session:
+        """A tab's session. RequestError for what is no id; InUse where another server has it open."""
+        folder = self._folder(browser, tab)
+        with self._lock:
+            session = self._open.pop(folder, None) or _opened(folder)
+            self._open[folder] = session
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)[1].folder.release()
+            return session
+
+    def begin(self, browser: str, tab: str, browsers: Iterable[str]) -> tuple[Session, str]:
+        """The session of a tab whose page comes up. A new tab's is a copy of the one that was used last in any of
+        `browsers` (names that this browser has had with other servers on this machine). InUse where another server has
+        it open.
+
+        Returns:
+            the session, and a line for the composer: empty, or that the original is in use elsewhere.
+        """
+        session = self.get(browser, tab)
+        if session.is_open:
+            return session, ""
+        known = [path for name in {browser, *browsers} for path in self._sessions_of(name)]
+        latest = max(known, key=_last_used, default=None)
+        return self._copy(latest, session) if latest else (session, "")
+
+    def copy(self, browser: str, tab: str, new_tab: str) -> tuple[Session, str]:
+        """A copy of a session that another server has open, and a line that says so."""
+        return self._copy(self._folder(browser, tab), self.get(browser, new_tab))
+
+    def _copy(self, source: Path, session: Session) -> tuple[Session, str]:
+        original = Session(Folder(source))
+        original.load()
+        if not original.is_open:
+            return session, ""
+        with session.lock:
+            if not session.is_open:  # nothing was opened meanwhile
+                session.adopt(original)
+        self._forget_tabs(session.folder.path.parent)
+        elsewhere = f"a copy of {session.name}: another tab or server has the original open"
+        return session, elsewhere if self._in_use(source) else ""
+
+    def _in_use(self, folder: Path) -> bool:
+        if folder in self._open:
+            return True
+        there = Folder(folder)
+        try:
+            there.hold()
+        except InUse:
+            return True
+        there.release()
+        return False
+
+    def _folder(self, browser: str, tab: str) -> Path:
+        for id in (browser, tab):
+            if not (isinstance(id, str) and ID.fullmatch(id)):
+                raise RequestError("the page does not say which tab it is; reload it")
+        return self.folder / browser / tab
+
+    def _sessions_of(self, browser: str) -> list[Path]:
+        if not ID.fullmatch(browser):
+            return []
+        return [path.parent for path in (self.folder / browser).glob("*/0.mid")]  # where a song was opened
+
+    def _forget_tabs(self, browser: Path) -> None:
+        """All but the sessions that the browser used last, and those that are in use."""
+        paths = sorted(self._sessions_of(browser.name), key=_last_used, reverse=True)
+        for path in paths[MAX_TABS:]:
+            if not self._in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _forget_old(self, clock: Callable[[], float] = time.time) -> None:
+        for path in self.folder.glob("*/*"):
+            if _last_used(path) < clock() - KEEP_DAYS * 86400 and not self._in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _opened(folder: Path) -> Session:
+    session = Session(Folder(folder))
+    if folder.is_dir():
+        session.folder.hold()
+        session.load()
+    return session
+
+
+def _last_used(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("*.json")), default=0.0)

@@ -1,0 +1,99 @@
+"""Every tab has its own song, which it finds again: after a reload, a second server, a server that was started anew."""
+
+import pytest
+
+pytestmark = pytest.mark.slow
+TAB = "window.midiRwkvTab"
+
+
+@pytest.fixture
+def context(browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    yield context
+    context.close()
+
+
+def opened(page, name):
+    page.wait(f"model.song && model.song.name === '{name}'")
+
+
+def field(page, label):
+    return page.get_by_role("textbox", name=label) if label != "Key" else page.get_by_label("Key", exact=True)
+
+
+def test_each_tab_has_its_own_song(visit, context, script):
+    one = visit(context=context)
+    one.example("Piano", "piano.mid")
+    one.drag(0, 2, 0, 3)
+    two = visit(context=context)
+    opened(two, "piano.mid")  # a new tab begins with a copy
+    assert two.marked() == "bars 2-3 of Right hand"
+    assert two.status().startswith("a copy of piano.mid")
+    two.example("String quartet", "string_quartet.mid")
+    two.drag(1, 5, 1, 5)
+    one.drag(1, 7, 1, 7)
+    with context.expect_page() as popup:
+        one.evaluate("window.open(location.href)")  # takes what the tab stores along, as duplicating a tab does
+    three = script("drive_app").Page(popup.value)
+    three.wait_for_selector(".mr-roll")
+    three.wait("model.song")
+    three.drag(0, 0, 0, 0)
+    assert len({page.evaluate(TAB) for page in (one, two, three)}) == 3
+    for page, name, marked in (
+        (one, "piano.mid", "bar 7 of Left hand"),
+        (two, "string_quartet.mid", "bar 6 of Violin II"),
+        (three, "piano.mid", "bar 0 of Right hand"),
+    ):
+        tab = page.evaluate(TAB)
+        for _ in range(2):
+            page.reload()
+            page.wait("model.song && model.cells.size")
+            assert page.evaluate(TAB) == tab
+            assert page.marked().startswith(marked)
+            assert page.roll("model.song.name") == name
+
+
+def test_two_servers_write_to_sessions_of_their_own(visit, start_app, context):
+    first = start_app()
+    one = visit(first.url, context)
+    one.example("Piano", "piano.mid")
+    one.drag(0, 2, 0, 3)
+    second = start_app(folder=first.folder)
+    two = visit(second.url, context)
+    opened(two, "piano.mid")
+    assert two.status() == "a copy of piano.mid: another tab or server has the original open"
+    two.drag(1, 5, 1, 5)
+    one.drag(1, 7, 1, 7)
+    first.stop()
+    second.stop()
+    third = start_app(folder=first.folder)  # the one that was changed last, and nothing is said of it
+    page = visit(third.url, context)
+    opened(page, "piano.mid")
+    assert page.marked() == "bar 7 of Left hand"
+    assert page.status() == ""
+    third.stop()
+
+
+def test_settings_survive_a_reload(visit):
+    page = visit()
+    page.example("Piano", "piano.mid")
+    page.candidates(5)
+    page.press("What the notes should be like")
+    for label, text in (("Notes a bar", "2-6"), ("Range", "C3-C6"), ("Seed", "42")):
+        field(page, label).fill(text)
+    field(page, "Key").fill("A minor")
+    page.get_by_role("option", name="A minor", exact=True).click()
+    page.get_by_label("number input for Temperature").fill("0.7")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1000)
+    page.reload()
+    page.wait("model.song")
+    page.press("What the notes should be like")
+    labels = ("Notes a bar", "Notes at once", "Range", "Key", "Seed")
+    page.page.wait_for_function("document.querySelector('[aria-label^=\"number input for Cand\"]').value === '5'")
+    assert [field(page, label).input_value() for label in labels] == ["2-6", "", "C3-C6", "A minor", "42"]
+    assert page.get_by_label("number input for Temperature").input_value() == "0.7"
+    field(page, "Range").fill("C9-C3")
+    page.drag(0, 2, 0, 2)
+    page.press("Infill the marked bars")
+    page.page.get_by_text("Range must be LOW-HIGH").wait_for()
