@@ -37,7 +37,7 @@ def add_as(parser: argparse.ArgumentParser) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     from .arguments import parse_as
-    from .describe import heading, remarks, track_rows
+    from .describe import heading, keyswitch_remarks, remarks, track_rows
     from .midi import read_midi
 
     score = parse_as(options.taken_as, read_midi(options.song, allow_empty=True))
@@ -52,6 +52,7 @@ def run_inspect(options: argparse.Namespace) -> None:
             "time_signatures": metres,
             "tracks": track_rows(score),
             "warnings": remarks(score),
+            "remarks": keyswitch_remarks(score),
         }
         print(json.dumps(report))
         return
@@ -62,6 +63,8 @@ def run_inspect(options: argparse.Namespace) -> None:
     )
     for remark in remarks(score):
         print(f"warning: {remark}")
+    for remark in keyswitch_remarks(score):
+        print(remark)
     heads = [heading(score, i) for i in range(len(score.tracks))]
     for head in heads:
         if len(head) > HEAD_WIDTH:

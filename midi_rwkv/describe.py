@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .instruments import program_name
+from .instruments import pitch_name, program_name
+from .keyswitches import keyswitches
 from .score import Score, Track
 
 MOST_LISTED = 12  # tracks or instruments in a line
@@ -125,6 +126,19 @@ def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for 
             f"{labels(score, drums)} {'look' if many else 'looks'} like drums but {'are' if many else 'is'} not on "
             f"channel 10, so {'they are' if many else 'it is'} taken for {taken}; {said}"
         )
+    return found
+
+
+def keyswitch_remarks(score: Score) -> list[str]:
+    """A line for each track with notes that are taken for keyswitches."""
+    found = []
+    for t, track in enumerate(score.tracks):
+        if notes := keyswitches(track, score.ticks_per_beat):
+            pitches = listed([pitch_name(p) for p in sorted({n.pitch for n in notes})])
+            found.append(
+                f"{label(track, t)}: {len(notes)} notes at {pitches} are taken for keyswitches, not music; they stay "
+                "where they are"
+            )
     return found
 
 

@@ -178,11 +178,17 @@ _DRUM_NOTES = (2.29, 3.5, 4.5)
 USUAL_KIT = range(35, 60)  # bass drum to ride cymbal 2
 GM_KIT = range(35, 82)  # General MIDI's percussion key map
 KIT_HITS = 8
+_PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 REGISTER_NOTES, REGISTER_MARGIN = 16, 5
 
 
 def program_name(program: int, is_drum: bool) -> str:
     return "Drums" if is_drum else PROGRAM_NAMES[program]
+
+
+def pitch_name(pitch: int) -> str:
+    """60 is C4; the black keys are sharps."""
+    return f"{_PITCH_CLASSES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def find_program(text: str) -> tuple[int, bool]:
