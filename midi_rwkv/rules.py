@@ -21,6 +21,8 @@ from .single import covered, handover_ticks, is_monophonic, sounding
 from .tokenizer import Tokenizer
 
 SINGLE_NOTES = 6  # that a track must have for its playing one at a time to be its manner
+MARGIN = 1.5  # more or fewer notes than before
+MOST_BUSIER = 1.7
 NEARBY_BARS = 4  # on either side: how busy the song is there
 DENSITY_EXPONENT = 0.56  # how far a track is busier where the others are, by regression over the training songs
 
@@ -148,31 +150,40 @@ class Rules:
     # -- density ----------------------------------------------------------------------------------------------------
 
     def _usual_density(self, t: int, b: int) -> tuple[int, int] | None:
-        """Notes in this bar of a track that has nothing around the region to go by: what its kind plays, more where the
-        others are busier than their kinds are. None for other tracks."""
+        """Notes in this bar of a track that is silent all around the region, since the model would go on with the
+        silence. A new track has what its kind plays, more where the others are busier than their kinds are; one that
+        plays in the region alone, about what it has there. None for other tracks."""
         track = self.score.tracks[t]
         if self.blank.tracks[t].notes:
             return None
+        own = [b for b in range(len(self.score.bars)) if (t, b) in self.region.cells]
+        if played := [n for b in own if (n := self._per_beat(t, b))]:
+            if len(own) == len(self.score.bars):
+                return None
+            low, high = float(np.median(played)) / MARGIN, float(np.median(played)) * MARGIN
+        else:
+            busier = self._busier(t, b)
+            low, high = (n * busier for n in usual_notes(track.program, track.is_drum)[::2])
         bar = self.score.bar(b)
         beats = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
-        low, _, high = usual_notes(track.program, track.is_drum)
-        busier = self._busier(t, b)
-        fewest, most = max(1, round(low * busier * beats)), max(1, math.ceil(high * busier * beats))
-        return fewest, most
+        return max(1, round(low * beats)), max(1, math.ceil(high * beats))
+
+    def _per_beat(self, t: int, b: int) -> float:
+        """Notes a quarter."""
+        bar = self.score.bars[b]
+        return len(self.score.notes_in(t, b)) * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks)
 
     def _busier(self, t: int, b: int) -> float:
         """How much more the other tracks play around this bar than their kinds usually do."""
         logs = []
         for other in range(len(self.score.tracks)):
-            counts = []
-            for near in range(max(0, b - NEARBY_BARS), min(len(self.score.bars), b + NEARBY_BARS + 1)):
-                if other != t and (notes := len(self.score.notes_in(other, near))):
-                    bar = self.score.bars[near]
-                    counts.append(notes * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks))
-            if counts:
+            nearby = range(max(0, b - NEARBY_BARS), min(len(self.score.bars), b + NEARBY_BARS + 1))
+            played = [n for near in nearby if other != t and (n := self._per_beat(other, near))]
+            if played:
                 track = self.score.tracks[other]
-                logs.append(math.log(float(np.median(counts)) / usual_notes(track.program, track.is_drum)[1]))
-        return min(2.0, max(0.5, math.exp(DENSITY_EXPONENT * float(np.mean(logs))))) if logs else 1.0
+                logs.append(math.log(float(np.median(played)) / usual_notes(track.program, track.is_drum)[1]))
+        busier = math.exp(DENSITY_EXPONENT * float(np.mean(logs))) if logs else 1.0
+        return min(MOST_BUSIER, max(1 / MOST_BUSIER, busier))
 
     # -- wishes that cannot be met ------------------------------------------------------------------------------------
 

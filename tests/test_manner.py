@@ -183,3 +183,11 @@ def test_a_new_track_plays_as_its_kind_does(infiller, program, is_drum):
         assert np.mean(counts) >= 4 * low / 2 - 1
     [found] = infiller(score, region, SamplingConfig(density=(0, 0)), seed=5)
     assert found.fills[1] == []
+
+
+def test_a_track_that_plays_in_the_region_alone_keeps_its_density(infiller):
+    """Silence all around it would else be gone on with."""
+    solo = Track("solo", 0, False, tuple(Note(4 * BAR + k * 160, 60 + k % 12, 160, 80) for k in range(48)))
+    score = song(lead(0), solo)
+    [found] = infiller(score, Region.rectangle([1], [(4, 8)]), seed=5)
+    assert all(8 <= len(found.score.notes_in(1, b)) <= 18 for b in range(4, 8))
