@@ -1,9 +1,13 @@
-// The tracks' heads, left of the song: a click marks the track; mute and solo.
+// Left of the song: its name, and the tracks' heads, where a click marks the track; mute and solo.
 
 function makeHeads() {
   const heads = find(".mr-heads");
   heads.replaceChildren();
   if (!model.song) return;
+  const song = document.createElement("div");
+  song.className = "mr-song";
+  song.textContent = song.title = model.song.name;
+  heads.append(song);
   model.song.tracks.forEach((track, t) => {
     const head = document.createElement("div");
     head.className = "mr-head";
@@ -46,7 +50,7 @@ function markTrack(t, add) {
 }
 
 function placeHeads() {
-  [...find(".mr-heads").children].forEach((head, t) => {
+  root.querySelectorAll(".mr-head").forEach((head, t) => {
     head.style.top = `${RULER + t * view.lane - scroller.scrollTop}px`;
     head.style.height = `${view.lane}px`;
   });

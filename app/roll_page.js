@@ -105,7 +105,7 @@ async function lookForServer() {
   let id = null;
   try {
     const answer = await fetch(new URL("gradio_api/app_id", document.baseURI), { cache: "no-store" });
-    id = answer.ok ? (await answer.json()).app_id : serverSide.id;
+    id = answer.ok ? (await answer.json()).app_id : answer.status === 401 ? "" : serverSide.id; // 401: it asks for the password anew
   } catch {
     tellAway();
     return;

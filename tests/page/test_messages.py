@@ -19,6 +19,7 @@ def test_buttons_that_cannot_act_are_disabled(visit):
     assert enabled(page) == set()
     assert page.locator(".mr-bar button:enabled").count() == 0
     page.example("Piano", "piano.mid")
+    assert page.locator(".mr-song").inner_text() == "piano.mid"
     assert enabled(page) == set()
     assert page.get_by_role("button", name="Clear marks").is_disabled()
     assert page.get_by_role("button", name="Play").is_enabled()
