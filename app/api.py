@@ -22,11 +22,11 @@ from midi_rwkv.describe import remarks, track_rows
 from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import find_program
 from midi_rwkv.midi import read_midi, splice
-from midi_rwkv.personalize import personalize as learn
 from midi_rwkv.score import Region, Score
 from midi_rwkv.style import find_style, read_info, style_files
 
 from .faults import one_line
+from .learn import alone
 from .session import check_size
 from .work import Worker
 
@@ -46,7 +46,7 @@ def endpoints(
     """inspect, infill, personalize, styles. They raise gr.Error with one line.
 
     Args:
-        find: the file of a song that a caller names; raises ValueError where it may not
+        find: the file of a song that a caller names; raises RequestError where it may not
         give: what the caller gets for an answer, of its file name and its content
     """
 
@@ -146,7 +146,7 @@ def endpoints(
             overwrite: replace a style of that name
         """
         with _errors():
-            made = learn([find(f) for f in files], name, checkpoint=worker.checkpoint, overwrite=overwrite)
+            made = alone([find(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
             return {
                 "style": name if made.path else None,
                 "held_out_before": made.before,

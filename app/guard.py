@@ -35,7 +35,7 @@ class Hosts:
 
     @classmethod
     def of(cls, listen: str, allowed: Iterable[str] = ()) -> Hosts:
-        """listen: the value of --host; allowed: those of --allow-host. ValueError for what is no name."""
+        """listen: the value of --host; allowed: those of --allow-host. RequestError for what is no name."""
         places = set()
         for text in allowed:
             place = _place(text)

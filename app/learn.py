@@ -44,6 +44,16 @@ def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
     return rows, pieces
 
 
+def alone(paths: Sequence[Path | str], name: str, checkpoint: Checkpoint, **options: Any) -> Personalized:
+    """`personalize`, for the page and for programs: RequestError where another style is being learned."""
+    if not _one_at_a_time.acquire(blocking=False):
+        raise RequestError("busy: another style is being learned; try again in a few minutes")
+    try:
+        return personalize(paths, name, checkpoint=checkpoint, **options)
+    finally:
+        _one_at_a_time.release()
+
+
 def tune(
     paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[Step]:
@@ -57,14 +67,10 @@ def tune(
 
     def work() -> None:
         try:
-            happened.put(
-                personalize(list(paths), name, checkpoint=checkpoint, overwrite=overwrite, on_progress=on_progress)
-            )
+            happened.put(alone(list(paths), name, checkpoint, overwrite=overwrite, on_progress=on_progress))
         except (Exception, KeyboardInterrupt) as error:
             happened.put(error)
 
-    if not _one_at_a_time.acquire(blocking=False):
-        raise RequestError("busy: another style is being learned; try again in a few minutes")
     try:
         began = time.monotonic()
         curve: list[tuple[int, float]] = []
@@ -92,7 +98,6 @@ def tune(
             yield Step(f"step {check.step} of {check.steps}, {left}; best so far {gain:+.1f} %", curve)
     finally:
         stop.set()
-        _one_at_a_time.release()
 
 
 def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Path, rate: int) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ class Songs:
         self.folder = folder.resolve(strict=True) if folder else None
 
     def find(self, song: Any) -> Path:
-        """The file of a song: one in the folder, or its content, kept like an upload. ValueError for anything else."""
+        """A song's file: one in the folder, or its content, kept like an upload. RequestError for anything else."""
         if not isinstance(song, str):
             raise RequestError("a song must be a path or the content of a MIDI file in base64")
         if ADDRESS.match(song):

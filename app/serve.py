@@ -40,15 +40,14 @@ def add_app_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def run_app(options: argparse.Namespace) -> None:
-    """Serve until Ctrl-C. RequestError on options that cannot be."""
+def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None]:
+    """The names to answer under, and the user and the password. RequestError on options that cannot be."""
     auth = None
     if options.auth is not None:
         user, colon, password = options.auth.partition(":")
         if not (user and colon and password):
             raise RequestError("--auth must be USER:PASSWORD")
         auth = (user, password)
-    hosts = Hosts.of(options.host, options.allow_host)
     if options.threads is not None and options.threads < 1:
         raise RequestError(f"--threads must be 1 or more, got {options.threads}")
     if options.port is not None and not 1 <= options.port <= 65535:
@@ -58,6 +57,12 @@ def run_app(options: argparse.Namespace) -> None:
             raise RequestError("--mcp-files is about the MCP tools; add --mcp")
         if not options.mcp_files.is_dir():
             raise RequestError(f"--mcp-files must be a folder, got {options.mcp_files}")
+    return Hosts.of(options.host, options.allow_host), auth
+
+
+def run_app(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C. RequestError on options that cannot be."""
+    hosts, auth = _checked(options)
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     from midi_rwkv.checkpoint import load_checkpoint

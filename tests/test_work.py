@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from midi_rwkv.app import work
+from midi_rwkv.app import learn, work
 from midi_rwkv.app.work import PatientEngine, Stopped, Waiting, Worker, Written, half_of
 from midi_rwkv.checkpoint import load_checkpoint
 from midi_rwkv.config import SamplingConfig
@@ -150,6 +150,27 @@ def test_too_many_are_sent_away(worker, score, monkeypatch):
     with pytest.raises(ValueError, match="busy: 1 are before you"):
         list(worker.infill(score, REGION, SamplingConfig(), candidates=1, seed=1))
     first.close()
+
+
+def test_one_style_is_learned_at_a_time(checkpoint, monkeypatch):
+    going, gate = threading.Event(), threading.Event()
+
+    def slow(paths, name, **options):
+        going.set()
+        gate.wait(30)
+        return name
+
+    monkeypatch.setattr(learn, "personalize", slow)
+    first = threading.Thread(target=learn.alone, args=([], "first", checkpoint))
+    first.start()
+    going.wait(30)
+    with pytest.raises(ValueError, match="busy: another style is being learned"):
+        learn.alone([], "second", checkpoint)
+    with pytest.raises(ValueError, match="busy: another style is being learned"):
+        list(learn.tune([], "third", overwrite=False, checkpoint=checkpoint, stop=threading.Event()))
+    gate.set()
+    first.join(30)
+    assert learn.alone([], "fourth", checkpoint) == "fourth"
 
 
 def test_errors_reach_the_caller(worker, score):
