@@ -69,7 +69,7 @@ def test_opening_the_wishes_leaves_the_seed_empty(visit):
     for wrong in ("-1", "1.5", str(2**63)):
         seed.fill(wrong)
         page.press("Infill the marked bars")
-        said = f"the seed must be a whole number from 0 to 2^63 - 1, got '{wrong}'"
+        said = f"Seed must be a whole number from 0 to 2^63 - 1, got '{wrong}'"
         page.locator(".mr-error").get_by_text(said).wait_for()
 
 

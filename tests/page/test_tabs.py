@@ -96,4 +96,4 @@ def test_settings_survive_a_reload(visit):
     field(page, "Range").fill("C9-C3")
     page.drag(0, 2, 0, 2)
     page.press("Infill the marked bars")
-    page.page.get_by_text("Range must be LOW-HIGH").wait_for()
+    page.locator(".mr-error").get_by_text("Range must be LOW-HIGH").wait_for()
