@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import RequestError
+from .terminal import Parser, say
 
 EXAMPLE = "example: midi-rwkv corpus pop909=POP909/ scores.zip gigamidi=v1.1.0/train SHARDS --jobs 4 --transpose 2"
 
@@ -17,9 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     config = CorpusConfig()
     filters = config.filters
-    parser = argparse.ArgumentParser(
-        prog="midi-rwkv corpus", description="MIDI files -> token shards to train on.", epilog=EXAMPLE
-    )
+    parser = Parser(prog="midi-rwkv corpus", description="MIDI files -> token shards to train on.", epilog=EXAMPLE)
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -90,5 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engine=engine,
         licences=licences,
         overwrite=options.overwrite,
-        say=lambda line: print(line, flush=True),
+        say=lambda line: say(line),
     )

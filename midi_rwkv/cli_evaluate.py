@@ -9,6 +9,7 @@ from typing import Any
 
 from .config import SamplingConfig
 from .errors import RequestError
+from .terminal import say
 
 
 def add_sampling(p: argparse.ArgumentParser) -> None:
@@ -103,9 +104,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
             html=not options.no_html,
             audio=not options.no_audio,
             on_progress=progress,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=lambda line: say(line, sys.stderr),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on where this one stopped") from None
     names = [name for name in ("report.html", "report.md", "report.json") if (out / name).exists()]
-    print(f"{sum(g['cases'] for g in report['groups'])} cases; " + ", ".join(str(out / name) for name in names))
+    say(f"{sum(g['cases'] for g in report['groups'])} cases; " + ", ".join(str(out / name) for name in names))

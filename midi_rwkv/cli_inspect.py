@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
+
+from .errors import RequestError
+from .terminal import say
 
 BARS_PER_LINE = 16
 HEAD_WIDTH = 40
@@ -16,8 +20,8 @@ def add_inspect_command(commands: Any) -> None:
         help="show tracks, bars and note counts",
         description="Show a song's tracks x bars, and what each track is taken for.",
     )
-    p.set_defaults(run=run_inspect)
-    p.add_argument("song", help="a MIDI file")
+    p.set_defaults(run=run_inspect, stops_at_once=True)
+    p.add_argument("song", help="a MIDI file; - for standard input")
     add_as(p)
     p.add_argument("--json", action="store_true", help="as JSON; a track that changes instrument has a row for each")
 
@@ -35,12 +39,23 @@ def add_as(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_source(song: str) -> tuple[bytes, str]:
+    """The bytes of the song, read once, and its name for messages. `-` is standard input."""
+    from .midi import load_midi
+
+    if song != "-":
+        return load_midi(song)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise RequestError("there is no song on standard input; send a MIDI file into it: midi-rwkv ... - < song.mid")
+    return load_midi(sys.stdin.buffer, "standard input")
+
+
 def run_inspect(options: argparse.Namespace) -> None:
     from .arguments import parse_as
     from .describe import heading, keyswitch_remarks, remarks, track_rows
     from .midi import read_midi
 
-    score = parse_as(options.taken_as, read_midi(options.song, allow_empty=True))
+    score = parse_as(options.taken_as, read_midi(*read_source(options.song), allow_empty=True))
     metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
     if options.json:
         report: dict[str, Any] = {
@@ -54,21 +69,21 @@ def run_inspect(options: argparse.Namespace) -> None:
             "warnings": remarks(score),
             "remarks": keyswitch_remarks(score),
         }
-        print(json.dumps(report))
+        say(json.dumps(report))
         return
     notes = sum(len(t.notes) for t in score.tracks)
-    print(
+    say(
         f"{score.name}: {len(score.tracks)} tracks, bars {score.first_bar_number}-{score.last_bar_number}, "
         f"{notes} notes, {score.tempo_at(0):.0f} BPM"
     )
     for remark in remarks(score):
-        print(f"warning: {remark}")
+        say(f"warning: {remark}")
     for remark in keyswitch_remarks(score):
-        print(remark)
+        say(remark)
     heads = [heading(score, i) for i in range(len(score.tracks))]
     for head in heads:
         if len(head) > HEAD_WIDTH:
-            print(head)
+            say(head)
     side = min(HEAD_WIDTH, max([len(h) for h in heads] + [5]))
     counts = score.note_counts()
     for at in range(0, len(score.bars), BARS_PER_LINE):
@@ -76,7 +91,7 @@ def run_inspect(options: argparse.Namespace) -> None:
         rows = [("bar", [str(b + score.first_bar_number) for b in span]), ("metre", [metres[b] for b in span])]
         rows += [(h[:side], [str(row[b] or ".") for b in span]) for h, row in zip(heads, counts, strict=True)]
         widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(span))]
-        print()
+        say("")
         for head, cells in rows:
             line = " ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
-            print(f"{head.ljust(side)}  {line}")
+            say(f"{head.ljust(side)}  {line}")

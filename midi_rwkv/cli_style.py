@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, StyleError
+from .terminal import say, stoppable
 
 if TYPE_CHECKING:
     from .personalize import Progress
@@ -34,7 +35,7 @@ def add_style_commands(commands: Any) -> None:
         help="learn a style from a few MIDI files",
         description="Learn a style from a few of your own MIDI files; then: midi-rwkv infill song.mid --style NAME",
     )
-    p.set_defaults(run=run_personalize)
+    p.set_defaults(run=run_personalize, stops_at_once=True)  # until `stoppable`
     p.add_argument("files", nargs="+", help="MIDI files, or folders of them; five or more are best")
     p.add_argument("--name", metavar="NAME", help="what to call the style")
     p.add_argument("-o", "--output", metavar="FILE", help="write the style to this .safetensors file instead")
@@ -76,8 +77,6 @@ def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
 
 
 def run_personalize(options: argparse.Namespace) -> None:
-    from .cli import stoppable
-
     if options.seed < 0:
         raise RequestError(f"--seed must be 0 or more, got {options.seed}")
     if options.threads is not None and options.threads < 1:
@@ -98,7 +97,7 @@ def run_personalize(options: argparse.Namespace) -> None:
                 seed=options.seed,
                 threads=options.threads,
                 on_progress=show_progress(check),
-                say=lambda line: print(line, file=sys.stderr, flush=True),
+                say=lambda line: say(line, sys.stderr),
             )
     finally:
         if sys.stderr.isatty():
@@ -112,14 +111,14 @@ def run_personalize(options: argparse.Namespace) -> None:
             "skipped": made.skipped,
             **dict(made.style.info),
         }
-        print(json.dumps(report))
+        say(json.dumps(report))
     elif made.helps:
         how = f"--style {options.name}" if options.name else f"--style {options.output}"
-        print(f"{made.path}: held-out loss {made.before:.3f} -> {made.after:.3f} nats a note ({gain:+.1f} %)")
-        print(f"use it: midi-rwkv infill song.mid --bars 8-12 {how}")
+        say(f"{made.path}: held-out loss {made.before:.3f} -> {made.after:.3f} nats a note ({gain:+.1f} %)")
+        say(f"use it: midi-rwkv infill song.mid --bars 8-12 {how}")
     else:
         kept = f"kept all the same in {made.path}" if made.path else "not kept (--keep-anyway would)"
-        print(
+        say(
             f"the style does not help on music it was not tuned on ({made.before:.3f} nats a note without it, no step "
             f"was better): {kept}; give more files, or files more like each other"
         )
@@ -134,7 +133,7 @@ def run_styles(options: argparse.Namespace) -> None:
         for path in [style_path(name) for name in options.names]:
             path.unlink()
             progress_path(path).unlink(missing_ok=True)
-            print(f"removed {path}")
+            say(f"removed {path}")
         return
     found = [style_path(name) for name in options.names] if options.names else style_files()
     infos: list[tuple[Path, dict[str, str]]] = []
@@ -142,14 +141,14 @@ def run_styles(options: argparse.Namespace) -> None:
         try:
             infos.append((path, read_info(path)))
         except StyleError as error:
-            print(f"skipped {error}", file=sys.stderr)
+            say(f"skipped {error}", sys.stderr)
     if options.json:
-        print(json.dumps([{"name": path.stem, "path": str(path), **info} for path, info in infos]))
+        say(json.dumps([{"name": path.stem, "path": str(path), **info} for path, info in infos]))
     elif options.names:
         for path, info in infos:
-            print("\n".join([f"{path.stem} ({path})", *(f"  {k}: {v}" for k, v in sorted(info.items()))]))
+            say("\n".join([f"{path.stem} ({path})", *(f"  {k}: {v}" for k, v in sorted(info.items()))]))
     elif not infos:
-        print(f"no styles in {styles_folder()}; make one: midi-rwkv personalize my1.mid my2.mid --name mine")
+        say(f"no styles in {styles_folder()}; make one: midi-rwkv personalize my1.mid my2.mid --name mine")
     else:
         width = max(len(path.stem) for path, _ in infos)
-        print("\n".join(f"{path.stem.ljust(width)}  {describe(info)}" for path, info in infos))
+        say("\n".join(f"{path.stem.ljust(width)}  {describe(info)}" for path, info in infos))

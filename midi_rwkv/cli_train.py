@@ -10,11 +10,12 @@ from pathlib import Path
 from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig
 from .errors import RequestError
 from .prompt import ORDERS
+from .terminal import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `midi-rwkv train`."""
-    parser = argparse.ArgumentParser(prog="midi-rwkv train", description="Token shards in, a checkpoint folder out.")
+    parser = Parser(prog="midi-rwkv train", description="Token shards in, a checkpoint folder out.")
     parser.add_argument("shards", type=Path, help="a folder that `midi-rwkv corpus` wrote")
     parser.add_argument("run", type=Path, help="the run's folder; the same command again goes on in it")
     parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")

@@ -231,10 +231,10 @@ def test_a_full_disk_leaves_no_file(song, checkpoint_folder, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from midi_rwkv import cli, midi; import midi_rwkv.infill;"
-        "write = midi.write_midi;\n"
+        "write = midi.write_candidates;\n"
         "def limited(*a, **k):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY)); write(*a, **k)\n"
-        "midi.write_midi = limited; sys.exit(cli.main(sys.argv[1:]))"
+        "midi.write_candidates = limited; sys.exit(cli.main(sys.argv[1:]))"
     )
     command = [
         "infill",
