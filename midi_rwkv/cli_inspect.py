@@ -52,7 +52,7 @@ def read_source(song: str) -> tuple[bytes, str]:
 
 def run_inspect(options: argparse.Namespace) -> None:
     from .arguments import parse_as
-    from .describe import heading, keyswitch_remarks, remarks, track_rows
+    from .describe import heading, keyswitch_remarks, remarks, too_big_for_a_table, track_rows
     from .midi import read_midi
 
     score = parse_as(options.taken_as, read_midi(*read_source(options.song), allow_empty=True))
@@ -81,6 +81,13 @@ def run_inspect(options: argparse.Namespace) -> None:
     for remark in keyswitch_remarks(score):
         say(remark)
     heads = [heading(score, i) for i in range(len(score.tracks))]
+    if too_big_for_a_table(score):
+        say(f"{len(score.tracks):,} tracks x {len(score.bars):,} bars are too many for a table; a line a track:")
+        for head, track in zip(heads, score.tracks, strict=True):
+            first, last = (score.bar_index_at(n.onset_ticks) for n in (track.notes[0], track.notes[-1]))
+            bars = f"bars {first + score.first_bar_number}-{last + score.first_bar_number}"
+            say(f"{head[:HEAD_WIDTH].ljust(HEAD_WIDTH)}  {len(track.notes)} notes, {bars}")
+        return
     for head in heads:
         if len(head) > HEAD_WIDTH:
             say(head)

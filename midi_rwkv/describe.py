@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from .instruments import pitch_name, program_name
 from .keyswitches import keyswitches
 from .score import Score, Track
 
+MOST_CELLS = 250_000  # tracks x bars in a table
 MOST_LISTED = 12  # tracks or instruments in a line
 PULSES = (1, 2, 3, 4, 5, 6, 8)  # to a quarter, of which a player who hears a click keeps to one at least
 MIN_PULSE = 0.2  # see `pulse_strength`
@@ -68,28 +69,40 @@ def instrument_text(score: Score, index: int) -> str:
 def track_rows(score: Score) -> list[dict[str, Any]]:
     """A row for each track, and of a track that changes program one for each instrument: its notes and where they are.
 
-    `from_bar` is the number of the first bar of the instrument.
+    `from_bar` is the number of the first bar of the instrument; `notes_per_bar` is None in a song that is too big for a
+    table.
     """
     rows = []
-    for i, (track, counts) in enumerate(zip(score.tracks, score.note_counts(), strict=True)):
-        programs = [track.program_in(bar) for bar in score.bars] if track.program_changes else [track.program]
-        for program in dict.fromkeys(programs):
-            own = counts
-            if track.program_changes:
-                own = [n if p == program else 0 for n, p in zip(counts, programs, strict=True)]
+    table = None if too_big_for_a_table(score) else score.note_counts()
+    for i, track in enumerate(score.tracks):
+        runs = [run for run in _program_runs(score, i) if run[1] < len(score.bars)]
+        starts = [bar for _, bar in runs]
+        sounding = [runs[bisect_right(starts, score.bar_index_at(n.onset_ticks)) - 1][0] for n in track.notes]
+        for program in dict.fromkeys(program for program, _ in runs):
+            own = None
+            if table is not None:
+                own = [
+                    n if len(runs) == 1 or runs[bisect_right(starts, b) - 1][0] == program else 0
+                    for b, n in enumerate(table[i])
+                ]
             rows.append(
                 {
                     "number": i + 1,
                     "name": track.name,
                     "program": None if track.is_drum else program,
                     "instrument": program_name(program, track.is_drum),
-                    "from_bar": programs.index(program) + score.first_bar_number,
+                    "from_bar": next(bar for p, bar in runs if p == program) + score.first_bar_number,
                     "channel": track.channel,
-                    "notes": sum(own),
+                    "notes": sounding.count(program),
                     "notes_per_bar": own,
                 }
             )
     return rows
+
+
+def too_big_for_a_table(score: Score) -> bool:
+    """True for more cells than anybody reads: only files that were made to be big have so many."""
+    return len(score.tracks) * len(score.bars) > MOST_CELLS
 
 
 def track_names(score: Score) -> list[TrackNames]:
@@ -193,10 +206,17 @@ def _stretches(score: Score, index: int) -> list[tuple[str, int]]:
     track = score.tracks[index]
     if not track.program_changes:
         return [(program_name(track.program, track.is_drum), 0)]
-    programs = [track.program_in(score.bar(b)) for b in range(len(score.bars) + 1)]
-    found = []
-    at = 0
-    for program, run in groupby(programs):
-        found.append((program_name(program, track.is_drum), at))
-        at += len(list(run))
-    return found
+    return [(program_name(program, track.is_drum), bar) for program, bar in _program_runs(score, index)]
+
+
+def _program_runs(score: Score, index: int) -> list[tuple[int, int]]:
+    """Programs one after another, each with the index of its first bar; the bar after the song counts too."""
+    track, end = score.tracks[index], len(score.bars)
+    at = {score.bar_index_at(change.tick) for change in track.program_changes}
+    bars = sorted({0, *(b for b in at if b <= end), *(b + 1 for b in at if b < end)})  # in all others it is as before
+    runs: list[tuple[int, int]] = []
+    for bar in bars:
+        program = track.program_in(score.bar(bar))
+        if not runs or runs[-1][0] != program:
+            runs.append((program, bar))
+    return runs

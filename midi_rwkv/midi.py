@@ -44,6 +44,7 @@ from midi_rwkv.splice import splice
 __all__ = ["MidiError", "check_output", "load_midi", "read_midi", "splice", "write_candidates", "write_midi"]
 
 MAX_NOTES = 1_000_000
+MAX_PROGRAM_CHANGES = 1000  # of a track; what comes after these is read as if it were not there
 MAX_TICKS = 2**31 - 1
 MAX_DENOMINATOR = 128  # of a time signature
 
@@ -209,6 +210,7 @@ class _Reading:
         self.names: dict[tuple[int, int], str] = {}  # by chunk and kind of name
         self.ends: list[int] = []  # tick of each chunk's last event
         self.programs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program) by channel, all chunks
+        self.shared: dict[int, list[ProgramChange]] = {}  # the changes of `programs` by channel, made when needed
         self.signatures: dict[int, TimeSignature] = {}
         self.tempos: dict[int, Tempo] = {}
         self.last_tick = 0
@@ -294,18 +296,18 @@ class _Reading:
     def _programs(self, part: _Part, channel: int) -> tuple[int, tuple[ProgramChange, ...]]:
         """The program at the first note, and the changes to others after it: the chunk's own where it has any before
         the first note, else the channel's in any chunk, else 0."""
-        said, before = part.programs, part.programs_before
-        if not before:
-            said = self.programs[channel]
-            before = bisect_right(said, part.first_tick or 0, key=itemgetter(0))
-        program = said[before - 1][1] if before else 0
-        changes: list[ProgramChange] = []
-        for tick, changed in said[before:]:
-            if changes and changes[-1].tick == tick:  # of one tick, the last is in force
-                changes.pop()
-            if changed != (changes[-1].program if changes else program):
-                changes.append(ProgramChange(tick, changed))
-        return program, tuple(changes)
+        before = part.programs_before
+        if before:
+            program = part.programs[before - 1][1]
+            changes = _changes(part.programs[before:], program)
+        else:
+            if channel not in self.shared:
+                self.shared[channel] = _changes(self.programs[channel], 0)
+            changes = self.shared[channel]
+            before = bisect_right(changes, part.first_tick or 0, key=itemgetter(0))
+            program = changes[before - 1].program if before else 0
+            changes = changes[before:]
+        return program, tuple(changes[:MAX_PROGRAM_CHANGES])
 
     def _notes(self, chunk: int, part: _Part) -> tuple[Note, ...]:
         silence = min(self.ends[chunk], self.last_tick + 4 * self.layout.ticks_per_beat)
@@ -317,6 +319,17 @@ class _Reading:
                 notes.append(Note(onset, pitch, max(1, end - onset), velocities[on]))
         notes.sort()
         return tuple(notes)
+
+
+def _changes(said: Sequence[tuple[int, int]], program: int) -> list[ProgramChange]:
+    """Program changes (tick, program) that follow `program`, without those that change nothing."""
+    changes: list[ProgramChange] = []
+    for tick, changed in said:
+        if changes and changes[-1].tick == tick:  # of one tick, the last is in force
+            changes.pop()
+        if changed != (changes[-1].program if changes else program):
+            changes.append(ProgramChange(tick, changed))
+    return changes
 
 
 def _text(data: bytes) -> str:

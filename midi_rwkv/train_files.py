@@ -46,7 +46,7 @@ class Curve:
 
     def cut(self, tokens: int) -> None:
         """Drop what was logged after the state that a run goes on from, a half-written last line included."""
-        kept = [r for r in self.rows() if r["tokens"].isdigit() and int(r["tokens"]) <= tokens]
+        kept = [r for r in self.rows() if r["tokens"].isdecimal() and int(r["tokens"]) <= tokens]
         if self.path.exists():
             with whole_file(self.path) as partial, partial.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
