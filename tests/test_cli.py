@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_no_file(song, checkpoint_folder, tmp_path):
 
 
 def test_ctrl_c_leaves_no_file(song, checkpoint_folder, tmp_path):
-    options = ["--bars", "1-12", "--candidates", "64", "--density", "100-190", "--checkpoint", str(checkpoint_folder)]
+    options = ["--bars", "1-12", "--candidates", "64", "--density", "30-48", "--checkpoint", str(checkpoint_folder)]
     process = subprocess.Popen(
         [*COMMAND, "infill", str(song), *options, "-o", str(tmp_path / "o.mid")],
         stderr=subprocess.PIPE,
