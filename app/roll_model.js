@@ -39,7 +39,6 @@ function readValue(value) {
   model.redo = view.redo;
   model.status = view.status;
   if (model.running) {
-    model.answered = model.cells;
     model.candidates = Array.from({ length: view.running }, () => ({ seed: view.seed, fill: {} }));
     model.chosen = Math.min(Math.max(shownWhileRunning, 0), view.running - 1);
   }

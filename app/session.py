@@ -20,6 +20,7 @@ from midi_rwkv.midi import read_midi, splice
 from midi_rwkv.score import Region, Score, Track
 
 from .folder import Folder, InUse
+from .names import region_text
 from .versions import Candidate, Cell, Fill, Lock, Version, View, over_added_track, view_from_json
 
 MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # of a song that is shown
@@ -163,17 +164,12 @@ class Session:
                 raise RequestError("no candidate is chosen; infill first, then pick one")
             region, fill = self.chosen
             data = self.with_candidate(self.view.chosen)
-            names = ", ".join(self.score.tracks[t].name or f"track {t + 1}" for t in region.tracks)
-            first = self.score.first_bar_number
-            runs = [(lo + first, hi - 1 + first) for lo, hi in region.bar_runs()]
-            spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
-            bars = "bar" if len(region.bars) == 1 else "bars"
             before = self.version.new_tracks
             own = len(self.score.tracks) - len(before)
             left = tuple(track for k, track in enumerate(before) if not fill.get(own + k))
             # Those that stay empty come last, so what is marked on them would be marked on others.
             marked = tuple(c for c in self.view.cells if c not in region.cells) if left == before else ()
-            self._add(f"{bars} {spans} of {names}", data, new_tracks=left, view=View(marked))
+            self._add(region_text(self.score, region), data, new_tracks=left, view=View(marked))
 
     def with_candidate(self, number: int) -> bytes:
         """The song with a candidate in place, as a MIDI file; see `splice`. Of the tracks that were added it has those

@@ -13,6 +13,7 @@ from typing import Any
 from midi_rwkv.instruments import program_name
 from midi_rwkv.score import Note
 
+from .names import track_name
 from .session import EXTRA_BARS, Session
 from .versions import Cell
 
@@ -45,7 +46,7 @@ def song_line(session: Session) -> str:
             "tempos": tempos,
             "tracks": [
                 {
-                    "name": t.name.strip() or program_name(t.program, t.is_drum),
+                    "name": track_name(t),
                     "instrument": program_name(t.program, t.is_drum),
                     "drum": t.is_drum,
                     "notes": flat(t.notes),

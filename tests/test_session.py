@@ -14,6 +14,7 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.midi import read_midi
 from midi_rwkv.score import Note
 
+PIANO = "Acoustic Grand Piano"  # what tracks without a name are called
 BAR = 1920
 FLUTE, VIOLIN = 73, 40
 
@@ -77,11 +78,11 @@ def test_keep_undo_redo(session, song, check_fill):
     session.mark([(1, 7)])
     answer(session, fill(7, 40, track=1))
     session.keep()
-    assert (session.undoes, session.redoes) == ("bar 8 of track 2", "")
+    assert (session.undoes, session.redoes) == (f"bar 8 of {PIANO}", "")
     session.step(-1)
-    assert (session.undoes, session.redoes) == ("bar 2 of track 1", "bar 8 of track 2")
+    assert (session.undoes, session.redoes) == (f"bar 2 of {PIANO}", f"bar 8 of {PIANO}")
     session.step(1)
-    assert [v.what for v in session.versions[1:]] == ["bar 1 of track 1", "bar 2 of track 1", "bar 8 of track 2"]
+    assert [v.what for v in session.versions[1:]] == [f"bar 1 of {PIANO}", f"bar 2 of {PIANO}", f"bar 8 of {PIANO}"]
     session.step(1)
     assert session.at == 3
     assert session.data != third
@@ -117,7 +118,7 @@ def test_candidates_stay_until_the_next_fill(session):
     session.mark([(1, 5), (1, 6)])
     session.keep()
     assert session.score.notes_in(0, 1) == fill(1, 70)[0]
-    assert session.version.what == "bar 2 of track 1"
+    assert session.version.what == f"bar 2 of {PIANO}"
     assert session.view.cells == ((1, 5), (1, 6))  # what else was marked still is
     answer(session, fill(5, 40, track=1))
     session.mark([(0, 0)])

@@ -66,7 +66,7 @@ def test_the_first_infill(visit, check_fill, tmp_path):
     shown = page.roll("model.candidates[1].fill[1]")
     page.press("Keep this one")
     page.wait("model.song.version === 1")
-    assert page.status() == "kept: bars 8-12 of Bass, Electric Guitar, Lead"
+    assert page.status() == "kept: bars 8-12 of Bass, Electric Guitar; bars 9-10 of Lead"
     kept = page.roll("model.song.tracks[1].notes")
     assert json.dumps(shown)[1:-1] in json.dumps(kept)
     page.press("Undo")
