@@ -21,7 +21,7 @@ import gradio as gr
 
 from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.instruments import find_program
-from midi_rwkv.score import Region
+from midi_rwkv.score import Region, Score
 from midi_rwkv.style import style_files
 
 from . import view
@@ -124,7 +124,7 @@ class Desk:
         head, told = view.head(session, todo.answered.cells, count), "reading the song …"
         tail = [view.status_line(told)]
         for t, notes in todo.kept.items():
-            tail.append(view.cell_line(t, [notes] * count, text=told, done=0, total=len(todo.region.cells)))
+            tail.append(view.cell_line(todo.score, t, [notes] * count, text=told, done=0, total=len(todo.region.cells)))
         began = time.monotonic()
         work = self.worker.infill(
             todo.score,
@@ -150,7 +150,7 @@ class Desk:
                     break
                 if session.version.number != version.number:  # a track was added
                     version, head = session.version, view.head(session, todo.answered.cells, count)
-                tail.append(_progress(event))
+                tail.append(_progress(todo.score, event))
                 yield "\n".join([head, *tail])
         except Stopped:
             if self._running.get(key) in (stop, None):  # else another fill shows itself
@@ -267,11 +267,11 @@ def _browser(request: gr.Request, tab: str) -> str:
     return request.cookies.get(cookie_name(request.url), tab)
 
 
-def _progress(event: Waiting | Written) -> str:
+def _progress(score: Score, event: Waiting | Written) -> str:
     if isinstance(event, Waiting):
         return view.status_line(f"busy: {event.before} before you")
     line = f"{event.done} of {event.total} cells written, {event.seconds_left:.0f} s left"
-    return view.cell_line(event.track, event.notes, text=line, done=event.done, total=event.total)
+    return view.cell_line(score, event.track, event.notes, text=line, done=event.done, total=event.total)
 
 
 def _catch_up(session: Session, shown: str) -> None:

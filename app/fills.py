@@ -131,4 +131,4 @@ def settings_of(values: tuple[Any, ...]) -> Settings:
 
 
 def _outside(score: Score, region: Region, track: int, notes: list[Note]) -> list[Note]:
-    return [n for n in notes if (track, score.bar_index_at(n.onset_ticks)) not in region.cells]
+    return [n for n in notes if (track, score.bar_of(track, n.onset_ticks)) not in region.cells]

@@ -93,7 +93,7 @@ function drawCard(small, notes, isNew) {
     const track = model.song.tracks[t];
     c.fillStyle = isNew ? NEW : SHADES[t % SHADES.length];
     for (const [onset, duration, pitch, b] of list) {
-      const x = (at.get(b) + onset - model.song.bars[b]) * scale;
+      const x = Math.max((at.get(b) + onset - model.song.bars[b]) * scale, 0);
       const [y, size] = rowOf(track, k * lane, pitch, lane);
       if (track.drum) c.fillRect(x, y + size / 2 - 1.5, 3, 3);
       else c.fillRect(x, y, Math.max(duration * scale - 0.5, 1.5), Math.max(size - 0.5, 1.5));

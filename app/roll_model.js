@@ -15,7 +15,7 @@ const model = {
   redo: "",
 };
 
-const NOTE = 4; // numbers a note: onset, duration, pitch, velocity
+const NOTE = 5; // numbers a note: onset, duration, pitch, velocity, the bar that it belongs to
 
 function cellKey(track, bar) {
   return track + "," + bar;
@@ -118,9 +118,9 @@ function firstNote(notes, tick) {
   return lo * NOTE;
 }
 
-// The bar that the note at index `i` belongs to.
+// The bar that the note at index `i` belongs to: one played early belongs to the bar after.
 function barOf(notes, i) {
-  return barAt(notes[i]);
+  return notes[i + 4];
 }
 
 function isMarked(track, bar) {

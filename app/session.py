@@ -284,7 +284,7 @@ class Session:
             return View()  # the song is worth more
 
     def _cell(self, note: Lock) -> Cell:
-        return note[0], self.score.bar_index_at(note[1])
+        return note[0], self.score.bar_of(note[0], note[1])
 
 
 def _midi(file: int) -> str:

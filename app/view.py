@@ -7,20 +7,29 @@ text that only grows is sent to the browser as what was added, so a cell costs l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from midi_rwkv.instruments import program_name
-from midi_rwkv.score import Note
+from midi_rwkv.score import Note, Score
 
 from .names import track_name
 from .session import EXTRA_BARS, Session
 from .versions import Cell
 
 
-def flat(notes: Iterable[Note]) -> list[int]:
-    """Onset, duration (ticks), pitch, velocity, of one note after another."""
-    return [x for n in notes for x in (n.onset_ticks, n.duration_ticks, n.pitch, n.velocity)]
+def flat(notes: Iterable[Note], bars: Iterable[int]) -> list[int]:
+    """Onset, duration (ticks), pitch, velocity, and index of the bar to which it belongs, of one note after another."""
+    return [
+        x
+        for n, bar in zip(notes, bars, strict=True)
+        for x in (n.onset_ticks, n.duration_ticks, n.pitch, n.velocity, bar)
+    ]
+
+
+def flat_fill(score: Score, track: int, notes: Sequence[Note]) -> list[int]:
+    """`flat`, of new notes of a track."""
+    return flat(notes, (score.bar_of(track, n.onset_ticks) for n in notes))
 
 
 def song_line(session: Session) -> str:
@@ -49,9 +58,9 @@ def song_line(session: Session) -> str:
                     "name": track_name(t),
                     "instrument": program_name(t.program, t.is_drum),
                     "drum": t.is_drum,
-                    "notes": flat(t.notes),
+                    "notes": flat(t.notes, score.note_bars(i).tolist()),
                 }
-                for t in score.tracks
+                for i, t in enumerate(score.tracks)
             ],
         }
     )
@@ -62,7 +71,10 @@ def view_line(session: Session, text: str = "", running: int = 0, answered: Iter
     where they cannot act. answered: the cells that the candidates are for, whatever is marked now."""
     seen = session.view
     answered = seen.answered if answered is None else sorted(answered)
-    shelf = [{"seed": c.seed, "fill": {t: flat(notes) for t, notes in c.fill.items()}} for c in seen.candidates]
+    shelf = [
+        {"seed": c.seed, "fill": {t: flat_fill(session.score, t, notes) for t, notes in c.fill.items()}}
+        for c in seen.candidates
+    ]
     return _line(
         {
             "cells": seen.cells,
@@ -83,11 +95,10 @@ def status_line(text: str, done: int = 0, total: int = 0) -> str:
     return _line({"status": {"text": text, "done": done, "total": total}})
 
 
-def cell_line(track: int, notes: list[list[Note]], *, text: str, done: int, total: int) -> str:
+def cell_line(score: Score, track: int, notes: list[list[Note]], *, text: str, done: int, total: int) -> str:
     """A cell has been written: the notes of each candidate."""
-    return _line(
-        {"track": track, "notes": [flat(n) for n in notes], "status": {"text": text, "done": done, "total": total}}
-    )
+    status = {"text": text, "done": done, "total": total}
+    return _line({"track": track, "notes": [flat_fill(score, track, n) for n in notes], "status": status})
 
 
 def head(session: Session, answered: Iterable[Cell], running: int) -> str:

@@ -84,13 +84,11 @@ class Case:
         """What a system is shown: without the notes to write; for a continuation the song ends where they begin."""
         cut = self.setting == "continuation"
         at = score.bar(self.first).start_ticks
-        for t, track in enumerate(score.tracks):
-            kept = [n for n in track.notes if not (cut and n.onset_ticks >= at)]
-            if t in self.tracks:
-                kept = [n for n in kept if not self.first <= score.bar_index_at(n.onset_ticks) < self.last]
-            score = score.with_notes(t, kept)
         if not cut:
-            return score
+            return score.with_fill(self.region, {t: [] for t in self.tracks})
+        for t, track in enumerate(score.tracks):
+            end = score.cell_ticks(t, self.first)[0]
+            score = score.with_notes(t, [n for n in track.notes if n.onset_ticks < end])
         signatures = tuple(s for s in score.time_signatures if s.tick < at)
         return replace(score, time_signatures=signatures, end_ticks=at)
 

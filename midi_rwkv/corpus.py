@@ -18,7 +18,7 @@ import numpy as np
 from .errors import CorpusError
 from .files import whole_file
 from .midi import read_midi
-from .score import Bar, TimeSignature, bar_grid
+from .score import Bar, TimeSignature, bar_grid, bar_lines, lead_ticks, usual_lead
 from .tokenizer import TokenizedSong
 
 
@@ -32,6 +32,7 @@ class CorpusSong:
     bars: tuple[Bar, ...]
     tempos: list[float]  # BPM a bar
     ticks_per_beat: int
+    leads: list[int]  # ticks a track, see `score.lead_ticks`
 
 
 def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
@@ -56,12 +57,14 @@ def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
     if not tracks:
         raise CorpusError(f"{name}: no notes")
     signatures = [TimeSignature(t.time, t.numerator, t.denominator) for t in score.time_signatures]
-    bars = bar_grid(signatures, score.tpq, max(int(t[:, 0].max()) for t in tracks) + 1)
+    lines = bar_lines(bar_grid(signatures, score.tpq, max(int(t[:, 0].max()) for t in tracks) + 1))
+    leads = [lead_ticks(score.tpq, usual_lead(t[:, 0], lines, score.tpq)) for t in tracks]
+    bars = bar_grid(signatures, score.tpq, max(int(t[:, 0].max()) + n for t, n in zip(tracks, leads, strict=True)) + 1)
     changes = sorted((t.time, t.qpm) for t in score.tempos)
     ticks = np.array([t for t, _ in changes])
     at = np.searchsorted(ticks, [b.start_ticks for b in bars], side="right") - 1
     tempos = [changes[i][1] if i >= 0 else 120.0 for i in at]
-    return CorpusSong(name, tracks, programs, bars, tempos, score.tpq)
+    return CorpusSong(name, tracks, programs, bars, tempos, score.tpq, leads)
 
 
 def song_files(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -68,7 +68,7 @@ def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
         if moved[:, 1].min() < 0 or moved[:, 1].max() > 127:
             return None
         tracks.append(moved)
-    return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat)
+    return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat, song.leads)
 
 
 @functools.cache
@@ -95,7 +95,9 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[E
         for move in (0, *moves):
             s = transpose(song, move) if move else song
             assert s is not None
-            ids = tokenizer.encode_arrays(s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat)
+            ids = tokenizer.encode_arrays(
+                s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads
+            )
             out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
     return out, peak_memory()
 
@@ -113,8 +115,9 @@ def cell_texts(chunk: Chunk, places: Sequence[int]) -> list[str]:
     for place, file in enumerate(read_chunk(chunk)):
         if place in places and not file.lost:
             song = read_song(file.data, file.name, checked=True)
-            for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
-                texts += [t for t in base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum) if t]
+            for notes, (_, is_drum), lead in zip(song.tracks, song.programs, song.leads, strict=True):
+                cells = base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum, lead=lead)
+                texts += [t for t in cells if t]
             texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
     return texts
 

@@ -25,7 +25,7 @@ from .rules import Rules
 from .sample import CellRules, CellWriter, GrammarTables
 from .score import Note, Region, Score
 from .single import one_at_a_time
-from .splice import settle
+from .splice import masked_runs, settle
 from .style import Style, find_style
 from .tokenizer import in_the_manner_of
 
@@ -101,11 +101,7 @@ class Infiller:
         switches = {t: frozenset(whole.tracks[t].notes) - set(score.tracks[t].notes) for t in region.tracks}
         locked = {t: [n for n in notes if n not in switches.get(t, ())] for t, notes in (locked or {}).items()}
         places = places_of(self.tokenizer, score, region, locked)
-        blank = score
-        for t in region.tracks:
-            cells = {b for track, b in region.cells if track == t}
-            kept = [n for n in score.tracks[t].notes if score.bar_index_at(n.onset_ticks) not in cells]
-            blank = blank.with_notes(t, kept)
+        blank = score.with_fill(region, {t: [] for t in region.tracks})
         asked = Rules(
             self.tokenizer,
             {is_drum: tables.sayable for is_drum, tables in self._tables.items()},
@@ -153,7 +149,7 @@ class Infiller:
             settled = [
                 {t: _settled(blank, region, t, notes, t in asked.single) for t, notes in fill.items()} for fill in fills
             ]
-            so_far = {t: [n for n in ns if score.bar_index_at(n.onset_ticks) < last] for t, ns in locked.items()}
+            so_far = {t: [n for n in ns if score.bar_of(t, n.onset_ticks) < last] for t, ns in locked.items()}
             settled = [with_locked(score, fill, so_far, asked.single) for fill in settled]
             songs = [_with_fills(blank, fill) for fill in settled]
         return [Candidate(whole.with_fill(region, fill), fill) for fill in settled]
@@ -344,12 +340,14 @@ def _check(score: Score, region: Region, candidates: int) -> None:
 def _settled(blank: Score, region: Region, track: int, notes: Sequence[Note], single: bool) -> list[Note]:
     """The notes as the splice will have them: ended by their run, and by kept or later notes of their pitch; on a track
     that plays one note at a time, of any pitch."""
-    spans = [(blank.bar(lo).start_ticks, blank.bar(hi - 1).end_ticks) for lo, hi in region.bar_runs(track)]
     busy: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for n in blank.tracks[track].notes:
         busy[n.pitch].append((n.onset_ticks, n.onset_ticks + n.duration_ticks))
-    settled = settle(notes, spans, busy)
-    return one_at_a_time(settled, blank.tracks[track].notes, blank.ticks_per_beat) if single else settled
+    settled = settle(notes, masked_runs(blank, region, track), busy)
+    if not single:
+        return settled
+    apart = one_at_a_time(settled, blank.tracks[track].notes, blank.ticks_per_beat)
+    return [n for n in apart if (track, blank.bar_of(track, n.onset_ticks)) in region.cells]  # some wait their turn
 
 
 def _with_fills(blank: Score, fills: dict[int, list[Note]]) -> Score:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from .errors import RequestError
 from .limits import Place
-from .score import Note, Region, Score
-from .tokenizer import POSITIONS_PER_BEAT, Tokenizer
+from .score import POSITIONS_PER_BEAT, Note, Region, Score
+from .tokenizer import Tokenizer
 
 
 def places_of(
@@ -24,7 +24,7 @@ def places_of(
         alone = alone.with_notes(t, sorted(locked.get(t, ())))
     for t, notes in locked.items():
         for n in notes:
-            if (t, score.bar_index_at(n.onset_ticks)) not in region.cells:
+            if t not in region.tracks or (t, score.bar_of(t, n.onset_ticks)) not in region.cells:
                 raise RequestError(
                     f"a locked note must begin inside the region, got one at tick {n.onset_ticks} of track {t}"
                 )
@@ -44,13 +44,16 @@ def with_locked(
     """The fill with the locked notes in it; new ones that would sound into them go, on the tracks `single`, which play
     one note at a time, all that sound at the same time, else those of the same pitch."""
     merged = dict(fill)
-    off_grid = score.ticks_per_beat / (2 * POSITIONS_PER_BEAT)  # as far as the model's own copy may lie ahead
     for track, kept in locked.items():
+        lead = score.lead_ticks(score.tracks[track])
+        # As far as the model's own copy may lie from the note itself.
+        off_grid = max(lead, score.ticks_per_beat / (2 * POSITIONS_PER_BEAT))
         new = []
         for note in fill.get(track, []):
             end = note.onset_ticks + note.duration_ticks
             rivals = [k for k in kept if track in single or k.pitch == note.pitch]
-            if any(k.onset_ticks - off_grid <= note.onset_ticks < k.onset_ticks + k.duration_ticks for k in rivals):
+            since = [note.onset_ticks - k.onset_ticks for k in rivals]
+            if any(-off_grid <= t < k.duration_ticks or abs(t) <= off_grid for t, k in zip(since, rivals, strict=True)):
                 continue
             end = min([end] + [k.onset_ticks for k in rivals if k.onset_ticks > note.onset_ticks])
             new.append(note._replace(duration_ticks=end - note.onset_ticks))

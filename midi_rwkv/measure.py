@@ -46,11 +46,14 @@ def per_note(nats: float | None, count: int) -> float:
 
 def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
     """`metrics.compare` averaged over the tracks that have notes in the original; `notes_in_silence` (notes a bar) over
-    the others. Notes count as ending with the region at the latest, in the original as in the fill."""
+    the others. Notes count as ending with the region at the latest and beginning with their bar at the earliest, in the
+    original as in the fill."""
     bars = [score.bar(b) for b in range(case.first, case.last)]
     given = case.given(score)
-    low, high = (given.bar(b).start_ticks for b in case.window(score))
-    context = [[n for n in t.notes if low <= n.onset_ticks < high] for t in given.tracks]
+    low, high = case.window(score)
+    context = []
+    for t, track in enumerate(given.tracks):
+        context.append([n for n, b in zip(track.notes, given.note_bars(t).tolist(), strict=True) if low <= b < high])
     pitched = [n for t, ns in zip(given.tracks, context, strict=True) if not t.is_drum for n in ns]
     key = (
         key_of(np.array([n.pitch for n in pitched]), np.array([n.duration_ticks for n in pitched])) if pitched else None
@@ -60,7 +63,11 @@ def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dic
     training_runs = system.reference.runs if system.reference else None
 
     def section(track: int, of: Sequence[Any]) -> Section:
-        cut = [n._replace(duration_ticks=max(1, min(n.duration_ticks, bars[-1].end_ticks - n.onset_ticks))) for n in of]
+        cut = []
+        for n in of:
+            onset = max(n.onset_ticks, score.bar(score.bar_of(track, n.onset_ticks)).start_ticks)
+            length = min(n.duration_ticks, bars[-1].end_ticks - onset)
+            cut.append(n._replace(onset_ticks=onset, duration_ticks=max(1, length)))
         return Section.of(cut, bars, score.ticks_per_beat, score.tracks[track].is_drum)
 
     rows, in_silence = [], []
@@ -118,8 +125,7 @@ def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) ->
     cells = []
     for t in case.tracks:
         for b in range(case.first, case.last):
-            bar = score.bar(b)
-            cells.append([n for n in notes[t] if bar.start_ticks <= n.onset_ticks < bar.end_ticks])
+            cells.append([n for n in notes[t] if score.bar_of(t, n.onset_ticks) == b])
     written = [n for cell in cells for n in cell]
 
     def share(values: Sequence[int], span: tuple[int, int] | None) -> float:

@@ -11,15 +11,28 @@ import stat
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from mido.midifiles.meta import build_meta_message
 
 from midi_rwkv.files import FileChangedError, check_writable, shown, whole_files
-from midi_rwkv.score import MAX_BARS, Note, ProgramChange, Region, Score, Tempo, TimeSignature, Track
+from midi_rwkv.score import (
+    MAX_BARS,
+    Note,
+    ProgramChange,
+    Region,
+    Score,
+    Tempo,
+    TimeSignature,
+    Track,
+    bar_grid,
+    bar_lines,
+    usual_lead,
+)
 from midi_rwkv.smf import (
     DRUM_CHANNEL,
     INSTRUMENT_NAME,
@@ -70,9 +83,10 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
     if end > MAX_TICKS:
         raise MidiError(f"{name} ends at tick {end:,}; at most {MAX_TICKS:,} are read; shorten it")
     try:
+        lines = bar_lines(bar_grid(signatures, layout.ticks_per_beat, end))
         return Score(
             layout.ticks_per_beat,
-            tracks,
+            tuple(_with_lead(track, lines, layout.ticks_per_beat) for track in tracks),
             signatures,
             tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
             end_ticks=end,
@@ -81,6 +95,11 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, al
         )
     except ValueError:
         raise MidiError(f"{name} has more than {MAX_BARS:,} bars; at most these are read; shorten it") from None
+
+
+def _with_lead(track: Track, lines: np.ndarray, ticks_per_beat: int) -> Track:
+    onsets = np.array([note.onset_ticks for note in track.notes], np.int64)
+    return replace(track, usual_lead=usual_lead(onsets, lines, ticks_per_beat))
 
 
 def write_midi(

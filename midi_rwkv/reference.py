@@ -23,7 +23,8 @@ from .dataset import TrainingRows
 from .errors import CorpusError
 from .metrics import runs
 from .ngram import NGram, sampled_stream
-from .tokenizer import POSITIONS_PER_BEAT, Kind, TokenizedSong, Tokenizer
+from .score import POSITIONS_PER_BEAT
+from .tokenizer import Kind, TokenizedSong, Tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .cases import Case, Songs
 from .files import whole_file
 from .instruments import program_name
 from .metrics import METRICS, Metric
-from .score import Note, Score
+from .score import Note, Region, Score
 from .systems import ORIGINAL
 
 Records = Mapping[str, Mapping[str, Mapping[str, Any]]]  # system -> case id -> record
@@ -325,10 +325,8 @@ def _shown(case: Case, heading: str, main: str, records: Records, songs: Songs) 
             continue
         filled = score
         for t, notes in record["notes"].items():
-            kept = [
-                n for n in score.tracks[int(t)].notes if not case.first <= score.bar_index_at(n.onset_ticks) < case.last
-            ]
-            filled = filled.with_notes(int(t), [*kept, *(Note(*n) for n in notes)])
+            cells = Region.rectangle([int(t)], [(case.first, case.last)])
+            filled = filled.with_fill(cells, {int(t): [Note(*n) for n in notes]})
         fills[system] = filled
         m = record["metrics"]
         figures = [("F1", "onset_f1"), ("content", "content_preservation"), ("nats per note", "nats_per_note")]

@@ -257,7 +257,7 @@ class _Roll:
         """A group for each look, so that a page of many rolls stays small."""
         groups: dict[str, list[str]] = {}
         for t, note in visible_notes(self.score, self.region):
-            bar = self.score.bar_index_at(note.onset_ticks)
+            bar = self.score.bar_of(t, note.onset_ticks)
             look = 'fill="currentColor" fill-opacity=".22"'
             if t in self.region.tracks:
                 inside = (t, bar) in self.region.cells

@@ -123,7 +123,8 @@ class Rules:
     def _limits(self, t: int, b: int, density: tuple[int, int]) -> CellLimits:
         bar, beat = self.score.bar(b), self.score.ticks_per_beat
         step = self.tokenizer.ticks_per_position(bar.denominator, beat)
-        positions = np.arange(self.tokenizer.positions_in(bar, beat))
+        lead = self.score.lead_ticks(self.score.tracks[t])
+        positions = np.arange(self.tokenizer.positions_in(bar, beat, lead))
         ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as `decode_cell` has it
         allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
         allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions that are one tick the first
@@ -140,7 +141,7 @@ class Rules:
                 allowed[covered(ticks, note, handover_ticks(beat))] = False
         polyphony = self.sampling.polyphony or (1, 1 if t in self.single else NO_LIMIT)
         if density != (0, NO_LIMIT):  # of locked notes that share a place the model writes one
-            unwritten = sum(self.score.bar_index_at(n.onset_ticks) == b for n in own) - len(places)
+            unwritten = sum(self.score.bar_of(t, n.onset_ticks) == b for n in own) - len(places)
             density = max(0, density[0] - unwritten), density[1] - unwritten
         key = (allowed.tobytes(), density, polyphony, places)
         if key not in self._cells:
@@ -221,7 +222,7 @@ class Rules:
                 n is not note and n.onset_ticks < end and n.onset_ticks + n.duration_ticks > note.onset_ticks
                 for n in others
             ):
-                bar = self.score.bar_index_at(note.onset_ticks) + self.score.first_bar_number
+                bar = self.score.bar_of(t, note.onset_ticks) + self.score.first_bar_number
                 raise RequestError(
                     f"bar {bar} of {self._name(t)}: a locked note sounds with another and the polyphony allows 1"
                 )

@@ -2,20 +2,29 @@
 
 Ticks are the file's own (`Score.ticks_per_beat` of them to a quarter note). A bar *index* is 0-based and counts
 from the file's first bar; a bar *number* is what people read and type: 1-based, with a pickup bar as number 0.
+
+Which bar a note belongs to is decided here and nowhere else. Players come in early, so each track has a *lead*: a note
+that begins at most so many ticks before a bar line belongs to the bar that it leads into. Reading, masking, splicing
+and drawing all ask `bar_of`, `note_bars`, `notes_in` or `cell_ticks`; `bar_index_at` is for ticks that are no note's.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from operator import itemgetter
 from typing import NamedTuple
+
+import numpy as np
 
 from .errors import RequestError
 from .keyswitches import keyswitches
 
 MAX_BARS = 20_000
+POSITIONS_PER_BEAT = 12  # of the grid on which notes are read and written
+LEAD_EVIDENCE = 4  # notes at bar lines from which a track's usual lead is told
 
 
 class Note(NamedTuple):
@@ -70,6 +79,8 @@ class Track:
     have yet. `program` is the General MIDI program (0-127) in force at the first note, `program_changes` are those that
     follow, rising by tick, each to another program than the one before. Channel 9 is read as drums. `is_overridden` is
     True where the program is not the file's (`Score.with_instrument`); the track is written on its own channel even so.
+    `usual_lead`: how early its downbeats usually come, in ticks, by the function of that name; a copy of the track
+    keeps it, so that a note stays in its bar whatever else is removed.
     """
 
     name: str
@@ -81,6 +92,7 @@ class Track:
     channel: int | None = None
     program_changes: tuple[ProgramChange, ...] = ()
     is_overridden: bool = False
+    usual_lead: int = field(default=0, compare=False)
 
     @property
     def programs(self) -> tuple[int, ...]:
@@ -107,6 +119,35 @@ class Track:
         if not self.program_changes:
             return self.notes if program == self.program else ()
         return tuple(n for n in self.notes if self.program_at(n.onset_ticks) == program)
+
+
+def usual_lead(onsets: np.ndarray, bar_lines: np.ndarray, ticks_per_beat: int) -> int:
+    """How early a track's downbeats usually come, in ticks: less than a grid step, so that no 32nd, triplet or longer
+    pick-up counts as a downbeat.
+
+    It is told by the notes that begin within a grid step of a bar line, as their median plus three median absolute
+    deviations (some two standard deviations: of 40 early downbeats one is earlier). 0 where these notes are few or lie
+    anywhere in that span. onsets: (n,) ticks. bar_lines: (bars + 1,) rising ticks.
+    """
+    if len(onsets) < LEAD_EVIDENCE:
+        return 0
+    step = ticks_per_beat / POSITIONS_PER_BEAT
+    after = np.clip(np.searchsorted(bar_lines, onsets), 1, len(bar_lines) - 1)
+    late, early = onsets - bar_lines[after - 1], bar_lines[after] - onsets
+    offset = np.where(late < early, late, -early)
+    near = offset[np.abs(offset) < step]
+    if len(near) < LEAD_EVIDENCE:
+        return 0
+    middle = float(np.median(near))
+    spread = float(np.median(np.abs(near - middle)))
+    if spread > 3 / 8 * step:  # evenly spread offsets have half a step
+        return 0
+    return max(0, min(int(3 * spread - middle), int(step) - 1))
+
+
+def bar_lines(bars: Sequence[Bar]) -> np.ndarray:
+    """Ticks of all bar lines, the last one too: (bars + 1,)."""
+    return np.array([bars[0].start_ticks, *(b.end_ticks for b in bars)], np.int64)
 
 
 def bar_grid(
@@ -140,6 +181,24 @@ def bar_grid(
     return tuple(bars)
 
 
+def lead_ticks(ticks_per_beat: int, usual: int = 0) -> int:
+    """A track's lead: half a grid step, or its usual lead where that is more."""
+    return max(ticks_per_beat // (2 * POSITIONS_PER_BEAT), usual)
+
+
+def lead_at_end(lead: int, bar_ticks: int) -> int:
+    """The lead at the end of a bar of so many ticks: what begins in a bar's first half is never of the next."""
+    return min(lead, bar_ticks // 2)
+
+
+def bars_of(onsets: np.ndarray, bar_lines: np.ndarray, lead: int) -> np.ndarray:
+    """Indices of the bars to which notes belong, (n,); the number of bars for those after the last. onsets: (n,)."""
+    bar = np.searchsorted(bar_lines, onsets, side="right") - 1
+    length = np.append(np.diff(bar_lines), 0)
+    early = np.append(bar_lines[1:], np.iinfo(np.int64).max) - np.minimum(lead, length // 2)
+    return bar + (onsets >= early[bar])
+
+
 @dataclass(frozen=True)
 class Score:
     """A song: tracks over one time axis.
@@ -160,7 +219,7 @@ class Score:
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        last = max((n.onset_ticks + 1 for t in self.tracks for n in t.notes), default=0)
+        last = max((n.onset_ticks + self.lead_ticks(t) + 1 for t in self.tracks for n in t.notes), default=0)
         bars = bar_grid(self.time_signatures, self.ticks_per_beat, max(self.end_ticks, last))
         object.__setattr__(self, "bars", bars)
         object.__setattr__(self, "_starts", tuple(b.start_ticks for b in bars))
@@ -191,7 +250,7 @@ class Score:
         return Bar(start, start + length, last.numerator, last.denominator)
 
     def bar_index_at(self, tick: int) -> int:
-        """Index of the bar that holds `tick`."""
+        """Index of the bar that holds `tick`. For a note: `bar_of`."""
         if tick < self.bars[-1].end_ticks:
             return max(0, bisect_right(self._starts, tick) - 1)
         last, nxt = self.bars[-1], self.bar(len(self.bars))
@@ -202,32 +261,51 @@ class Score:
         i = bisect_right(self.tempos, tick, key=itemgetter(0))
         return self.tempos[i - 1].beats_per_minute if i else 120.0
 
+    @cached_property
+    def _bar_lines(self) -> np.ndarray:
+        return bar_lines(self.bars)
+
+    def lead_ticks(self, track: Track) -> int:
+        """How long before a bar line a note of the track may begin and still belong to the bar that it leads into."""
+        return lead_ticks(self.ticks_per_beat, track.usual_lead)
+
+    def bar_of(self, track: int, onset_ticks: int) -> int:
+        """Index of the bar to which a note of the track belongs."""
+        bar = self.bar_index_at(onset_ticks)
+        return bar + (onset_ticks >= self.cell_ticks(track, bar)[1])
+
+    def note_bars(self, track: int) -> np.ndarray:
+        """`bar_of` for all notes of the track, (n,)."""
+        onsets = np.array([n.onset_ticks for n in self.tracks[track].notes], np.int64)
+        return bars_of(onsets, self._bar_lines, self.lead_ticks(self.tracks[track]))
+
+    def cell_ticks(self, track: int, bar: int) -> tuple[int, int]:
+        """Where the notes of one cell begin: ticks, half-open. It is the bar, moved ahead by the track's lead."""
+        lead = self.lead_ticks(self.tracks[track])
+        start, end = self.bar(bar)[:2]
+        before = start - self.bar(bar - 1).start_ticks if bar else 0
+        return start - lead_at_end(lead, before), end - lead_at_end(lead, end - start)
+
     def notes_in(self, track: int, bar: int) -> list[Note]:
-        """Notes of one cell: those whose onset lies in the bar."""
-        span = self.bar(bar)
+        """Notes of one cell."""
+        start, end = self.cell_ticks(track, bar)
         notes = self.tracks[track].notes
-        lo = bisect_right(notes, (span.start_ticks - 1, 128, 0, 0))
-        hi = bisect_right(notes, (span.end_ticks - 1, 128, 0, 0))
+        lo = bisect_left(notes, start, key=itemgetter(0))
+        hi = bisect_left(notes, end, key=itemgetter(0))
         return list(notes[lo:hi])
 
     def note_counts(self) -> list[list[int]]:
         """Notes in each bar of each track, [track][bar]."""
-        counts = [[0] * len(self.bars) for _ in self.tracks]
-        for row, track in zip(counts, self.tracks, strict=True):
-            for note in track.notes:
-                row[self.bar_index_at(note.onset_ticks)] += 1
-        return counts
+        return [np.bincount(self.note_bars(t), minlength=len(self.bars)).tolist() for t in range(len(self.tracks))]
 
     def with_fill(self, region: Region, fills: Mapping[int, Sequence[Note]]) -> Score:
         """A copy in which the notes of the region's cells are those of `fills`, by track index, and keyswitches."""
         score = self
         for t, notes in fills.items():
             stay = keyswitches(self.tracks[t], self.ticks_per_beat)
-            kept = [
-                n
-                for n in self.tracks[t].notes
-                if n in stay or (t, self.bar_index_at(n.onset_ticks)) not in region.cells
-            ]
+            masked = {bar for track, bar in region.cells if track == t}
+            bars = self.note_bars(t).tolist()
+            kept = [n for n, b in zip(self.tracks[t].notes, bars, strict=True) if b not in masked or n in stay]
             score = score.with_notes(t, [*kept, *notes])
         return score
 

@@ -1,17 +1,22 @@
 """The splice: new notes into a MIDI file, everything else of which stays as it is.
 
 A chunk without masked cells is copied byte for byte. In a masked one these events go, and nothing else:
-- note-ons inside the region, and the note-offs that belong to them, wherever these stand; keyswitches stay;
+- note-ons of the region's cells (`Score.cell_ticks`), and the note-offs that belong to them, wherever these stand;
+  keyswitches stay; note-offs that belong to no note, inside the region's bars;
 - pitch bends and sustain pedal inside the region, for they shaped those notes. What stood there at the region's end is
   restored there. Two things stay: the first return to rest of a bend or pedal held from before the region (it belongs
   to the notes before), and all of them where another track on the same channel, not masked, sounds in the region.
+For these events the region's bars are as the track plays them: where its first note comes before the bar line they
+begin with it, and they end where a note comes early that belongs to the bar after.
 """
 
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -52,13 +57,26 @@ Span = tuple[int, int]  # ticks, half-open
 Placed = tuple[int, int, Event]  # tick, rank within the tick, event
 
 
+class Run(NamedTuple):
+    """A run of masked bars of one track, in ticks."""
+
+    start: int  # bar lines
+    end: int
+    first_onset: int  # where its notes begin, half-open: see `Score.cell_ticks`
+    last_onset: int
+
+    def holds(self, onset: int) -> bool:
+        """Whether a note that begins at `onset` belongs to these bars."""
+        return self.first_onset <= onset < self.last_onset
+
+
 class _Part(NamedTuple):
     """What one track gets, in one channel of one chunk."""
 
     channel: int
-    spans: list[Span]  # the track's runs of masked bars
-    masked: list[Span]  # the same, where notes stand that go: empty for a new track
-    shared: list[bool]  # for each masked span: an unmasked track on this channel sounds in it
+    runs: list[Run]
+    masked: list[Run]  # the same, where notes stand that go: empty for a new track
+    shared: list[bool]  # for each masked run: an unmasked track on this channel sounds in it
     notes: Sequence[Note]
     opening: list[Event]  # of a new track
     staying: frozenset[tuple[int, int]] = frozenset()  # tick and pitch of keyswitches
@@ -75,35 +93,34 @@ def splice(
 ) -> bytes:
     """The file `source`, of which `score` was read, with the notes of `region` replaced by `fills`.
 
-    `fills` maps each track index of the region to its new notes (absolute ticks, onsets inside its masked cells). They
-    are clipped at the end of their run of bars and at the next onset of their pitch; a note that would begin while a
-    kept note of its pitch still sounds is left out. Indices beyond the file's tracks mean `new_tracks`, by default
-    those of `score` without a chunk: each gets a chunk of its own, or in a type 0 file a channel of the only chunk.
+    `fills` maps each track index of the region to its new notes (absolute ticks, onsets in its masked cells, see
+    `Score.cell_ticks`). They are clipped at the end of their run of bars and at the next onset of their pitch; a note
+    that would begin while a kept note of its pitch still sounds is left out. Indices beyond the file's tracks mean
+    `new_tracks`, by default those of `score` without a chunk: each gets a chunk of its own, or in a type 0 file a
+    channel of the only chunk.
     Raises RequestError when score, region or fills do not fit, MidiError when the file has no channel or track left.
     """
     layout = read_layout(source, name or score.name)
     old, new = _parts_of(layout, score, new_tracks)
     _check(region, fills, old, new)
-    spans = {
-        track: [(score.bar(lo).start_ticks, score.bar(hi - 1).end_ticks) for lo, hi in region.bar_runs(track)]
-        for track in region.tracks
-    }
+    grown = replace(score, tracks=(*old, *new))
+    runs = {track: masked_runs(grown, region, track) for track in region.tracks}
     parts: dict[int, list[_Part]] = defaultdict(list)  # by chunk
     for index, track in enumerate(old):
-        if index in spans:
+        if index in runs:
             assert track.chunk is not None
             assert track.channel is not None
-            shared = [_is_shared(old, spans, index, span) for span in spans[index]]
-            _check_notes(track.name or f"track {index + 1}", fills[index], spans[index])
+            shared = [_is_shared(old, runs, index, run) for run in runs[index]]
+            _check_notes(track.name or f"track {index + 1}", fills[index], runs[index])
             staying = frozenset((n.onset_ticks, n.pitch) for n in keyswitches(track, score.ticks_per_beat))
-            part = _Part(track.channel, spans[index], spans[index], shared, fills[index], [], staying)
+            part = _Part(track.channel, runs[index], runs[index], shared, fills[index], [], staying)
             parts[track.chunk].append(part)
     count = len(layout.tracks)
     for k, (channel, opening) in enumerate(_openings(layout, old, new)):
         index = len(old) + k
-        _check_notes(new[k].name or f"track {index + 1}", fills[index], spans[index])
+        _check_notes(new[k].name or f"track {index + 1}", fills[index], runs[index])
         chunk = 0 if layout.format == 0 else count + k
-        parts[chunk].append(_Part(channel, spans[index], [], [], fills[index], opening))
+        parts[chunk].append(_Part(channel, runs[index], [], [], fills[index], opening))
 
     chunks = {}
     for chunk in sorted(parts):
@@ -112,6 +129,19 @@ def splice(
         if rewritten is not None:
             chunks[chunk] = write_track(rewritten, tail)
     return _assemble(layout, chunks)
+
+
+def masked_runs(score: Score, region: Region, track: int) -> list[Run]:
+    """The region's runs of bars in one track."""
+    return [
+        Run(
+            score.bar(lo).start_ticks,
+            score.bar(hi - 1).end_ticks,
+            score.cell_ticks(track, lo)[0],
+            score.cell_ticks(track, hi - 1)[1],
+        )
+        for lo, hi in region.bar_runs(track)
+    ]
 
 
 def check_new_tracks(source: bytes, score: Score, new_tracks: Sequence[Track] = ()) -> None:
@@ -141,10 +171,11 @@ def _check(region: Region, fills: Mapping[int, Sequence[Note]], old: Sequence[Tr
         raise RequestError(f"the region does not have the new tracks {sorted(missing)}; mask bars of each")
 
 
-def _check_notes(track: str, notes: Sequence[Note], spans: Sequence[Span]) -> None:
+def _check_notes(track: str, notes: Sequence[Note], runs: Sequence[Run]) -> None:
     for note in notes:
-        if not _inside(spans, note.onset_ticks):
-            raise RequestError(f"a new note of {track} begins at tick {note.onset_ticks}, outside its cells {spans}")
+        if not _held(runs, note.onset_ticks):
+            cells = [run[2:] for run in runs]
+            raise RequestError(f"a new note of {track} begins at tick {note.onset_ticks}, outside its cells {cells}")
         if not (0 <= note.pitch <= 127 and 1 <= note.velocity <= 127 and note.duration_ticks >= 1):
             raise RequestError(f"a new note of {track} is out of range (pitch 0-127, velocity 1-127, 1- ticks): {note}")
 
@@ -153,13 +184,16 @@ def _inside(spans: Sequence[Span], tick: int) -> bool:
     return any(lo <= tick < hi for lo, hi in spans)
 
 
-def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Span]], index: int, span: Span) -> bool:
-    """True when a track of another chunk, on the same channel and not masked there, sounds in the span."""
-    lo, hi = span
+def _held(runs: Sequence[Run], onset: int) -> bool:
+    return any(run.holds(onset) for run in runs)
+
+
+def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Run]], index: int, run: Run) -> bool:
+    """True when a track of another chunk, on the same channel and not masked there, sounds in the run."""
     return any(
-        note.onset_ticks < hi
-        and note.onset_ticks + note.duration_ticks > lo
-        and not _inside(masks.get(i, ()), note.onset_ticks)
+        note.onset_ticks < run.last_onset
+        and note.onset_ticks + note.duration_ticks > run.start
+        and not _held(masks.get(i, ()), note.onset_ticks)
         for i, other in enumerate(tracks)
         if other.channel == tracks[index].channel and other.chunk != tracks[index].chunk
         for note in other.notes
@@ -210,20 +244,21 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
     added: list[Placed] = []
     for channel in sorted({part.channel for part in parts}):
         group = [part for part in parts if part.channel == channel]
-        masked = [span for part in group for span in part.masked]
+        masked = [run for part in group for run in part.masked]
         shared = [flag for part in group for flag in part.shared]
         staying = frozenset(place for part in group for place in part.staying)
-        stale, busy = _part_notes(events, channel, masked, [span for part in group for span in part.spans], staying)
+        stale, busy = _part_notes(events, channel, masked, [run for part in group for run in part.runs], staying)
         gone |= stale
+        onsets = [event[0] for event in events if event[1] == NOTE_ON | channel and event[2][1]]
         for part in group:
             added += [(event[0], BEGINS, event) for event in part.opening]
-            for note in settle(part.notes, part.spans, busy):
+            for note in settle(part.notes, part.runs, busy):
                 on = Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
                 off = Message("note_off", channel=channel, note=note.pitch, velocity=0)
                 end = note.onset_ticks + note.duration_ticks
                 added.append((note.onset_ticks, BEGINS, _event(note.onset_ticks, on)))
                 added.append((end, ENDS, _event(end, off)))
-        unshared = [span for span, flag in zip(masked, shared, strict=True) if not flag]
+        unshared = [_played_span(run, onsets) for run, flag in zip(masked, shared, strict=True) if not flag]
         for kind in (PITCH_BEND, CONTROL_CHANGE):
             stale, restored = _part_controls(events, kind, channel, unshared)
             gone |= stale
@@ -243,11 +278,11 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
 def _part_notes(
     events: Sequence[Event],
     channel: int,
-    masked: Sequence[Span],
-    spans: Sequence[Span],
+    masked: Sequence[Run],
+    runs: Sequence[Run],
     staying: Collection[tuple[int, int]],
 ) -> tuple[set[int], dict[int, list[Span]]]:
-    """Indices of the note events that go, and by pitch when kept notes sound in `spans`."""
+    """Indices of the note events that go, and by pitch when kept notes sound in `runs`."""
     places_of: dict[int, list[int]] = defaultdict(list)
     for place, (_, status, payload, _) in enumerate(events):
         if status in (NOTE_ON | channel, NOTE_OFF | channel):
@@ -260,8 +295,11 @@ def _part_notes(
         begun_at = {end: on for on, end in pairs if end is not None and not velocities[end]}
         kept_sounds = False
         for i, place in enumerate(places):
-            begin = places[begun_at.get(i, i)]  # a note-off without a note counts where it stands
-            masks = _inside(masked, events[begin][0]) and (events[begin][0], pitch) not in staying
+            onset = events[places[begun_at.get(i, i)]][0]
+            if velocities[i] or i in begun_at:
+                masks = _held(masked, onset) and (onset, pitch) not in staying
+            else:  # a note-off without a note counts where it stands
+                masks = any(run.start <= onset < run.end for run in masked)
             if velocities[i]:
                 kept_sounds |= not masks
             elif not complete and kept_sounds:
@@ -273,7 +311,7 @@ def _part_notes(
         for on, end in pair_notes(velocities)[0]:
             lo = events[kept[on]][0]
             hi = lo + 1 if end is None or velocities[end] else events[kept[end]][0]
-            if any(lo < until and hi > since for since, until in spans):
+            if any(lo < run.end and hi > run.first_onset for run in runs):
                 busy[pitch].append((lo, hi))
     return gone, busy
 
@@ -282,7 +320,7 @@ def _velocity(event: Event) -> int:
     return event[2][1] if event[1] & 0xF0 == NOTE_ON else 0
 
 
-def settle(notes: Sequence[Note], spans: Sequence[Span], busy: dict[int, list[Span]]) -> list[Note]:
+def settle(notes: Sequence[Note], runs: Sequence[Run], busy: dict[int, list[Span]]) -> list[Note]:
     """New notes, sorted, that touch neither the end of their run nor each other nor the notes in `busy`.
 
     Of several notes with one onset and pitch the longest stays. Adds the notes to `busy`.
@@ -297,7 +335,7 @@ def settle(notes: Sequence[Note], spans: Sequence[Span], busy: dict[int, list[Sp
             before = settled[last[pitch]]
             length = min(before.duration_ticks, onset - before.onset_ticks)
             settled[last[pitch]] = before._replace(duration_ticks=length)
-        limits = [hi for lo, hi in spans if lo <= onset < hi] + [lo for lo, _ in busy[pitch] if lo > onset]
+        limits = [run.end for run in runs if run.holds(onset)] + [lo for lo, _ in busy[pitch] if lo > onset]
         last[pitch] = len(settled)
         settled.append(note._replace(duration_ticks=min(note.duration_ticks, min(limits) - onset)))
     if len(settled) < len(notes):
@@ -305,6 +343,14 @@ def settle(notes: Sequence[Note], spans: Sequence[Span], busy: dict[int, list[Sp
     for note in settled:
         busy[note.pitch].append((note.onset_ticks, note.onset_ticks + note.duration_ticks))
     return settled
+
+
+def _played_span(run: Run, onsets: Sequence[int]) -> Span:
+    """The run's bars as the channel plays them: from its first note, if that comes early, to the first early note of
+    the bar after. onsets: of all notes of the channel, rising."""
+
+    first, last = bisect_left(onsets, run.first_onset), bisect_left(onsets, run.last_onset)
+    return min([run.start, *onsets[first : first + 1]]), min([run.end, *onsets[last : last + 1]])
 
 
 def _part_controls(

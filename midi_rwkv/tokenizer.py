@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from .score import Bar, Note, Score, Track
+from .score import POSITIONS_PER_BEAT, Bar, Note, Score, Track, bar_lines, bars_of, lead_at_end, lead_ticks
 
-POSITIONS_PER_BEAT = 12
 SPECIAL_TOKENS = (
     "PAD",
     "BOS",
@@ -215,33 +214,40 @@ class Tokenizer:
             return ticks_per_beat / POSITIONS_PER_BEAT
         return ticks_per_beat * 4 / denominator / POSITIONS_PER_BEAT
 
-    def positions_in(self, bar: Bar, ticks_per_beat: int) -> int:
-        """How many positions of the bar a fill may use."""
+    def positions_in(self, bar: Bar, ticks_per_beat: int, lead: int = 0) -> int:
+        """How many positions of the bar a fill may use: not those that count as in the next, by the track's lead."""
         step = self.ticks_per_position(bar.denominator, ticks_per_beat)
-        return max(1, min(self.max_positions, round((bar.end_ticks - bar.start_ticks) / step)))
+        length = bar.end_ticks - bar.start_ticks
+        count = max(1, min(self.max_positions, round(length / step)))
+        while count > 1 and round((count - 1) * step) >= length - lead_at_end(lead, length):
+            count -= 1
+        return count
 
-    def cell_texts(self, notes: np.ndarray, bars: Sequence[Bar], ticks_per_beat: int, is_drum: bool) -> list[str]:
+    def cell_texts(
+        self, notes: np.ndarray, bars: Sequence[Bar], ticks_per_beat: int, is_drum: bool, *, lead: int | None = None
+    ) -> list[str]:
         """One string of base characters a bar, for one track.
 
-        notes: (n, 4) integers onset, pitch, duration, velocity, in ticks and MIDI units. A note within half a
-        position of the next bar line counts as on it. What the vocabulary cannot say (pitches out of range, positions
-        beyond its longest bar) is left out.
+        notes: (n, 4) integers onset, pitch, duration, velocity, in ticks and MIDI units. lead: the track's, in ticks
+        (`score.lead_ticks`; None: half a position); a note so close to the next bar line counts as on it. Of several
+        notes at one position and pitch the loudest is read. What the vocabulary cannot say (pitches out of range,
+        positions beyond its longest bar) and what is in no bar is left out.
         """
         texts = [""] * len(bars)
         if len(notes) == 0:
             return texts
-        starts = np.array([b.start_ticks for b in bars])
-        ends = np.array([b.end_ticks for b in bars])
+        lines = bar_lines(bars)
         steps = np.array([self.ticks_per_position(b.denominator, ticks_per_beat) for b in bars])
         onset, pitch, duration, velocity = np.asarray(notes, np.int64).T
-        bar = np.clip(np.searchsorted(starts, onset, side="right") - 1, 0, len(bars) - 1)
-        position = np.rint((onset - starts[bar]) / steps[bar]).astype(np.int64)
-        over = (position >= np.maximum(1, np.rint((ends - starts) / steps))[bar]) & (bar + 1 < len(bars))
-        bar, position = bar + over, np.where(over, 0, position)
+        bar = bars_of(onset, lines, lead_ticks(ticks_per_beat) if lead is None else lead)
+        inside = (bar >= 0) & (bar < len(bars))
+        bar = np.clip(bar, 0, len(bars) - 1)
+        last = np.maximum(1, np.rint(np.diff(lines) / steps).astype(np.int64)) - 1
+        position = np.clip(np.rint((onset - lines[bar]) / steps[bar]).astype(np.int64), 0, last[bar])
         length = np.maximum(1, duration / steps[bar])
         chars = self._pitch_chars[is_drum][pitch]
-        keep = (position < self.max_positions) & (chars > 0)
-        order = np.lexsort((-length, pitch, position, bar))
+        keep = inside & (position < self.max_positions) & (chars > 0)
+        order = np.lexsort((-length, -velocity, pitch, position, bar))
         order = order[keep[order]]
         if len(order) == 0:
             return texts
@@ -290,14 +296,14 @@ class Tokenizer:
         arrays = [np.array(t.notes, np.int64).reshape(-1, 4)[:, [0, 1, 2, 3]] for t in score.tracks]
         programs = [(t.program, t.is_drum) for t in score.tracks]
         tempos = [score.tempo_at(b.start_ticks) for b in bars]
+        leads = [score.lead_ticks(t) for t in score.tracks]
         changing = {
             i: np.array([self.program_id(t.program_in(bar), False) for bar in bars], np.int32)
             for i, t in enumerate(score.tracks)
             if t.program_changes
         }
-        return replace(
-            self.encode_arrays(arrays, programs, bars, tempos, ticks_per_beat=score.ticks_per_beat), changing=changing
-        )
+        song = self.encode_arrays(arrays, programs, bars, tempos, ticks_per_beat=score.ticks_per_beat, leads=leads)
+        return replace(song, changing=changing)
 
     def encode_arrays(
         self,
@@ -307,11 +313,14 @@ class Tokenizer:
         tempos: Sequence[float],
         *,
         ticks_per_beat: int,
+        leads: Sequence[int] | None = None,
     ) -> TokenizedSong:
-        """The same from plain arrays: per track (n, 4) onset, pitch, duration, velocity; tempos in BPM a bar."""
+        """The same from plain arrays: per track (n, 4) onset, pitch, duration, velocity; tempos in BPM a bar; per track
+        its lead in ticks (None: see `cell_texts`)."""
+        leads = [lead_ticks(ticks_per_beat)] * len(tracks) if leads is None else leads
         columns = [
-            self.cell_texts(notes, bars, ticks_per_beat, is_drum)
-            for notes, (_, is_drum) in zip(tracks, programs, strict=True)
+            self.cell_texts(notes, bars, ticks_per_beat, is_drum, lead=lead)
+            for notes, (_, is_drum), lead in zip(tracks, programs, leads, strict=True)
         ]
         ids = self.encode_cells([text for row in zip(*columns, strict=True) for text in row])
         header_of = {

@@ -2,17 +2,20 @@
 
     python scripts/check_fill.py song.mid out.mid --mask 2:1:7680-11520 [--mask ...] [--new-tracks 1]
 
-A mask is CHUNK:CHANNEL:START-END: track chunk and channel from 0, ticks half-open. Prints one line for each violation
-and exits with 1, or prints "ok".
+A mask is CHUNK:CHANNEL:START-END[:FIRST-LAST]: track chunk and channel from 0, ticks half-open. START and END are bar
+lines; FIRST-LAST says where the notes begin that belong to these bars, for one played early belongs to the bar that it
+leads into. By default that is half a grid step, a 24th of a quarter, before each bar line. Prints one line for each
+violation and exits with 1, or prints "ok".
 
 What must hold:
 - track chunks without a mask, other chunks, the header and whatever follows the tracks are byte-identical (but for the
   number of tracks, and new chunks after the last);
-- in a masked chunk every event keeps tick, order and data, except, on the masked channels: notes that begin inside a
-  mask (their note-offs too, wherever they stand), note-offs without a note inside, pitch bends and sustain pedal
-  inside, of which some may stay; end-of-track may move to the last event;
-- notes that begin inside a mask end by its end, and no two of one pitch overlap;
-- bend and pedal have, at the end of a mask, the value that they had there in the original;
+- in a masked chunk every event keeps tick, order and data, except, on the masked channels: the notes of a mask (their
+  note-offs too, wherever they stand), note-offs without a note inside, pitch bends and sustain pedal inside, of which
+  some may stay; end-of-track may move to the last event;
+- for bends and pedal a mask begins with its first note where that comes early, and ends where a note of the next bar
+  comes early; they have, at that end, the value that they had there in the original;
+- the notes of a mask end by its end, and no two of one pitch overlap;
 - the output parses in mido and symusic if the original does.
 """
 
@@ -32,9 +35,26 @@ import mido
 from mido.midifiles import midifiles
 from mido.midifiles.meta import build_meta_message
 
-Mask = tuple[int, int, int, int]  # chunk, channel, start tick, end tick
+Mask = tuple[int, ...]  # chunk, channel, start tick, end tick, and first and last onset where these are given
 BEND, PEDAL = "pitchwheel", "sustain"
 REST = {BEND: 0, PEDAL: 0}
+
+
+class Span(NamedTuple):
+    """A mask on one channel, in ticks, half-open."""
+
+    start: int
+    end: int
+    first: int  # onsets of its notes
+    last: int
+
+    def holds(self, onset: int) -> bool:
+        return self.first <= onset < self.last
+
+    def played(self, onsets: Sequence[int]) -> tuple[int, int]:
+        """Its bars as the channel plays them. onsets: of the channel's notes in the original."""
+        start = min([self.start, *(tick for tick in onsets if tick >= self.first)])
+        return start, min([self.end, *(tick for tick in onsets if tick >= self.last)])
 
 
 class Event(NamedTuple):
@@ -54,7 +74,8 @@ def check_fill(
 ) -> list[str]:
     """Violations, one line each; empty when the output is the original with only the masked cells changed.
 
-    `mask` names the cells by track chunk and channel of the output, so those of new tracks too.
+    `mask` names the cells by track chunk and channel of the output, so those of new tracks too; without onsets, bars
+    are taken to be longer than a 12th of a quarter.
     Raises ValueError when mido cannot read the original.
     """
     before, after = (
@@ -62,10 +83,11 @@ def check_fill(
     )
     old, new = _split(before), _split(after)
     mask = list(mask)
-    masks: dict[int, dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
-    for chunk, channel, start, end in mask:
-        masks[chunk][channel].append((start, end))
     kind, _, division = struct.unpack(">HHH", old.header[:6])
+    masks: dict[int, dict[int, list[Span]]] = defaultdict(lambda: defaultdict(list))
+    for chunk, channel, start, end, *onsets in mask:
+        first, last = onsets or (start - division // 24, end - division // 24)
+        masks[chunk][channel].append(Span(start, end, first, last))
     appended = new_tracks if kind else 0
     problems = []
     expected = struct.pack(">HHH", kind, len(old.tracks) + appended, division) + old.header[6:]
@@ -131,8 +153,12 @@ def _timed_meta(kind: int, data: bytes, delta: int = 0) -> mido.MetaMessage:
     return message
 
 
-def _inside(spans: Sequence[tuple[int, int]], tick: int) -> bool:
+def _inside(spans: Iterable[tuple[int, int]], tick: int) -> bool:
     return any(start <= tick < end for start, end in spans)
+
+
+def _held(spans: Sequence[Span], onset: int) -> bool:
+    return any(span.holds(onset) for span in spans)
 
 
 def _is_note(event: Event) -> bool:
@@ -179,9 +205,7 @@ def _pair(events: Sequence[Event], channel: int) -> Notes:
     return Notes(pairs, stray, {pitch for pitch, waiting in sounding.items() if waiting})
 
 
-def _check_chunk(
-    division: int, before: bytes, after: bytes, masks: dict[int, list[tuple[int, int]]], may_open: bool
-) -> list[str]:
+def _check_chunk(division: int, before: bytes, after: bytes, masks: dict[int, list[Span]], may_open: bool) -> list[str]:
     old, new = _events(division, before), _events(division, after)
     problems = []
     ended = [bool(side) and side[-1].message.type == "end_of_track" for side in (old, new)]
@@ -195,15 +219,17 @@ def _check_chunk(
     kept_old, kept_new = set(range(len(old))), set(range(len(new)))
     for channel, spans in masks.items():
         ours, theirs = _pair(new, channel), _pair(old, channel)
-        kept_old -= _free(old, theirs, channel, spans, theirs.unclear)
-        kept_new -= _free(new, ours, channel, spans, theirs.unclear)
+        onsets = [old[on].tick for on in theirs.pairs]
+        played = [span.played(onsets) for span in spans]
+        kept_old -= _free(old, theirs, channel, spans, played, theirs.unclear)
+        kept_new -= _free(new, ours, channel, spans, played, theirs.unclear)
         if extra := ours.unclear - theirs.unclear:
             problems.append(f"channel {channel}: notes without a note-off on pitches {sorted(extra)}")
         problems += _check_new_notes(new, ours, channel, spans, theirs.unclear)
-        problems += _check_controls(old, new, channel, spans)
+        problems += _check_controls(old, new, channel, played)
         problems += _check_unclear(old, new, channel, spans, theirs.unclear)
         for control in (BEND, PEDAL):  # one event at the end of each mask may restore a value
-            for _, end in spans:
+            for _, end in played:
                 then = [i for i in kept_new if _stands(new[i], control, channel, end)]
                 if len(then) > sum(_stands(old[i], control, channel, end) for i in kept_old):
                     kept_new.discard(min(then))
@@ -223,27 +249,32 @@ def _stands(event: Event, control: str, channel: int, tick: int) -> bool:
 
 
 def _free(
-    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+    events: Sequence[Event],
+    notes: Notes,
+    channel: int,
+    spans: Sequence[Span],
+    played: Sequence[tuple[int, int]],
+    unclear: set[int],
 ) -> set[int]:
     """Indices of the events that may differ. Of an unclear pitch, any note-off."""
-    free = {i for i in notes.stray if _inside(spans, events[i].tick)}
+    free = {i for i in notes.stray if _inside((span[:2] for span in spans), events[i].tick)}
     for on, off in notes.pairs.items():
-        if _inside(spans, events[on].tick):
+        if _held(spans, events[on].tick):
             free |= {on} if off is None else {on, off}
     for i, event in enumerate(events):
         if getattr(event.message, "channel", None) != channel:
             continue
-        if _control(event) and _inside(spans, event.tick):
+        if _control(event) and _inside(played, event.tick):
             free.add(i)
         if _is_note(event) and event.message.note in unclear:
             free.discard(i)
-            if not _is_onset(event) or _inside(spans, event.tick):
+            if not _is_onset(event) or _held(spans, event.tick):
                 free.add(i)
     return free
 
 
 def _check_new_notes(
-    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[Span], unclear: set[int]
 ) -> list[str]:
     problems = []
     until: dict[int, int] = defaultdict(int)
@@ -252,10 +283,11 @@ def _check_new_notes(
         if pitch in unclear:
             continue
         end = events[off].tick if off is not None else onset
-        for start, stop in spans:
-            if start <= onset < stop:
-                if end > stop:
-                    problems.append(f"channel {channel}: the note {pitch} at tick {onset} ends at {end}, after {stop}")
+        for span in spans:
+            if span.holds(onset):
+                if end > span.end:
+                    late = f"the note {pitch} at tick {onset} ends at {end}, after {span.end}"
+                    problems.append(f"channel {channel}: {late}")
                 if onset < until[pitch]:
                     problems.append(f"channel {channel}: the note {pitch} at tick {onset} begins inside another")
         until[pitch] = max(until[pitch], end)
@@ -263,14 +295,14 @@ def _check_new_notes(
 
 
 def _check_unclear(
-    old: Sequence[Event], new: Sequence[Event], channel: int, spans: Sequence[tuple[int, int]], unclear: set[int]
+    old: Sequence[Event], new: Sequence[Event], channel: int, spans: Sequence[Span], unclear: set[int]
 ) -> list[str]:
     """Which note-off belongs to which note is open here, but no new one may stand outside the mask."""
 
     def offs(events: Sequence[Event]) -> Counter[tuple[int, tuple[int, ...]]]:
         mine = (e for e in events if _is_note(e) and e.message.channel == channel and e.message.note in unclear)
-        ends = [end for _, end in spans]
-        return Counter(e[:2] for e in mine if not _is_onset(e) and not _inside(spans, e.tick) and e.tick not in ends)
+        around = [(min(span.first, span.start), span.end + 1) for span in spans]
+        return Counter(e[:2] for e in mine if not _is_onset(e) and not _inside(around, e.tick))
 
     added = offs(new) - offs(old)
     return [f"channel {channel}: note-offs outside the mask that were not there: {list(added)[:5]}"] if added else []
@@ -301,7 +333,7 @@ def _check_controls(
     return problems
 
 
-def _check_new(division: int, body: bytes, masks: dict[int, list[tuple[int, int]]]) -> list[str]:
+def _check_new(division: int, body: bytes, masks: dict[int, list[Span]]) -> list[str]:
     """A new chunk: a name, a program, and notes inside the masks."""
     try:
         events = _events(division, body)
@@ -321,7 +353,7 @@ def _check_new(division: int, body: bytes, masks: dict[int, list[tuple[int, int]
         problems += _check_new_notes(events, notes, channel, spans, set())
         if notes.unclear or notes.stray:
             problems.append("notes and note-offs do not match")
-        if outside := [events[on].tick for on in notes.pairs if not _inside(spans, events[on].tick)]:
+        if outside := [events[on].tick for on in notes.pairs if not _held(spans, events[on].tick)]:
             problems.append(f"notes outside the mask at ticks {outside[:5]}")
     return problems
 
@@ -347,9 +379,8 @@ def _check_parsers(before: bytes, after: bytes) -> list[str]:
 
 
 def _mask(text: str) -> Mask:
-    chunk, channel, span = text.split(":")
-    start, end = span.split("-")
-    return int(chunk), int(channel), int(start), int(end)
+    chunk, channel, *spans = text.split(":")
+    return int(chunk), int(channel), *(int(tick) for span in spans for tick in span.split("-"))
 
 
 def main() -> int:

@@ -65,7 +65,8 @@ def main() -> None:
     encode = checkpoint.tokenizer.encode_arrays
     songs = [(name, read_song(data, name)) for name, data in song_files(args.files)]
     cells = [
-        (name, encode(s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat)) for name, s in songs
+        (name, encode(s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads))
+        for name, s in songs
     ]
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder) / "valid.npz", cells)

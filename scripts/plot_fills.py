@@ -66,7 +66,7 @@ def draw(axes: Axes, score: Score, region: Region, title: str) -> None:
         for note in track.notes:
             if not (note.onset_ticks < edges[-1] and note.onset_ticks + note.duration_ticks > edges[0]):
                 continue
-            inside = masked and score.bar(first).start_ticks <= note.onset_ticks < score.bar(last - 1).end_ticks
+            inside = masked and first <= score.bar_of(t, note.onset_ticks) < last
             colour = colour_of(region, t) if masked else GREY
             start, end = np.interp([note.onset_ticks, note.onset_ticks + note.duration_ticks], edges, numbers)
             width = max(end - start, 0.02)

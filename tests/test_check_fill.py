@@ -18,7 +18,7 @@ def off(tick, pitch):
     return tick, bytes([0x80, pitch, 64])
 
 
-BEFORE = [(0, b"\xb0\x07\x64"), on(0, 60), on(1900, 61), off(BAR, 60)]
+BEFORE = [(0, b"\xb0\x07\x64"), on(0, 60), on(1890, 61), off(BAR, 60)]
 INSIDE = [on(2000, 62), (2100, b"\xb0\x40\x7f"), on(3800, 63)]
 AFTER = [on(2 * BAR, 64), off(4000, 61), off(4100, 63), off(4100, 62), off(4200, 64), (4300, b"\xff\x60\x01\x05")]
 OTHER = [on(0, 40), off(5000, 40)]
@@ -39,7 +39,7 @@ def test_a_good_fill_passes(build_midi, check_fill, original):
 DAMAGE = {
     "a note outside is gone": ([BEFORE[0], *BEFORE[2:3], *NEW, *KEPT], "outside the mask"),
     "its velocity differs": ([BEFORE[0], on(0, 60, 81), *BEFORE[2:], *NEW, *KEPT], "outside the mask"),
-    "it is shifted": ([*BEFORE[:2], on(1899, 61), *BEFORE[3:], *NEW, *KEPT], "outside the mask"),
+    "it is shifted": ([*BEFORE[:2], on(1889, 61), *BEFORE[3:], *NEW, *KEPT], "outside the mask"),
     "two events changed places": ([BEFORE[1], BEFORE[0], *BEFORE[2:], *NEW, *KEPT], "outside the mask"),
     "a controller is gone": ([*BEFORE[1:], *NEW, *KEPT], "outside the mask"),
     "unknown meta differs": ([*BEFORE, *NEW, *KEPT[:-1], (4300, b"\xff\x60\x01\x06")], "outside the mask"),

@@ -71,7 +71,7 @@ def test_too_many_bars_are_refused_at_once():
 
 
 def test_notes_belong_to_the_bar_of_their_onset():
-    notes = [Note(0, 60, 4000, 80), Note(1919, 127, 10, 80), Note(1920, 0, 10, 80), Note(3840, 60, 1, 80)]
+    notes = [Note(0, 60, 4000, 80), Note(1899, 127, 10, 80), Note(1900, 0, 10, 80), Note(3840, 60, 1, 80)]
     score = song(notes=notes)
     assert [score.notes_in(0, bar) for bar in range(4)] == [notes[:2], notes[2:3], notes[3:], []]
 

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+from dataclasses import replace
 
 import mido
 import pytest
@@ -50,10 +51,10 @@ def test_notes_at_the_edges(build_midi):
     """Bar 1 is masked: what begins in it goes with its note-off, what rings into it stays with its own."""
     song = [
         on(0, 60),
-        on(1900, 61),
+        on(1890, 61),
         on(BAR, 62),
         off(2000, 60),
-        on(3839, 63),
+        on(3810, 63),
         off(3000 + BAR, 62),
         on(2 * BAR, 64),
         off(2 * BAR, 64),
@@ -61,7 +62,7 @@ def test_notes_at_the_edges(build_midi):
         off(5001, 63),
     ]
     song.sort(key=lambda e: e[0])
-    kept = [on(0, 60), on(1900, 61), off(2000, 60), on(2 * BAR, 64), off(2 * BAR, 64), off(5000, 61)]
+    kept = [on(0, 60), on(1890, 61), off(2000, 60), on(2 * BAR, 64), off(2 * BAR, 64), off(5000, 61)]
     assert fill(build_midi([song]), []) == kept
     new = fill(build_midi([song]), [Note(2000, 60, 50, 90), Note(2500, 61, 10, 90), Note(3800, 62, 1000, 90)])
     assert (
@@ -78,8 +79,8 @@ def test_notes_at_the_edges(build_midi):
 
 
 def test_interleaved_notes_of_one_pitch_keep_their_own_note_offs(build_midi):
-    song = [on(1900, 60, 1), on(2000, 60, 2), off(2100, 60, 3), on(3900, 60, 4), off(3950, 60, 5), off(4000, 60, 6)]
-    assert fill(build_midi([song]), []) == [on(1900, 60, 1), off(2100, 60, 3), on(3900, 60, 4), off(4000, 60, 6)]
+    song = [on(1890, 60, 1), on(2000, 60, 2), off(2100, 60, 3), on(3900, 60, 4), off(3950, 60, 5), off(4000, 60, 6)]
+    assert fill(build_midi([song]), []) == [on(1890, 60, 1), off(2100, 60, 3), on(3900, 60, 4), off(4000, 60, 6)]
 
 
 def test_new_notes_of_one_pitch_do_not_overlap(build_midi, note):
@@ -248,7 +249,7 @@ def test_what_does_not_fit_is_refused(build_midi, note):
     score = read_midi(song)
     region = Region.rectangle([0], [(1, 2)])
     wrong = {
-        "outside its cells": (score, region, {0: [Note(1919, 60, 10, 80)]}),
+        "outside its cells": (score, region, {0: [Note(1899, 60, 10, 80)]}),
         "out of range": (score, region, {0: [Note(1920, 128, 10, 80)]}),
         "1- ticks": (score, region, {0: [Note(1920, 60, 0, 80)]}),
         "give one each": (score, region, {}),
@@ -321,6 +322,12 @@ def songs(draw, build, chunk, whole):
     return build([sorted(conductor), *unknown, *(chunk(t, running, end) for t in tracks)], tpq, 1, running, end)
 
 
+def onsets_of(score, track, lo, hi):
+    """Where the notes of bars [lo, hi) may begin; the track may be a new one."""
+    grown = replace(score, tracks=(*score.tracks, Track("New", 0, False, ())))
+    return grown.cell_ticks(track, lo)[0], grown.cell_ticks(track, hi - 1)[1]
+
+
 def region_and_fills(data, score, new=0):
     """Some cells of some tracks, and notes for them that collide a lot."""
     count = len(score.tracks) + new
@@ -333,9 +340,10 @@ def region_and_fills(data, score, new=0):
     for track in region.tracks:
         fills[track] = []
         for lo, hi in region.bar_runs(track):
-            start, end = score.bar(lo).start_ticks, score.bar(hi - 1).end_ticks
+            bars = score.bar(lo).start_ticks, score.bar(hi - 1).end_ticks
+            start, end = onsets_of(score, track, lo, hi)
             if track < len(score.tracks):
-                mask.append((score.tracks[track].chunk, score.tracks[track].channel, start, end))
+                mask.append((score.tracks[track].chunk, score.tracks[track].channel, *bars, start, end))
             for _ in range(rng.randrange(8)):
                 onset, length = rng.randrange(start, end), rng.randint(1, 2 * (end - start))
                 fills[track].append(Note(onset, rng.choice([36, 42, 60, 61, 62]), length, rng.randint(1, 127)))
@@ -375,7 +383,13 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
         channels = {t.channel for t in made} - ({t.channel for t in score.tracks} if kind == 0 else set())
         for channel in channels or {15}:
             mask += [
-                (chunk, channel, score.bar(lo).start_ticks, score.bar(hi - 1).end_ticks)
+                (
+                    chunk,
+                    channel,
+                    score.bar(lo).start_ticks,
+                    score.bar(hi - 1).end_ticks,
+                    *onsets_of(score, index, lo, hi),
+                )
                 for lo, hi in region.bar_runs(index)
             ]
         if channels or kind:

@@ -93,7 +93,7 @@ def test_more_like_this_and_locked_notes(visit):
     assert page.roll("model.candidates[0].fill[0]") == first  # the same seed
     page.write("More like this")
     alike = page.roll("model.candidates[0].fill[0]")
-    chords = [{tuple(notes[i : i + 4]) for i in range(0, len(notes), 4)} for notes in (first, alike)]
+    chords = [{tuple(notes[i : i + 5]) for i in range(0, len(notes), 5)} for notes in (first, alike)]
     assert alike != first
     assert len(chords[0] & chords[1]) >= len(chords[0]) // 5
 
@@ -109,7 +109,7 @@ def test_more_like_this_and_locked_notes(visit):
     page.wait_for_timeout(200)
     page.infill(seed=5)
     again = page.roll("model.candidates[0].fill[0]")
-    assert [onset, pitch] in [[again[i], again[i + 2]] for i in range(0, len(again), 4)]
+    assert [onset, pitch] in [[again[i], again[i + 2]] for i in range(0, len(again), 5)]
     assert again != alike
 
 
