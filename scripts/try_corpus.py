@@ -3,8 +3,9 @@
     python scripts/try_corpus.py valid.zip [--limit 60] [--jobs 2] [--checkpoint DIR] [--subprocess]
 
 One random region a file, from the file's name and `--seed`: 1-8 bars of one track, some tracks or all (no `--tracks`).
-Bars, tracks and notes are found with mido alone, and `check_fill.py` compares original and output with mido alone. A
-section is one track over the region's bars. Required: every run finishes, every output is exact and parses in mido and
+Bars, tracks and notes are found with mido alone, and `check_fill.py` compares original and output with mido alone; the
+rule for notes played before their bar (docs/infill.md) is written down here once more. A section is one track over the
+region's bars. Required: every run finishes, every output is exact and parses in mido and
 symusic, and 95 % of the sections that had notes get notes; exit code 1 otherwise. A run that failed is listed.
 """
 
@@ -20,12 +21,14 @@ import tempfile
 import time
 import zipfile
 import zlib
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import mido
 import numpy as np
@@ -43,6 +46,13 @@ class Song:
     onsets: dict[tuple[int, int], np.ndarray]  # ticks of the notes, by track
     bars: list[tuple[int, int]]  # half-open, up to the last note
     first_bar_number: int
+    leads: dict[tuple[int, int], int] = field(default_factory=dict)  # ticks a note may come before its bar, by track
+
+    def onsets_between(self, track: tuple[int, int], start: int, end: int) -> tuple[int, int]:
+        """Where the notes of a track begin that belong to the bars between two bar lines, half-open."""
+        lengths = {stop: stop - begin for begin, stop in self.bars}
+        first, last = (line - min(self.leads[track], lengths.get(line, 0) // 2) for line in (start, end))
+        return first, last
 
 
 @dataclass
@@ -83,8 +93,25 @@ def read_song(data: bytes) -> Song:
     stop = starts[-1] + max(1, round(file.ticks_per_beat * 4 * numerator / denominator))
     stop = min([stop, *(t for t in metres if t >= end)])
     bars = list(zip(starts, [*starts[1:], stop], strict=True))
+    leads = {t: lead(ticks, [*starts, stop], file.ticks_per_beat) for t, ticks in onsets.items()}
+    if any(max(ticks) >= stop - leads[t] for t, ticks in onsets.items()):
+        bars.append((stop, stop + max(1, round(file.ticks_per_beat * 4 * numerator / denominator))))
     pickup = len(bars) > 1 and bars[0][1] - bars[0][0] < bars[1][1] - bars[1][0]
-    return Song(sorted(onsets), {t: np.array(o) for t, o in onsets.items()}, bars, 0 if pickup else 1)
+    return Song(sorted(onsets), {t: np.array(o) for t, o in onsets.items()}, bars, 0 if pickup else 1, leads)
+
+
+def lead(onsets: Sequence[int], lines: Sequence[int], ticks_per_beat: int) -> int:
+    """Half a grid step, or how early the track's notes at bar lines usually come."""
+    step = ticks_per_beat / 12
+    around = [lines[max(0, bisect(lines, t) - 1) :][:2] for t in onsets]
+    offsets = [min((t - line for line in near), key=abs) for t, near in zip(onsets, around, strict=True)]
+    offsets = [x for x in offsets if abs(x) < step]
+    usual = 0.0
+    if len(offsets) >= 4:
+        middle = median(offsets)
+        spread = median(abs(x - middle) for x in offsets)
+        usual = min(3 * spread - middle, int(step) - 1) if spread <= 3 / 8 * step else 0.0
+    return max(ticks_per_beat // 24, int(usual))
 
 
 def choose_region(song: Song, rng: np.random.Generator) -> tuple[list[str], list[tuple[int, int]], int, int]:
@@ -139,7 +166,8 @@ def try_file(name: str, archive: Path, seed: int, checkpoint: str | None, in_sub
     region, tracks, start, end = choose_region(song, np.random.default_rng((seed, zlib.crc32(name.encode()))))
     options = [*region, "--seed", str(seed), *(["--checkpoint", checkpoint] if checkpoint else [])]
     result = Result(name, " ".join(["midi-rwkv infill", name, *options]))
-    sounding = [t for t in tracks if ((song.onsets[t] >= start) & (song.onsets[t] < end)).any()]
+    spans = {t: song.onsets_between(t, start, end) for t in tracks}
+    sounding = [t for t in tracks if _begin_in(song.onsets[t], spans[t])]
     result.sections = len(sounding)
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "song.mid", Path(folder) / "out.mid"
@@ -153,12 +181,17 @@ def try_file(name: str, archive: Path, seed: int, checkpoint: str | None, in_sub
             return result
         parsing = parse_problems(output)
         result.parsed = not parsing
-        result.problems = parsing + check_fill(data, output.read_bytes(), [(*track, start, end) for track in tracks])
+        mask = [(*t, start, end, *spans[t]) for t in tracks]
+        result.problems = parsing + check_fill(data, output.read_bytes(), mask)
         result.exact = not result.problems
         if result.parsed:
             after = read_song(output.read_bytes()).onsets
-            result.filled = sum(bool(((after[t] >= start) & (after[t] < end)).any()) for t in sounding if t in after)
+            result.filled = sum(_begin_in(after[t], spans[t]) for t in sounding if t in after)
     return result
+
+
+def _begin_in(onsets: np.ndarray, span: tuple[int, int]) -> bool:
+    return bool(((onsets >= span[0]) & (onsets < span[1])).any())
 
 
 def choose_files(names: Sequence[str], limit: int) -> list[str]:
