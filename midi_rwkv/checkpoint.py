@@ -81,9 +81,12 @@ def save_checkpoint(
     training: Mapping[str, Any] | None = None,
     prompt: str = "bars",
     overwrite: bool = True,
+    bf16: bool = True,
 ) -> None:
-    """Write a checkpoint folder, weights in bf16; all its files or none. FileExistsError where one is there already and
-    not `overwrite`."""
+    """Write a checkpoint folder; all its files or none. FileExistsError where one is there already and not `overwrite`.
+
+    bf16: round the weights; else they are written as they are given.
+    """
     import torch
     from safetensors.torch import save
 
@@ -98,7 +101,7 @@ def save_checkpoint(
         "tokenizer": tokenizer_hash(tokenizer),
         "training": training,
     }
-    data = save({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()})
+    data = save({k: (v.to(torch.bfloat16) if bf16 else v).contiguous() for k, v in weights.items()})
     with whole_files([folder / name for name in FILES], overwrite=overwrite) as (
         config_file,
         tokenizer_file,
@@ -123,8 +126,9 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     try:
         record = json.loads(files[0].read_text(encoding="utf-8"))
         config = ModelConfig.from_dict(record["model"])
+        made_with, prompt, context = record["tokenizer"], record["prompt"], record["context"]
         tokenizer = Tokenizer.load(files[1])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: config.json or tokenizer.json is damaged ({error}); copy them again"
         ) from error
@@ -132,7 +136,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: format {record.get('format')}, this version reads {FORMAT_VERSION}; update one"
         )
-    if record["tokenizer"] != tokenizer_hash(tokenizer) or tokenizer.vocab_size != config.vocab_size:
+    if made_with != tokenizer_hash(tokenizer) or tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder}: tokenizer.json does not belong to these weights; restore the one it came with"
         )
@@ -144,9 +148,9 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         config,
         tokenizer,
         weights,
-        record["prompt"],
+        prompt,
         path=folder,
-        context=record["context"],
+        context=context,
         training=training,
         recall=recall,
         version=version,

@@ -9,8 +9,9 @@ import torch
 
 from midi_rwkv.checkpoint import CheckpointError, load_checkpoint, parameter_shapes
 from midi_rwkv.config import PRESETS, ModelConfig
-from midi_rwkv.convert import convert, from_rwkv_lm, time_state_of, to_rwkv_lm, to_time_state
+from midi_rwkv.convert import convert, from_rwkv_lm, time_state_of, to_time_state
 from midi_rwkv.model import RWKV7
+from midi_rwkv.style import load_style
 
 
 @pytest.fixture
@@ -85,11 +86,71 @@ def test_rwkv_lm_state_dict_round_trip(folder, tmp_path, capsys):
     pth, back = tmp_path / "model.pth", tmp_path / "back"
     convert(folder, pth)
     state = torch.load(pth, weights_only=True)
-    assert state["blocks.0.att.v1"].shape == (64, 32)  # RWKV-LM keeps it in layer 0 too
+    assert not any(name.startswith("blocks.0.att.v") and name[-1] in "012" for name in state)
+    assert "blocks.1.att.v1" in state
     convert(pth, back, tokenizer=str(folder / "tokenizer.json"))
     want, got = load_checkpoint(folder), load_checkpoint(back)
     assert got.config == want.config
     assert all(np.array_equal(got.weights[k], v) for k, v in want.weights.items())
+
+
+def test_what_layer_0_never_uses_may_be_there(folder, tmp_path):
+    """RWKV-LM's trainer saves it."""
+    convert(folder, tmp_path / "model.pth")
+    state = torch.load(tmp_path / "model.pth", weights_only=True)
+    for name, other in (("v0", "a0"), ("v1", "a1"), ("v2", "a2")):
+        state[f"blocks.0.att.{name}"] = state[f"blocks.0.att.{other}"]
+    torch.save(state, tmp_path / "with.pth")
+    convert(tmp_path / "with.pth", tmp_path / "back", tokenizer=str(folder / "tokenizer.json"))
+    want, got = load_checkpoint(folder), load_checkpoint(tmp_path / "back")
+    assert all(np.array_equal(got.weights[k], v) for k, v in want.weights.items())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_numbers_stay_of_their_kind(folder, tmp_path, kind):
+    shapes = parameter_shapes(load_checkpoint(folder).config)
+    state = {name: torch.randn(shape).to(kind) for name, shape in shapes.items()}
+    torch.save(state, tmp_path / "model.pth")
+    tokenizer = str(folder / "tokenizer.json")
+    convert(tmp_path / "model.pth", tmp_path / "kept", tokenizer=tokenizer)
+    convert(tmp_path / "kept", tmp_path / "again.pth")
+    convert(tmp_path / "kept", tmp_path / "rounded.pth", bf16=True)
+    convert(tmp_path / "model.pth", tmp_path / "rounded", tokenizer=tokenizer, bf16=True)
+    again, rounded = (torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in ("again", "rounded"))
+    other = load_checkpoint(tmp_path / "rounded").weights
+    for name, weight in state.items():
+        assert again[name].dtype == kind
+        assert torch.equal(again[name], weight)
+        assert torch.equal(rounded[name], weight.bfloat16())
+        assert np.array_equal(other[name], weight.bfloat16().float().numpy())
+
+
+def test_a_models_own_time_state_is_kept_beside_it(folder, tmp_path):
+    convert(folder, tmp_path / "model.pth")
+    wkv = torch.randn(2, 1, 64, 64)
+    state = torch.load(tmp_path / "model.pth", weights_only=True) | to_time_state(wkv)
+    torch.save(state, tmp_path / "tuned.pth")
+    said = convert(tmp_path / "tuned.pth", tmp_path / "tuned", tokenizer=str(folder / "tokenizer.json"))
+    beside = tmp_path / "tuned-state.safetensors"
+    assert str(beside) in said
+    assert np.array_equal(load_style(beside, load_checkpoint(tmp_path / "tuned")).wkv, wkv.numpy())
+    (tmp_path / "new-state.safetensors").write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="exists"):
+        convert(tmp_path / "tuned.pth", tmp_path / "new", tokenizer=str(folder / "tokenizer.json"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_that_do_not_apply_are_refused(folder, tmp_path):
+    torch.save(to_time_state(torch.randn(2, 1, 64, 64)), tmp_path / "state.pth")
+    convert(tmp_path / "state.pth", tmp_path / "state.safetensors")
+    for source, options, words in (
+        (folder, {"tokenizer": "t.json", "order": "tracks"}, "--tokenizer and --order cannot apply"),
+        (tmp_path / "state.pth", {"bf16": True}, "--bf16 cannot apply"),
+        (tmp_path / "state.safetensors", {"order": "bars"}, "--order cannot apply"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            convert(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_shape_loads():
@@ -97,7 +158,7 @@ def test_the_papers_shape_loads():
     shapes = parameter_shapes(PRESETS["base"])
     generator = torch.Generator().manual_seed(0)
     weights = {k: 0.02 * torch.randn(s, generator=generator) for k, s in shapes.items()}
-    config, loaded = from_rwkv_lm(to_rwkv_lm(weights, PRESETS["base"]))
+    config, loaded = from_rwkv_lm(weights)
     assert config == PRESETS["base"]
     model = RWKV7(config)
     model.load_state_dict(loaded)
@@ -121,7 +182,9 @@ def test_bad_conversions_are_one_line(folder, tmp_path):
     torch.save({"emb.weight": torch.zeros(3, 4)}, tmp_path / "y.pth")
     pth = tmp_path / "m.pth"
     convert(folder, pth)
+    (tmp_path / "t.json").write_text("[1]")
     for call, words in (
+        (lambda: convert(pth, tmp_path / "o", tokenizer=str(tmp_path / "t.json")), "no MidiTok MMM tokenizer"),
         (lambda: convert(tmp_path / "gone", tmp_path / "o"), "no such"),
         (lambda: convert(tmp_path / "x.pth", tmp_path / "o"), "not a PyTorch state dict"),
         (lambda: convert(tmp_path / "y.pth", tmp_path / "o"), "no RWKV-7"),
