@@ -50,6 +50,7 @@ class PatientEngine(Engine):
         self.engine = engine
         self.check: Callable[[], None] = lambda: None
         self.vocab_size = engine.vocab_size
+        self.block_tokens = engine.block_tokens
         self._known: OrderedDict[bytes, tuple[np.ndarray, State]] = OrderedDict()
 
     def new_state(self, batch: int = 1, wkv0: np.ndarray | None = None) -> Any:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .config import check_threads
 from .errors import RequestError
 
 Floats = NDArray[np.float32]
@@ -31,6 +32,7 @@ Ids = NDArray[np.int64]
 
 BACKENDS = ("auto", "numba", "torch", "triton")
 PRECISIONS = ("auto", "float32", "int8")
+MOST_THREADS = 2  # of the numba engine: one reads and writes, the other helps it
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Engine:
 
     name = "engine"
     vocab_size: int
+    block_tokens = 128  # a row's `prefill` may be cut at a multiple of this without changing a bit of what it gives
 
     def __init__(self, weights: Mapping[str, Floats], head_size: int) -> None:
         """ValueError when `weights` are not an RWKV-7's in RWKV-LM's names, or don't divide into heads of that size."""
@@ -155,12 +158,13 @@ def make_engine(
 
     backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
         or the model's shape does not suit it.
-    threads: cores for prefill, and for steps of several rows. `on_choice` is told which engine was taken and why.
+    threads: cores; 1-2 for numba, for torch as many as there are. `on_choice` is told which engine was taken and why.
     precision: of the matrices: "float32"; "int8" with a scale a row, a quarter of the memory, numba and RWKV-7 only; or
         "auto": int8 where it can be had.
 
     Raises:
-        RequestError: an unknown backend or precision, weights of another kind, or a choice that cannot run them.
+        RequestError: an unknown backend or precision, more threads than can be used, weights of another kind, or a
+            choice that cannot run them.
     """
     if backend not in BACKENDS:
         raise RequestError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
@@ -177,6 +181,7 @@ def make_engine(
         from .engine_attention import AttentionEngine
 
         on_choice("decoding a Transformer with torch")
+        check_threads(threads)
         return AttentionEngine(weights, head_size, threads)
     if backend == "triton":
         if reason := _no_triton():
@@ -184,12 +189,14 @@ def make_engine(
         from .engine_triton import TritonEngine
 
         on_choice("decoding with triton, as asked")
+        check_threads(threads)
         return TritonEngine(weights, head_size, threads)
     if backend != "torch":
         reason = _no_numba(weights, head_size)
         if not reason:
             from .engine_numba import NumbaEngine
 
+            check_threads(threads, most=MOST_THREADS)
             precision = "int8" if precision == "auto" else precision
             on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
             return NumbaEngine(weights, head_size, threads, precision)
@@ -202,6 +209,7 @@ def make_engine(
         on_choice("decoding with torch, as asked")
     from .engine_torch import TorchEngine
 
+    check_threads(threads)
     return TorchEngine(weights, head_size, threads)
 
 

@@ -44,7 +44,6 @@ from .engine_pack import BLOCK, pack
 from .engine_pair import Pace, Pair
 from .kernels import numba_vectors
 
-BLOCK_TOKENS = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
 SOURCES = [__file__, engine_kernels.__file__, numba_vectors.__file__]
 
 floats, integers = types.float32[::1], types.int64[::1]
@@ -170,6 +169,8 @@ class NumbaEngine(Engine):
     A step of a single row is shared as engine_pair.py says, as long as that is quicker.
     """
 
+    block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
+
     def __init__(
         self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, precision: str = "float32"
     ) -> None:
@@ -187,7 +188,7 @@ class NumbaEngine(Engine):
         ids = self.check_tokens(tokens)
         self._dismiss()
         logits = self._logits(state.batch)
-        steps = max(1, BLOCK_TOKENS // state.batch)
+        steps = max(1, self.block_tokens // state.batch)
         pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
         wanted = [None] * (len(pieces) - 1) + [logits]
         middle = self.n_layer // 2

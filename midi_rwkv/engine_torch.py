@@ -20,11 +20,11 @@ from .engine import Engine, Floats, Ids, State
 from .kernels.wkv7_chunked import wkv7_chunked
 from .kernels.wkv7_reference import wkv7_reference
 
-BLOCK_TOKENS = 256  # rows x tokens that prefill works on at once
-
 
 class TorchEngine(Engine):
     """See `Engine`. `threads` are torch's, for the whole process."""
+
+    block_tokens = 256  # rows x tokens that prefill works on at once
 
     def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, device: str = "cpu") -> None:
         super().__init__(weights, head_size)
@@ -47,7 +47,7 @@ class TorchEngine(Engine):
 
     def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
         ids = self.check_tokens(tokens)
-        steps = max(1, BLOCK_TOKENS // state.batch)
+        steps = max(1, self.block_tokens // state.batch)
         for start in range(0, len(ids), steps):
             logits = self._advance(np.tile(ids[start : start + steps], (state.batch, 1)), state)
         return logits

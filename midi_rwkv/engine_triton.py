@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .engine import Engine, Floats, Rows
-from .engine_torch import BLOCK_TOKENS, TorchEngine
+from .engine_torch import TorchEngine
 from .errors import RequestError
 from .kernels.decode_triton import LayerWeights, step_head, step_layer
 from .kernels.dispatch import wkv7
@@ -99,7 +99,7 @@ class TritonEngine(TorchEngine):
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], state: DeviceState) -> Floats:
         ids = torch.as_tensor(self.check_tokens(tokens), device=self.device).expand(state.batch, -1)
-        for part in ids.split(max(1, BLOCK_TOKENS // state.batch), 1):
+        for part in ids.split(max(1, self.block_tokens // state.batch), 1):
             logits, *after = self.forward(part, *state.tensors)
             for old, new in zip(state.tensors, after, strict=True):
                 old.copy_(new)

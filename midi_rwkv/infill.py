@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .checkpoint import Checkpoint, load_checkpoint
-from .config import SamplingConfig
+from .config import SamplingConfig, check_seed
 from .engine import Engine, Rows, make_engine
+from .engine_prefix import read_from
 from .errors import RequestError
 from .keyswitches import without_keyswitches
 from .limits import CellLimits
@@ -97,6 +98,7 @@ class Infiller:
         """See `infill`."""
         sampling = sampling or SamplingConfig()
         _check(score, region, candidates)
+        check_seed(seed)
         whole, score = score, without_keyswitches(score)
         switches = {t: frozenset(whole.tracks[t].notes) - set(score.tracks[t].notes) for t in region.tracks}
         locked = {t: [n for n in notes if n not in switches.get(t, ())] for t, notes in (locked or {}).items()}
@@ -224,15 +226,12 @@ class _Session:
             self._read_context(self.style.run)
 
     def _read_context(self, run: np.ndarray) -> None:
-        """Read what stands before the run (once for candidates that read the same), and put the style there."""
+        """Read what stands before the run, and put the style there."""
         distinct = self.prompts if any(p is not self.prompts[0] for p in self.prompts) else self.prompts[:1]
-        states = []
-        for prompt in distinct:
-            state = self.engine.new_state(1, self.style.wkv)
-            self.engine.prefill(prompt.asked + prompt.context[:-1], state)
-            state.wkv += run[:, None]
-            states.append(state)
-        self.state = type(states[0]).concat(states)
+        contexts = [p.asked + p.context[:-1] for p in distinct]
+        _, state = read_from(self.engine, self.engine.new_state(1, self.style.wkv), contexts)
+        state.wkv += run[:, None]
+        self.state = state
         self.pending = [p.context[-1:] for p in self.prompts]
 
     def enter(self, number: int) -> None:
@@ -271,15 +270,12 @@ class _Session:
         return [w.ids for w in writers]
 
     def _read(self, lists: Iterable[list[int]]) -> tuple[np.ndarray, Rows]:
-        """Advance every candidate by its own ids; once for all where these and the states are the same."""
+        """Advance every candidate by its own ids."""
         lists = list(lists)
-        same = all(ids == lists[0] for ids in lists)
-        if same and (self.state is None or self.state.batch < len(lists)):
-            state = self.state or self.engine.new_state(1, self.style.wkv)
-            logits = self.engine.prefill(lists[0], state)
-            return np.repeat(logits, len(lists), 0), state.repeat(len(lists))
-        state = self.state or self.engine.new_state(len(lists), self.style.wkv)
-        if same:
+        state = self.state or self.engine.new_state(1, self.style.wkv)
+        if state.batch < len(lists):  # all have read the same so far
+            return read_from(self.engine, state, lists)
+        if all(ids == lists[0] for ids in lists):
             return self.engine.prefill(lists[0], state), state
         rows = [state.select([i]) for i in range(len(lists))]
         logits = np.concatenate([self.engine.prefill(ids, row) for ids, row in zip(lists, rows, strict=True)])
