@@ -17,13 +17,13 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from midi_rwkv.arguments import parse_key
-from midi_rwkv.config import SamplingConfig
+from midi_rwkv.config import SamplingConfig, check_seed
 from midi_rwkv.describe import remarks, track_rows
 from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import find_program
 from midi_rwkv.midi import read_midi, splice
 from midi_rwkv.score import Region, Score
-from midi_rwkv.style import find_style, read_info, style_files
+from midi_rwkv.style import blend, find_style, load_style, read_info, style_files
 
 from .faults import one_line
 from .learn import alone
@@ -84,6 +84,7 @@ def endpoints(
         style_strength: float = 1.0,
         recall: float = 1.0,
         instruments: dict[str, str] | None = None,
+        style_file: FileData | None = None,
     ) -> tuple[list[FileData], dict[str, Any]]:
         """Write some bars of some tracks anew; everything else in the file stays as it is.
 
@@ -94,7 +95,7 @@ def endpoints(
             num_candidates: so many answers, 1-8
             temperature: higher is bolder, lower plainer
             top_p: draw from the likeliest that hold this share
-            seed: the same seed gives the same notes; -1 for a new one
+            seed: 0 to 2^63 - 1, the same seed gives the same notes; -1 for a new one
             density: least and most notes a bar
             polyphony: least and most notes struck together
             pitch_range: lowest and highest MIDI pitch
@@ -103,9 +104,17 @@ def endpoints(
             style_strength: 0 is as without a style
             recall: how readily the song's own music comes back; 0 no more than the model does
             instruments: what to take tracks for, as for `inspect`; the file keeps its programs
+            style_file: a style's .safetensors file, instead of `style`
         """
         with _errors():
             data, score = read(song)
+            _check_numbers(tracks=tracks, bars=bars)
+            _check_numbers(density=density or [], polyphony=polyphony or [], pitch_range=pitch_range or [])
+            _check_numbers(num_candidates=[num_candidates], seed=[seed])
+            _check_numbers(float, temperature=[temperature], top_p=[top_p], style_strength=[style_strength])
+            _check_numbers(float, recall=[recall])
+            if seed != -1:
+                check_seed(seed)
             if not 1 <= num_candidates <= MOST_CANDIDATES:
                 raise RequestError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
             score = _take(score, instruments)
@@ -119,8 +128,13 @@ def endpoints(
                 key=parse_key(key or None, "key"),
                 recall=recall,
             )
-            found = find_style(style, worker.checkpoint, style_strength) if style else None
-            number = secrets.randbelow(2**31) if seed < 0 else seed
+            if style and style_file:
+                raise RequestError("give style or style_file, not both")
+            if style_file:
+                found = blend([(load_style(find(style_file), worker.checkpoint), 1.0)], style_strength)
+            else:
+                found = find_style(style or None, worker.checkpoint, style_strength if style else 1.0, names_only=True)
+            number = secrets.randbelow(2**31) if seed == -1 else seed
             fills = []
             for event in worker.infill(score, region, sampling, candidates=num_candidates, seed=number, style=found):
                 if isinstance(event, list):
@@ -191,6 +205,15 @@ def keep_upload(name: str, data: bytes) -> Path:
 
 def _hand_out(name: str, data: bytes) -> Any:
     return {"path": str(keep_upload(name, data)), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def _check_numbers(kind: type = int, **given: Any) -> None:
+    """RequestError unless each is a list of whole numbers, or of any numbers where `kind` is float."""
+    for name, values in given.items():
+        numbers = isinstance(values, list) and all(isinstance(v, int | kind) for v in values)
+        if not numbers or any(isinstance(v, bool) for v in values):
+            what = "whole numbers" if kind is int else "a number"
+            raise RequestError(f"{name} must be {what}, got {str(values)[:60]}")
 
 
 def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:

@@ -78,7 +78,7 @@ class Settings:
         """The style at its strength; None for none. StyleError where it cannot be used."""
         if not self.style or self.style == NO_STYLE or not self.strength:
             return None
-        return find_style(self.style, checkpoint, self.strength)
+        return find_style(self.style, checkpoint, self.strength, names_only=True)
 
 
 SETTINGS = tuple(field.name for field in fields(Settings))

@@ -109,7 +109,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Pat
     first = int(np.argmax(sums))
     region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
     sounds = []
-    for found in (None, find_style(style, worker.checkpoint)):
+    for found in (None, find_style(style, worker.checkpoint, names_only=True)):
         for event in worker.infill(score, region, SamplingConfig(), candidates=1, seed=SEED, style=found):
             if isinstance(event, list):
                 filled = score.with_fill(region, event[0])

@@ -115,7 +115,7 @@ def mcp_server(worker: Worker, folder: Path | None) -> FastMCP:
 
     infill_with_files.__annotations__["return"] = dict[str, Any]
     for function in (inspect, infill_with_files, personalize, styles):
-        for name, kind in (("song", str), ("files", list[str])):
+        for name, kind in (("song", str), ("files", list[str]), ("style_file", str | None)):
             if name in function.__annotations__:
                 function.__annotations__[name] = kind
         server.add_tool(_tool(function))

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from midi_rwkv.config import check_threads
 from midi_rwkv.errors import RequestError
 
 from .guard import Guard, Hosts
@@ -33,7 +34,7 @@ def add_app_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these first")
     p.add_argument("--soundfont", metavar="FILE.sf2", help="what plays (default: the system's, else a small one)")
     p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: 2)")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model, 1-2 (default: 2)")
     p.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools")
     p.add_argument(
         "--mcp-files", metavar="DIR", type=Path, help="the MCP tools may read and add files here (default: nowhere)"
@@ -48,8 +49,10 @@ def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None
         if not (user and colon and password):
             raise RequestError("--auth must be USER:PASSWORD")
         auth = (user, password)
-    if options.threads is not None and options.threads < 1:
-        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
+    if options.threads is not None:
+        from midi_rwkv.engine import MOST_THREADS
+
+        check_threads(options.threads, "--threads", MOST_THREADS)
     if options.port is not None and not 1 <= options.port <= 65535:
         raise RequestError(f"--port must be 1-65535, got {options.port}")
     if options.mcp_files is not None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .config import SamplingConfig
+from .config import SamplingConfig, check_seed
 from .errors import RequestError
 from .terminal import say
 
@@ -78,8 +78,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     def listed(text: str | None) -> list[str] | None:
         return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
-    if options.seed < 0:
-        raise RequestError(f"--seed must be 0 or more, got {options.seed}")
+    check_seed(options.seed, "--seed")
     try:
         bars = [int(n) for n in options.bars.split(",")]
     except ValueError:

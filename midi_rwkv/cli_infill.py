@@ -79,7 +79,13 @@ def add_infill_command(commands: Any) -> None:
         default="auto",
         help="what runs the model (default: auto)",
     )
-    p.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    p.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="CPU threads, 1-2; with --backend torch up to all (default: 1)",
+    )
     p.add_argument(
         "--precision",
         choices=("auto", "float32", "int8"),
@@ -156,7 +162,8 @@ def write(
 
 def run_infill(options: argparse.Namespace) -> None:
     began = time.monotonic()
-    from .config import SamplingConfig
+    from .config import SamplingConfig, check_seed, check_threads
+    from .engine import MOST_THREADS
     from .midi import check_output, read_midi
     from .score import Region, Track
     from .splice import check_new_tracks
@@ -193,10 +200,9 @@ def run_infill(options: argparse.Namespace) -> None:
     if options.context_bars is not None and options.context_bars < 0:
         raise RequestError(f"--context-bars must be 0 or more, got {options.context_bars}")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    if options.threads < 1:
-        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
-    if seed < 0:
-        raise RequestError(f"--seed must be 0 or more, got {seed}")
+    most = MOST_THREADS if options.backend in ("auto", "numba") else None
+    check_threads(options.threads, "--threads", most)
+    check_seed(seed, "--seed")
 
     from .checkpoint import load_checkpoint
     from .infill import infill

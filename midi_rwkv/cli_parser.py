@@ -27,6 +27,7 @@ def run_convert(options: argparse.Namespace) -> None:
             tokenizer=options.tokenizer,
             overwrite=options.overwrite,
             order=options.order,
+            bf16=options.bf16,
         )
     )
 
@@ -74,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("source")
     p.add_argument("target")
     p.add_argument("--tokenizer", metavar="tokenizer.json", help="for a .pth that becomes a checkpoint folder")
-    p.add_argument("--order", choices=ORDERS, default=ORDERS[0], help="the prompt's, for such a .pth (default: bars)")
+    p.add_argument("--order", choices=ORDERS, help="the prompt's, for such a .pth (default: bars)")
+    p.add_argument("--bf16", action="store_true", help="round the weights to bfloat16 (default: as they are)")
     p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
     add_evaluate_command(commands)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import check_seed, check_threads
 from .errors import RequestError, StyleError
 from .terminal import say, stoppable
 
@@ -77,10 +78,9 @@ def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
 
 
 def run_personalize(options: argparse.Namespace) -> None:
-    if options.seed < 0:
-        raise RequestError(f"--seed must be 0 or more, got {options.seed}")
-    if options.threads is not None and options.threads < 1:
-        raise RequestError(f"--threads must be 1 or more, got {options.threads}")
+    check_seed(options.seed, "--seed")
+    if options.threads is not None:
+        check_threads(options.threads, "--threads")
 
     from .checkpoint import load_checkpoint
     from .personalize import personalize

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig
+from .config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig, check_threads
 from .errors import RequestError
 from .prompt import ORDERS
 from .terminal import Parser
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise RequestError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     shape = {k: v for k in ("n_layer", "n_embd") if (v := options.pop(k))}
     if threads:
+        check_threads(threads, "--threads")
         torch.set_num_threads(threads)
     model_config = ModelConfig(
         arch=arch, **{**{k: getattr(PRESETS[preset], k) for k in ("n_layer", "n_embd")}, **shape}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -84,6 +85,23 @@ PRESETS = {
 }
 
 
+MOST_SEED = 2**63 - 1
+
+
+def check_seed(seed: int, name: str = "the seed") -> None:
+    """RequestError unless it is one: what every generator, JSON and a table's column can hold."""
+    if not 0 <= seed <= MOST_SEED:
+        raise RequestError(f"{name} must be 0-{MOST_SEED}, got {seed}")
+
+
+def check_threads(threads: int, name: str = "threads", most: int | None = None) -> None:
+    """RequestError unless so many can be used: at most `most`, or as many as the machine has cores."""
+    here = os.cpu_count() or 1
+    if not 1 <= threads <= (most or here):
+        why = "more would not be used" if most else f"this machine has {here} core{'s' * (here > 1)}"
+        raise RequestError(f"{name} must lie in 1-{most or here} ({why}), got {threads}")
+
+
 MOST_NOTES, MOST_STRUCK = 200, 20  # that can be asked for: notes a bar, notes at once
 
 
@@ -157,5 +175,6 @@ class TrainConfig(Config):
             raise RequestError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
         if not 0 <= self.context_weight <= 1:
             raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
+        check_seed(self.seed)
         if not 0 < self.ema < 1:
             raise RequestError(f"ema must lie between 0 and 1, got {self.ema}")

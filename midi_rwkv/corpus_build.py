@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import Config
+from .config import Config, check_seed
 from .corpus import CorpusSong, read_song, write_shard
 from .corpus_checks import Filters, Piece, Sorted, scan, sort_pieces
 from .corpus_engine import Engine
 from .corpus_inputs import Chunk, chunks, find_sources, read_chunk
-from .errors import CorpusError, RequestError
+from .errors import CorpusError, RequestError, packages_for
 from .files import whole_files
 from .tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
 
@@ -52,6 +52,7 @@ class CorpusConfig(Config):
     filters: Filters = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             raise RequestError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
         if not 0 <= self.transpose <= len(TRANSPOSITIONS):
@@ -202,6 +203,8 @@ def build(
     kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. CorpusError (one
     line) where an input cannot be read or nothing is left; `out` is as it was then.
     """
+    with packages_for("corpus"):  # said now rather than when all files have been read
+        import datasketch  # noqa: F401
     config, engine = config or CorpusConfig(), engine or Engine()
     work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
     if not work:

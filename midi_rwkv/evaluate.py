@@ -75,8 +75,10 @@ def evaluate(
     """
     _check_installed()
     from .cases import SETTINGS, Songs, draw_cases
-    from .config import SamplingConfig
+    from .config import SamplingConfig, check_seed
     from .report import summarise, write_report
+
+    check_seed(seed)
 
     if jobs < 1:
         raise RequestError(f"jobs must be 1 or more, got {jobs}")

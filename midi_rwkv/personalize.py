@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .config import check_seed, check_threads
 from .errors import MidiRwkvError, StyleError
 from .files import check_writable, whole_file
 from .prompt import ORDERS
@@ -108,7 +109,9 @@ def personalize(
 
     began = time.monotonic()
     target = _target(name, output)
-    if threads:
+    check_seed(seed)
+    if threads is not None:
+        check_threads(threads)
         torch.set_num_threads(threads)
     checkpoint = checkpoint or load_checkpoint()
     model = checkpoint.model().requires_grad_(False)
@@ -231,12 +234,14 @@ def prepare(
     """Draw the fills, read what stands before them, and measure the base model on those held out."""
     import torch
 
-    from .engine import make_engine
+    from .engine import MOST_THREADS, make_engine
     from .tuning import LEARNING_RATES, STEPS, Tuning, read_fill
 
     parts = [_parts(len(p.score.bars), PARTS.get(len(pieces), 1)) for p in pieces]
     units = [(piece, part) for piece, own in zip(pieces, parts, strict=True) for part in own]
-    engine = make_engine(checkpoint.weights, checkpoint.config.head_size, threads=torch.get_num_threads())
+    engine = make_engine(
+        checkpoint.weights, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
+    )
     middle = checkpoint.tokenizer.id("Context_Middle")
     began = time.monotonic()
     total = TUNE_FILLS + HELD_OUT_FILLS

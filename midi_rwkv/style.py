@@ -71,10 +71,15 @@ def style_path(name_or_path: str | Path) -> Path:
                 f"no style file {path}; name a .safetensors file, or a style that `midi-rwkv styles` lists"
             )
         return path
-    path = styles_folder() / f"{text}{SUFFIX}"
-    if not NAME.fullmatch(text) or not path.is_file():
+    return kept_style(text)
+
+
+def kept_style(name: str) -> Path:
+    """The file of a style in `styles_folder()`. StyleError where none has that name."""
+    path = styles_folder() / f"{name}{SUFFIX}"
+    if not NAME.fullmatch(name) or not path.is_file():
         known = ", ".join(p.stem for p in style_files()) or "none yet; `midi-rwkv personalize` makes one"
-        raise StyleError(f"no style is called {text!r}; there are: {known}")
+        raise StyleError(f"no style is called {name!r}; there are: {known}")
     return path
 
 
@@ -180,13 +185,19 @@ def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style
     return Style("+".join(f"{s.name}:{w:g}" for s, w in left), sums.get("wkv"), sums.get("run"))
 
 
-def find_style(text: str | None, checkpoint: Checkpoint, strength: float = 1.0) -> Style | None:
-    """What `--style TEXT --style-strength S` means. None: the base model."""
+def find_style(
+    text: str | None, checkpoint: Checkpoint, strength: float = 1.0, *, names_only: bool = False
+) -> Style | None:
+    """What `--style TEXT --style-strength S` means. None: the base model.
+
+    names_only: a path is refused, for those who may not read this machine's files.
+    """
     if text is None:
         if strength != 1:
             raise StyleError("a style's strength needs a style; add --style NAME")
         return None
-    return blend([(load_style(name, checkpoint), weight) for name, weight in parse_blend(text)], strength)
+    named = [(kept_style(name) if names_only else name, weight) for name, weight in parse_blend(text)]
+    return blend([(load_style(name, checkpoint), weight) for name, weight in named], strength)
 
 
 def describe(info: Mapping[str, str]) -> str:

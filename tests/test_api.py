@@ -110,6 +110,15 @@ def test_controls_are_met(client):
         ({"instruments": {"Violin": "Drums"}}, "instruments must be by 0-based track number"),
         ({"instruments": {"9": "Drums"}}, "track must be 0-3"),
         ({"instruments": {"0": "kazoo"}}, "no General MIDI instrument is called 'kazoo'"),
+        ({"style": "/etc/mine.safetensors"}, "no style is called '/etc/mine.safetensors'"),
+        ({"style": "../mine:0.5"}, r"no style is called '\.\./mine'"),
+        ({"style": "mine", "style_file": handle_file(SONG)}, "not both"),
+        ({"style_file": handle_file(SONG)}, "cannot be read as a style"),
+        ({"seed": 2**70}, "seed must be 0-9223372036854775807, got 1180591620717411303424"),
+        ({"seed": -2}, "seed must be"),
+        ({"seed": "x"}, "seed must be whole numbers"),
+        ({"tracks": ["1"]}, "tracks must be whole numbers"),
+        ({"temperature": "hot"}, "temperature must be a number"),
     ],
 )
 def test_bad_requests_get_a_line(client, wrong, words):
@@ -180,7 +189,7 @@ def test_what_cannot_be_served_is_said(capsys):
 
     for wrong, words in (
         (["--auth", "me"], "--auth must be USER:PASSWORD"),
-        (["--threads", "0"], "--threads must be 1 or more"),
+        (["--threads", "0"], "--threads must lie in 1-2"),
         (["--port", "70000"], "--port must be 1-65535"),
         (["--soundfont", "nowhere.sf2"], "there is no soundfont nowhere.sf2"),
         (["--checkpoint", "nowhere"], "nowhere"),

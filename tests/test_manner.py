@@ -165,7 +165,7 @@ def test_a_file_keeps_its_keyswitches_and_inspect_names_them(
     found = keyswitches(before.tracks[0], 480)
     assert len(found) == 12
     assert found <= set(after.tracks[0].notes)
-    write_midi(target, source, before, Region.rectangle([0], [(4, 6)]), {0: []}, overwrite=True)
+    write_midi(target, source, before, Region.rectangle([0], [(4, 6)]), fills={0: []}, overwrite=True)
     kept = [n for n in before.tracks[0].notes if n in found or not 4 * BAR <= n.onset_ticks < 6 * BAR]
     assert list(read_midi(target).tracks[0].notes) == kept
 
