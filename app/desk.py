@@ -19,6 +19,7 @@ from typing import Any
 
 import gradio as gr
 
+from midi_rwkv.describe import heading, remarks
 from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.instruments import find_program
 from midi_rwkv.score import Region, Score
@@ -37,6 +38,9 @@ from .work import Stopped, Waiting, Worker, Written
 
 SAMPLE_RATE = 22050
 ADD_TRACK = "Add a track …"  # stands in the choice of instruments where none is chosen
+TAKE_FOR = "choose …"
+AS_FILE = "what the file says"
+REMEDY = "under What the notes should be like you can take {them} for drums"
 BUSY = "the candidates are still being written; wait for them, or Cancel first"
 
 
@@ -89,7 +93,7 @@ class Desk:
         except Exception as error:
             raise failed(error) from None
         self._stop(session)
-        return view.show(session)
+        return view.show(session, "; ".join(remarks(session.score, REMEDY)))
 
     def mark(self, tab: str, event: gr.EventData, request: gr.Request) -> None:
         """Other cells are marked."""
@@ -203,6 +207,32 @@ class Desk:
             session.add_track(*find_program(instrument))
             if not running:
                 return view.show(session, "an empty track: mark bars of it, then Infill")
+        return gr.skip()
+
+    def tracks(self, tab: str, chosen: str | None, request: gr.Request) -> Any:
+        """The file's tracks and what each is taken for, to choose from. chosen: as they were before."""
+        with suppress(MidiRwkvError, OSError):
+            session = self.session(tab, request)
+            own = len(session.score.tracks) - len(session.version.new_tracks)
+            there = [heading(session.score, t) for t in range(own)]
+            same = [text for text in there if chosen and text.split()[0] == chosen.split()[0]]
+            return gr.Dropdown(there, value=same[0] if same else None)
+        return gr.skip()
+
+    def take(self, tab: str, shown: str, track: str | None, instrument: str, request: gr.Request) -> Any:
+        """Take a track for another instrument, or for what the file says."""
+        if instrument == TAKE_FOR:  # the choice was left without choosing
+            return gr.skip()
+        with _told():
+            session = self.session(tab, request)
+            if not track:
+                raise RequestError("choose a track first, then what it is to be taken for")
+            if self._is_running(session):
+                raise RequestError(BUSY)
+            _catch_up(session, shown)
+            number = int(track.split()[0]) - 1
+            session.take(number, None if instrument == AS_FILE else find_program(instrument))
+            return view.show(session, f"taken for: {heading(session.score, number)}")
         return gr.skip()
 
     def undo(self, tab: str, shown: str, request: gr.Request) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from midi_rwkv.describe import label
 from midi_rwkv.errors import RequestError
 from midi_rwkv.instruments import program_name
 from midi_rwkv.midi import read_midi, splice
@@ -68,10 +69,12 @@ class Session:
     @property
     def score(self) -> Score:
         """The present version with the tracks that were added. RequestError where no song is open."""
-        key = self.version.file, self.version.new_tracks
+        key = self.version.file, self.version.new_tracks, self.version.taken
         if key not in self._scores:
             score = read_midi(self.data, self.name)
             new = (Track(program_name(p, is_drum), p, is_drum, ()) for p, is_drum in self.version.new_tracks)
+            for track, program, is_drum in self.version.taken:
+                score = score.with_instrument(track, program, is_drum=is_drum)
             self._scores[key] = replace(score, tracks=(*score.tracks, *new))
             while len(self._scores) > 2:
                 self._scores.popitem(last=False)
@@ -105,7 +108,7 @@ class Session:
     def open(self, data: bytes, name: str) -> None:
         """Go on with another song: a step. RequestError or MidiError where it cannot be read or is too big to show."""
         check_size(read_midi(data, name))
-        self._add(f"opened {name}", data, name=name, new_tracks=(), view=View())
+        self._add(f"opened {name}", data, name=name, new_tracks=(), taken=(), view=View())
 
     def add_track(self, program: int, is_drum: bool) -> None:
         """Show an empty track below the others: a step. It becomes part of the song with the first bars of it that are
@@ -115,6 +118,18 @@ class Session:
             raise RequestError(f"the song has {count} tracks; the app shows at most {MAX_TRACKS}")
         tracks = (*self.version.new_tracks, (program, is_drum))
         self._add(f"added {program_name(program, is_drum)}", new_tracks=tracks)
+
+    def take(self, track: int, instrument: tuple[int, bool] | None) -> None:
+        """Take one of the file's tracks for a program or for drums, or for what the file says (None): a step. The file
+        stays as it is. RequestError where no song is open or there is no such track."""
+        own = len(self.score.tracks) - len(self.version.new_tracks)
+        if not 0 <= track < own:
+            raise RequestError(f"track {track + 1} is not in the file, which has {own}; choose one of these")
+        others = (taken for taken in self.version.taken if taken[0] != track)
+        taken = tuple(sorted([*others, *([(track, *instrument)] if instrument else [])]))
+        if taken != self.version.taken:
+            what = program_name(*instrument) if instrument else "what the file says"
+            self._add(f"{label(self.score.tracks[track], track)} taken for {what}", taken=taken)
 
     def mark(self, cells: Iterable[Cell]) -> None:
         """Mark other cells. RequestError for a cell outside the song."""
@@ -213,9 +228,10 @@ class Session:
         """Read what is in the folder; nothing where there is nothing that can be used."""
         try:
             record: dict[str, Any] = json.loads(self.folder.read("session.json"))
-            for number, file, what, name, new in record["versions"]:
+            for number, file, what, name, new, other in record["versions"]:
                 tracks = tuple((int(program), bool(is_drum)) for program, is_drum in new)
-                self.versions.append(Version(number, file, what, name, tracks, self._read_view(number)))
+                taken = tuple((int(track), int(program), bool(is_drum)) for track, program, is_drum in other)
+                self.versions.append(Version(number, file, what, name, tracks, taken, self._read_view(number)))
             self.at, self.settings = record["at"], dict(record["settings"])
             if self.is_open:
                 _ = self.score
@@ -273,7 +289,7 @@ class Session:
             raise
 
     def _write_index(self) -> None:
-        versions = [[v.number, v.file, v.what, v.name, v.new_tracks] for v in self.versions]
+        versions = [[v.number, v.file, v.what, v.name, v.new_tracks, v.taken] for v in self.versions]
         record = {"versions": versions, "at": self.at, "settings": self.settings}
         self.folder.write("session.json", json.dumps(record).encode())
 

@@ -11,7 +11,7 @@ from midi_rwkv.config import SamplingConfig
 from midi_rwkv.instruments import program_name
 
 from .api import add_api
-from .desk import ADD_TRACK, Desk, style_names
+from .desk import ADD_TRACK, AS_FILE, TAKE_FOR, Desk, style_names
 from .fills import ANY_KEY, LABELS, NO_STYLE
 from .piano_roll import piano_roll
 from .style_desk import StyleDesk
@@ -114,7 +114,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         recall = gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["recall"], info="of the song's own music; 0: all new")
         style = gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces")
         strength = gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="of the style; 0: without it")
-    with gr.Accordion("What the notes should be like", open=False), gr.Row():
+    with gr.Accordion("What the notes should be like", open=False) as wishes, gr.Row():
         density = gr.Textbox(
             "", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"
         )
@@ -131,6 +131,14 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         # A text: Gradio's number makes 0 of an empty one, and JavaScript rounds large ones.
         seed = gr.Textbox(
             "", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"
+        )
+        track = gr.Dropdown([], value=None, label="Take track", info="of the song's file", elem_id="mr-take")
+        instrument = gr.Dropdown(
+            [TAKE_FOR, AS_FILE, *INSTRUMENTS],
+            value=TAKE_FOR,
+            label="for",
+            info="the file keeps its own",
+            elem_id="mr-take-for",
         )
     settings: list[Any] = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
@@ -150,6 +158,10 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     cancel.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
     for button, act in ((keep, desk.keep), (undo, desk.undo), (redo, desk.redo)):
         button.click(act, [tab, shown], roll, **IN_SONG)
+    for look in (wishes.expand, track.focus):
+        look(desk.tracks, [tab, track], track, **IN_TAB)
+    take = instrument.input(desk.take, [tab, shown, track, instrument], roll, **IN_SONG)
+    take.then(lambda: TAKE_FOR, None, instrument, **EVENT).then(desk.tracks, [tab, track], track, **IN_TAB)
     added.change(desk.add_track, [tab, shown, added], roll, **IN_SONG).then(lambda: ADD_TRACK, None, added, **EVENT)
     return style
 

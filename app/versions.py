@@ -49,6 +49,7 @@ class Version:
     what: str  # was done
     name: str  # of the song
     new_tracks: tuple[tuple[int, bool], ...] = ()
+    taken: tuple[tuple[int, int, bool], ...] = ()  # tracks taken for another program, or drums, than the file says
     view: View = View()
 
 

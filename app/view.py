@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from midi_rwkv.instruments import program_name
+from midi_rwkv.describe import instrument_text
 from midi_rwkv.score import Note, Score
 
 from .names import track_name
@@ -56,7 +56,7 @@ def song_line(session: Session) -> str:
             "tracks": [
                 {
                     "name": track_name(t),
-                    "instrument": program_name(t.program, t.is_drum),
+                    "instrument": instrument_text(score, i),
                     "drum": t.is_drum,
                     "notes": flat(t.notes, score.note_bars(i).tolist()),
                 }

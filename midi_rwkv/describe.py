@@ -17,10 +17,11 @@ from .score import Score, Track
 MOST_CELLS = 250_000  # tracks x bars in a table
 MOST_LISTED = 12  # tracks or instruments in a line
 PULSES = (1, 2, 3, 4, 5, 6, 8)  # to a quarter, of which a player who hears a click keeps to one at least
-MIN_PULSE = 0.2  # see `pulse_strength`
+MIN_PULSE, CHANCE, MOST_PULSE = 0.15, 1.3, 0.3  # see `keeps_to_a_beat`
 MIN_NOTES = 24  # fewer tell nothing
 DRUM_WORDS = re.compile(
-    r"\b(drums?|drum ?(kit|set)|perc|percussion|kick|snare|hi-?hats?|cymbals?|schlagzeug|batter(ie|ia)|bater[ií]a)\b",
+    r"\b(drums?|drum ?set|(drum ?)?kit|perc|percussion|kick|snare|hi-?hats?|cymbals?"
+    r"|schlagzeug|batter(ie|ia)|bater[ií]a)\b",
     re.IGNORECASE,
 )
 PITCHED_PERCUSSION = (47, *range(112, 120))  # programs whose tracks are rightly called drums
@@ -125,7 +126,7 @@ def normal(text: str) -> str:
 def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for drums') -> list[str]:
     """A line for each thing in the song that may spoil what is written. remedy: for tracks that look like drums."""
     found = []
-    if sum(len(t.notes) for t in score.tracks) >= MIN_NOTES and pulse_strength(score) < MIN_PULSE:
+    if not keeps_to_a_beat(score):
         found.append(
             "no beat grid: the notes lie anywhere between the file's beats, as in a recording without a click, and new "
             "notes will keep to the file's beats; set its tempo to the playing first (your sequencer's tempo detection)"
@@ -153,6 +154,15 @@ def keyswitch_remarks(score: Score) -> list[str]:
                 "where they are"
             )
     return found
+
+
+def keeps_to_a_beat(score: Score) -> bool:
+    """False for a song whose notes lie anywhere between the file's beats; True where there are too few to tell.
+
+    Of n notes without any beat, chance alone gives a strength that falls with the root of n.
+    """
+    count = sum(len(t.notes) for t in score.tracks)
+    return count < MIN_NOTES or pulse_strength(score) >= min(MOST_PULSE, MIN_PULSE + CHANCE / count**0.5)
 
 
 def pulse_strength(score: Score) -> float:

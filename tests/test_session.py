@@ -58,6 +58,35 @@ def names(session):
     return [t.name for t in session.score.tracks]
 
 
+def test_a_track_taken_for_drums_is_a_step_and_survives(session, song):
+    session.mark([(1, 2)])
+    session.take(1, (0, True))
+    assert (session.undoes, session.view.cells) == ("2 Acoustic Grand Piano taken for Drums", ((1, 2),))
+    assert [t.is_drum for t in session.score.tracks] == [False, True]
+    answer(session, fill(2, 38, track=1))
+    session.add_track(VIOLIN, False)
+    again = from_disk(session)
+    assert state(again) == state(session)
+    assert [(t.is_drum, t.channel) for t in again.score.tracks] == [(False, 0), (True, 1), (False, None)]
+    session.keep()
+    assert [t.is_drum for t in session.score.tracks] == [False, True, False]
+    assert [t.is_drum for t in read_midi(session.data).tracks] == [False, False]  # the file is as it was
+    for _ in range(2):
+        session.step(-1)
+    session.take(0, (FLUTE, False))
+    session.take(0, (FLUTE, False))  # nothing new
+    session.take(1, None)
+    assert [(t.program, t.is_drum) for t in session.score.tracks] == [(FLUTE, False), (0, False)]
+    assert session.data == song
+    assert len(session.versions) == 4
+    session.open(song, "other.mid")
+    assert [t.program for t in session.score.tracks] == [0, 0]
+    session.add_track(VIOLIN, False)
+    for track in (-1, 2):
+        with pytest.raises(RequestError, match="is not in the file, which has 2"):
+            session.take(track, (0, True))
+
+
 def test_keep_undo_redo(session, song, check_fill):
     for bar in range(3):
         session.mark([(0, bar)])
