@@ -63,12 +63,21 @@ def add_infill_command(commands: Any) -> None:
     p.add_argument(
         "--context-bars", type=int, metavar="N", help="read at most N bars on each side (default: as many as fit)"
     )
-    p.add_argument("--density", metavar="LOW-HIGH", help="notes a bar in each track")
-    p.add_argument("--polyphony", metavar="LOW-HIGH", help="notes struck together")
+    p.add_argument(
+        "--density",
+        metavar="LOW-HIGH",
+        help="notes a bar in each track (default: as it comes; in a new track, as many as its kind has)",
+    )
+    p.add_argument(
+        "--polyphony",
+        metavar="LOW-HIGH",
+        help="notes struck together; 1: one at a time (default: so where the track never has two, else as it comes)",
+    )
     p.add_argument(
         "--pitch-range",
         metavar="C3-C6",
-        help="lowest and highest pitch, C4 = 60 (default: what the track plays elsewhere, and a fourth beyond)",
+        help="lowest and highest pitch, C4 = 60 (default: what the track plays elsewhere, and a fourth beyond; of "
+        "drums those it uses)",
     )
     p.add_argument("--key", metavar='"A minor"', help="only pitches of this key")
     add_style_options(p)
