@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from .errors import RequestError
@@ -38,6 +39,11 @@ def places_of(
     return found
 
 
+def off_grid_ticks(ticks_per_beat: int) -> int:
+    """As far as the model's own copy of a locked note may lie from it: half a position, and what rounding adds."""
+    return math.ceil(ticks_per_beat / (2 * POSITIONS_PER_BEAT))
+
+
 def with_locked(
     score: Score, fill: Mapping[int, list[Note]], locked: Mapping[int, Sequence[Note]], single: Collection[int]
 ) -> dict[int, list[Note]]:
@@ -45,9 +51,7 @@ def with_locked(
     one note at a time, all that sound at the same time, else those of the same pitch."""
     merged = dict(fill)
     for track, kept in locked.items():
-        lead = score.lead_ticks(score.tracks[track])
-        # As far as the model's own copy may lie from the note itself.
-        off_grid = max(lead, score.ticks_per_beat / (2 * POSITIONS_PER_BEAT))
+        off_grid = max(score.lead_ticks(score.tracks[track]), off_grid_ticks(score.ticks_per_beat))
         new = []
         for note in fill.get(track, []):
             end = note.onset_ticks + note.duration_ticks

@@ -16,6 +16,7 @@ from .config import SamplingConfig
 from .errors import RequestError
 from .instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
 from .limits import NO_LIMIT, CellLimits, Place
+from .locked import off_grid_ticks
 from .score import Note, Region, Score
 from .single import covered, handover_ticks, is_monophonic, sounding
 from .tokenizer import Tokenizer
@@ -128,17 +129,21 @@ class Rules:
         ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as `decode_cell` has it
         allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
         allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions that are one tick the first
+        allowed[ticks >= bar.end_ticks] = False  # by rounding, of few ticks to a quarter
         notes = self._notes[t]
         kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
         places = tuple(self.places.get((b, t), ()))
         own = self.locked.get(t, ())
         for note in [*(Note(*n) for n in kept), *own]:
-            if t not in self.single:
-                allowed[sounding(ticks, note), note.pitch] = False
-            elif note in own:
-                allowed[sounding(ticks, note)] = False
+            taken = sounding(ticks, note)
+            if note in own:
+                taken |= abs(ticks - note.onset_ticks) <= max(lead, off_grid_ticks(beat))
+            elif t in self.single:
+                taken = covered(ticks, note, handover_ticks(beat))
+            if t in self.single:
+                allowed[taken] = False
             else:
-                allowed[covered(ticks, note, handover_ticks(beat))] = False
+                allowed[taken, note.pitch] = False
         polyphony = self.sampling.polyphony or (1, 1 if t in self.single else NO_LIMIT)
         if density != (0, NO_LIMIT):  # of locked notes that share a place the model writes one
             unwritten = sum(self.score.bar_of(t, n.onset_ticks) == b for n in own) - len(places)

@@ -133,3 +133,5 @@ def test_new_notes_make_way(score):
     assert with_locked(chords, {0: [Note(4 * BAR + 600, 64, 99, 80)]}, locked, ())[0] == locked[0]
     off_grid = {0: [Note(4 * BAR + 495, 64, 480, 99)]}  # the model's own copy stands at 480
     assert with_locked(chords, {0: [Note(4 * BAR + 480, 64, 99, 80)]}, off_grid, ())[0] == off_grid[0]
+    short = {0: [Note(4 * BAR + 470, 64, 4, 99)]}  # over before the model's copy begins
+    assert with_locked(chords, {0: [Note(4 * BAR + 480, 64, 99, 80)]}, short, ())[0] == short[0]
