@@ -116,7 +116,7 @@ def test_the_main_job(run, pieces, checkpoint, tmp_path, capsys):
 
 def test_what_is_learned_helps_on_music_that_was_not_seen(pieces, checkpoint, midi, tmp_path):
     """The loss on a sixth piece falls, by the same measure that evaluate uses."""
-    made = public_personalize(pieces(5), "mine", checkpoint, threads=1)
+    made = public_personalize(pieces(5), "mine", checkpoint=checkpoint, threads=1)
     assert made.helps
     assert made.after < made.before
     other = tmp_path / "other.mid"
@@ -306,8 +306,8 @@ def test_a_long_file_serves(run, tmp_path, midi):
         (["--name", "a/b"], "a style's name is letters"),
         (["--name", "mine", "-o", "x.safetensors"], "but not both"),
         (["-o", "x.mid"], "a style file ends in .safetensors, got x.mid"),
-        (["--name", "mine", "--seed", "-1"], "--seed must be 0 or more"),
-        (["--name", "mine", "--threads", "0"], "--threads must be 1 or more"),
+        (["--name", "mine", "--seed", "-1"], "--seed must be 0-9223372036854775807, got -1"),
+        (["--name", "mine", "--threads", "0"], "--threads must lie in 1-"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(pieces, capsys, arguments, words, checkpoint_folder):
@@ -399,7 +399,7 @@ def test_another_kind_of_model_is_named(pieces, checkpoint):
     with pytest.raises(
         ValueError, match=r"prompt 'paper'\) cannot be personalized; name an RWKV-7 whose prompt is one of"
     ):
-        public_personalize(pieces(3), "mine", replace(checkpoint, prompt="paper"))
+        public_personalize(pieces(3), "mine", checkpoint=replace(checkpoint, prompt="paper"))
 
 
 def test_ctrl_c_is_one_line(pieces, checkpoint_folder, tmp_path):
