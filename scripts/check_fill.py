@@ -26,7 +26,7 @@ import io
 import struct
 import sys
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -82,12 +82,10 @@ def check_fill(
         source if isinstance(source, bytes) else Path(source).read_bytes() for source in (original, output)
     )
     old, new = _split(before), _split(after)
-    mask = list(mask)
     kind, _, division = struct.unpack(">HHH", old.header[:6])
     masks: dict[int, dict[int, list[Span]]] = defaultdict(lambda: defaultdict(list))
     for chunk, channel, start, end, *onsets in mask:
-        first, last = onsets or (start - division // 24, end - division // 24)
-        masks[chunk][channel].append(Span(start, end, first, last))
+        masks[chunk][channel].append(Span(start, end, *(onsets or (start - division // 24, end - division // 24))))
     appended = new_tracks if kind else 0
     problems = []
     expected = struct.pack(">HHH", kind, len(old.tracks) + appended, division) + old.header[6:]
@@ -219,13 +217,13 @@ def _check_chunk(division: int, before: bytes, after: bytes, masks: dict[int, li
     kept_old, kept_new = set(range(len(old))), set(range(len(new)))
     for channel, spans in masks.items():
         ours, theirs = _pair(new, channel), _pair(old, channel)
-        onsets = [old[on].tick for on in theirs.pairs]
-        played = [span.played(onsets) for span in spans]
+        played = [span.played([old[on].tick for on in theirs.pairs]) for span in spans]
         kept_old -= _free(old, theirs, channel, spans, played, theirs.unclear)
         kept_new -= _free(new, ours, channel, spans, played, theirs.unclear)
         if extra := ours.unclear - theirs.unclear:
             problems.append(f"channel {channel}: notes without a note-off on pitches {sorted(extra)}")
-        problems += _check_new_notes(new, ours, channel, spans, theirs.unclear)
+        stood = {(old[on][:2], old[off].tick) for on, off in theirs.pairs.items() if off is not None}
+        problems += _check_new_notes(new, ours, channel, spans, theirs.unclear, stood)
         problems += _check_controls(old, new, channel, played)
         problems += _check_unclear(old, new, channel, spans, theirs.unclear)
         for control in (BEND, PEDAL):  # one event at the end of each mask may restore a value
@@ -274,7 +272,12 @@ def _free(
 
 
 def _check_new_notes(
-    events: Sequence[Event], notes: Notes, channel: int, spans: Sequence[Span], unclear: set[int]
+    events: Sequence[Event],
+    notes: Notes,
+    channel: int,
+    spans: Sequence[Span],
+    unclear: set[int],
+    stood: Collection[object] = (),  # notes of the original and where they end: keyswitches may stay
 ) -> list[str]:
     problems = []
     until: dict[int, int] = defaultdict(int)
@@ -284,12 +287,10 @@ def _check_new_notes(
             continue
         end = events[off].tick if off is not None else onset
         for span in spans:
-            if span.holds(onset):
-                if end > span.end:
-                    late = f"the note {pitch} at tick {onset} ends at {end}, after {span.end}"
-                    problems.append(f"channel {channel}: {late}")
-                if onset < until[pitch]:
-                    problems.append(f"channel {channel}: the note {pitch} at tick {onset} begins inside another")
+            if span.holds(onset) and (events[on][:2], end) not in stood:
+                note = f"channel {channel}: the note {pitch} at tick {onset}"
+                problems += [f"{note} ends at {end}, after {span.end}"] if end > span.end else []
+                problems += [f"{note} begins inside another"] if onset < until[pitch] else []
         until[pitch] = max(until[pitch], end)
     return problems
 
