@@ -147,8 +147,8 @@ def test_a_worker_that_dies_is_one_skipped_file(make, tmp_path, monkeypatch, rea
     build(
         [str(folder)],
         tmp_path / "out",
-        CorpusConfig(valid=0),
-        Engine(jobs=2 if reading == "scan" else 1),
+        config=CorpusConfig(valid=0),
+        engine=Engine(jobs=2 if reading == "scan" else 1),
         say=lines.append,
     )
     skipped = sorted(line for line in lines if line.startswith("skipped"))
@@ -172,7 +172,7 @@ def test_shards_that_somebody_else_built_meanwhile_stay(make, tmp_path):
             (out / "s.npz").write_bytes(b"theirs")
 
     with pytest.raises(ValueError, match="holds shards already"):
-        build([str(tmp_path / "s")], out, CorpusConfig(valid=0), say=meanwhile)
+        build([str(tmp_path / "s")], out, config=CorpusConfig(valid=0), say=meanwhile)
     assert contents(out) == {"s.npz": b"theirs"}
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "s"]
 

@@ -153,15 +153,20 @@ def test_window_attention_sees_the_window_of_its_own_sample(script):
         for i in range(12):
             other = x.clone()
             other[0, i] += 1.0
-            outputs = [attend(y, None, None, None, "auto", hybrid.Packing.of(starts))[0][0, at] for y in (x, other)]
+            outputs = [
+                attend(y, None, None, None, backend="auto", packing=hybrid.Packing.of(starts))[0][0, at]
+                for y in (x, other)
+            ]
             if not torch.allclose(*outputs, atol=1e-6):
                 found.append(i)
         return found
 
     assert seen(5) == [2, 3, 4, 5]
     assert seen(8) == [7, 8]
-    first = attend(x[:, 7:], None, None, None, "auto")[0]
-    torch.testing.assert_close(attend(x, None, None, None, "auto", hybrid.Packing.of(starts))[0][:, 7:], first)
+    first = attend(x[:, 7:], None, None, None, backend="auto")[0]
+    torch.testing.assert_close(
+        attend(x, None, None, None, backend="auto", packing=hybrid.Packing.of(starts))[0][:, 7:], first
+    )
 
 
 def script_config():
