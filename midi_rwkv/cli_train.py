@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--source-weights",
         default="",
         metavar="A=1,B=0.5",
-        help="how often each source is drawn; sources not named are left out (default: see docs/training.md)",
+        help="how often each source is drawn; sources not named are left out (default: see docs/train.md)",
     )
     defaults = TrainConfig()
     for name, text in {
