@@ -137,8 +137,7 @@ def test_every_wish_is_met_or_refused(infiller, asked, track, first, bars, lock,
     new = [n for n in notes if n not in own]
     for b in range(first, first + bars):
         if asked.density:
-            span = SONG.bar(b)
-            count = sum(span.start_ticks <= n.onset_ticks < span.end_ticks for n in notes)
+            count = sum(SONG.bar_of(track, n.onset_ticks) == b for n in notes)
             assert asked.density[0] <= count <= asked.density[1]
     assert asked.density or notes, "asked for music"
     if asked.polyphony:
