@@ -180,7 +180,7 @@ function drawNotes(track, t, top, from, to) {
   context.fillStyle = shade;
   context.beginPath();
   eachNote(track.notes, track.longest, from, to, (onset, duration, pitch, i) => {
-    const bar = asked ? barOf(track.notes, i) : -1;
+    const bar = asked && !track.stays.has(`${onset},${pitch}`) ? barOf(track.notes, i) : -1;
     const replaced = fill && isAnswered(t, bar);
     if (replaced || isMarked(t, bar)) {
       if (!replaced || model.locked.has(`${t},${onset},${pitch}`)) hollow.push([onset, duration, pitch]);

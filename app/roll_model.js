@@ -68,6 +68,7 @@ function readSong(song) {
       longest = Math.max(longest, notes[i + 1]);
     }
     track.longest = longest;
+    track.stays = new Set(track.stays.map(([onset, pitch]) => `${onset},${pitch}`));
     if (track.drum) {
       track.rows = [...new Set(notes.filter((_, i) => i % NOTE === 2))].sort((a, b) => a - b);
     } else {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from midi_rwkv.describe import instrument_text
+from midi_rwkv.keyswitches import keyswitches
 from midi_rwkv.score import Note, Score
 
 from .names import track_name
@@ -59,6 +60,8 @@ def song_line(session: Session) -> str:
                     "instrument": instrument_text(score, i),
                     "drum": t.is_drum,
                     "notes": flat(t.notes, score.note_bars(i).tolist()),
+                    # Keyswitches, which no fill replaces.
+                    "stays": [(n.onset_ticks, n.pitch) for n in sorted(keyswitches(t, score.ticks_per_beat))],
                 }
                 for i, t in enumerate(score.tracks)
             ],

@@ -135,7 +135,14 @@ def parse_as(texts: Sequence[str], score: Score) -> Score:
     return score
 
 
-def parse_range(name: str, text: str | None, number: Callable[[str], int] = int) -> tuple[int, int] | None:
+def parse_number(text: str) -> int:
+    """ASCII digits; `int` would take other scripts' too. ValueError where it is anything else."""
+    if not NUMBER.fullmatch(text):
+        raise RequestError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def parse_range(name: str, text: str | None, number: Callable[[str], int] = parse_number) -> tuple[int, int] | None:
     """`2-6` or `4` -> (2, 6) or (4, 4)."""
     if text is None:
         return None

@@ -312,6 +312,6 @@ def test_parsing():
     assert parse_range("--pitch-range", "48-84", parse_pitch) == (48, 84)
     assert parse_key("A minor") == parse_key("C") == (0, 2, 4, 5, 7, 9, 11)
     assert parse_key("Eb harmonic minor") == (2, 3, 5, 6, 8, 10, 11)
-    for text in ("", "4-", "-", "a-b"):
+    for text in ("", "4-", "-", "a-b", "٣", "2-²"):
         with pytest.raises(ValueError, match="LOW-HIGH"):
             parse_range("--density", text)

@@ -1,5 +1,6 @@
 """The app's sessions: every change is on disk, undo takes back one step at a time, a broken disk does no harm."""
 
+import json
 import os
 import stat
 
@@ -7,6 +8,7 @@ import pytest
 
 from midi_rwkv.app import folder as folder_module
 from midi_rwkv.app import session as module
+from midi_rwkv.app import view
 from midi_rwkv.app.folder import Folder, InUse
 from midi_rwkv.app.session import Session
 from midi_rwkv.app.versions import Candidate
@@ -341,3 +343,11 @@ def test_a_folder_has_one_writer(session, song):
     other.mark([(0, 1)])
     with pytest.raises(InUse):
         session.mark([(0, 2)])
+
+
+def test_the_roll_is_told_which_notes_no_fill_replaces(session, build_midi, note):
+    phrase = [e for b in range(8) for k in range(4) for e in note(b * BAR + k * 480, 60 + k, 440)]
+    switches = [e for b in range(0, 8, 2) for e in note(b * BAR, 24, 100, velocity=1)]
+    session.open(build_midi([sorted([*phrase, *switches])]), "violin.mid")
+    [track] = json.loads(view.song_line(session))["tracks"]
+    assert track["stays"] == [[b * BAR, 24] for b in range(0, 8, 2)]
