@@ -16,14 +16,14 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from midi_rwkv.arguments import parse_key
-from midi_rwkv.config import SamplingConfig, check_seed
-from midi_rwkv.describe import remarks, track_rows
 from midi_rwkv.errors import RequestError
-from midi_rwkv.instruments import find_program
-from midi_rwkv.midi import read_midi, splice
-from midi_rwkv.score import Region, Score
-from midi_rwkv.style import blend, find_style, load_style, read_info, style_files
+from midi_rwkv.fill.arguments import parse_key
+from midi_rwkv.model.config import SamplingConfig, check_seed
+from midi_rwkv.score.describe import remarks, track_rows
+from midi_rwkv.score.instruments import find_program
+from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.score import Region, Score
+from midi_rwkv.style.style import blend, find_style, load_style, read_info, style_files
 
 from .faults import one_line
 from .learn import alone

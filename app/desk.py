@@ -19,14 +19,14 @@ from typing import Any
 
 import gradio as gr
 
-from midi_rwkv.describe import heading, remarks
 from midi_rwkv.errors import MidiRwkvError, RequestError
-from midi_rwkv.instruments import find_program
-from midi_rwkv.score import Region, Score
-from midi_rwkv.style import style_files
+from midi_rwkv.score.describe import heading, remarks
+from midi_rwkv.score.instruments import find_program
+from midi_rwkv.score.score import Region, Score
+from midi_rwkv.sound.synth import render, wav_bytes
+from midi_rwkv.style.style import style_files
 
 from . import view
-from .audio import render, wav_bytes
 from .cookie import browser_names, cookie_name
 from .faults import one_line
 from .fills import NO_STYLE, SETTINGS, plan, settings_of

@@ -7,12 +7,12 @@ import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from midi_rwkv.arguments import parse_key, parse_pitch, parse_range
-from midi_rwkv.checkpoint import Checkpoint
-from midi_rwkv.config import SamplingConfig
 from midi_rwkv.errors import RequestError
-from midi_rwkv.score import Note, Region, Score
-from midi_rwkv.style import Style, find_style
+from midi_rwkv.fill.arguments import parse_key, parse_pitch, parse_range
+from midi_rwkv.model.checkpoint import Checkpoint
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.score import Note, Region, Score
+from midi_rwkv.style.style import Style, find_style
 
 from .session import Session
 from .versions import Fill

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.checkpoint import Checkpoint
-from midi_rwkv.config import SamplingConfig
 from midi_rwkv.errors import RequestError
-from midi_rwkv.personalize import Personalized, Piece, Progress, personalize, read_pieces
-from midi_rwkv.score import Region
-from midi_rwkv.style import find_style
+from midi_rwkv.model.checkpoint import Checkpoint
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.score import Region
+from midi_rwkv.sound.synth import render
+from midi_rwkv.style.personalize import Personalized, Piece, Progress, personalize, read_pieces
+from midi_rwkv.style.style import find_style
 
-from .audio import render
 from .work import Worker
 
 HEARD_BARS = 4

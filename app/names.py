@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from midi_rwkv.instruments import program_name
-from midi_rwkv.score import Region, Score, Track
+from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.score import Region, Score, Track
 
 
 def track_name(track: Track) -> str:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from midi_rwkv.config import check_threads
 from midi_rwkv.errors import RequestError
+from midi_rwkv.model.config import check_threads
 
 from .guard import Guard, Hosts
 from .uploads import Uploads, upload_folder
@@ -50,7 +50,7 @@ def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None
             raise RequestError("--auth must be USER:PASSWORD")
         auth = (user, password)
     if options.threads is not None:
-        from midi_rwkv.engine import MOST_THREADS
+        from midi_rwkv.engine.make import MOST_THREADS
 
         check_threads(options.threads, "--threads", MOST_THREADS)
     if options.port is not None and not 1 <= options.port <= 65535:
@@ -68,9 +68,9 @@ def run_app(options: argparse.Namespace) -> None:
     hosts, auth = _checked(options)
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
-    from midi_rwkv.checkpoint import load_checkpoint
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.sound.synth import find_soundfont
 
-    from .audio import find_soundfont
     from .work import Worker
 
     worker = Worker(load_checkpoint(options.checkpoint), options.threads or min(2, os.cpu_count() or 1))

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from midi_rwkv.describe import label
 from midi_rwkv.errors import RequestError
-from midi_rwkv.instruments import program_name
-from midi_rwkv.midi import read_midi, splice
-from midi_rwkv.score import Region, Score, Track
+from midi_rwkv.score.describe import label
+from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.score import Region, Score, Track
 
 from .folder import Folder, InUse
 from .names import region_text

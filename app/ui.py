@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from midi_rwkv.config import SamplingConfig
-from midi_rwkv.instruments import program_name
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.instruments import program_name
 
 from .api import add_api
 from .desk import ADD_TRACK, AS_FILE, TAKE_FOR, Desk, style_names

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from midi_rwkv.score import Note
+from midi_rwkv.score.score import Note
 
 Cell = tuple[int, int]  # track, bar
 Lock = tuple[int, int, int]  # track, onset in ticks, pitch

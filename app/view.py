@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from midi_rwkv.describe import instrument_text
-from midi_rwkv.keyswitches import keyswitches
-from midi_rwkv.score import Note, Score
+from midi_rwkv.score.describe import instrument_text
+from midi_rwkv.score.keyswitches import keyswitches
+from midi_rwkv.score.score import Note, Score
 
 from .names import track_name
 from .session import EXTRA_BARS, Session

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
-from midi_rwkv.config import SamplingConfig
-from midi_rwkv.engine import Engine, State, make_engine
+from midi_rwkv.engine.engine import Engine, State
+from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
-from midi_rwkv.infill import Infiller, Progress
-from midi_rwkv.score import Note, Region, Score
-from midi_rwkv.style import Style
+from midi_rwkv.fill.infill import Infiller, Progress
+from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.score import Note, Region, Score
+from midi_rwkv.style.style import Style
 
 from .session import Fill
 

@@ -1,5 +1,5 @@
 """python -m midi_rwkv"""
 
-from .cli import entry
+from midi_rwkv.commands.cli import entry
 
 entry()

@@ -19,9 +19,9 @@ from typing import Any
 
 from drive_app import App, Page, serve, visit
 
-from midi_rwkv.midi import read_midi
-from midi_rwkv.score import Note, Region, Score, TimeSignature, Track
-from midi_rwkv.splice import splice
+from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.score.splice import splice
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
 EMPTY = bytes.fromhex("4d546864000000060001000101e04d54726b0000000c00ff58040402180800ff2f00")

@@ -111,7 +111,7 @@ def compiled_step(weights: Weights) -> Callable[[], object]:
     """The careful PyTorch step under torch.compile. Raises whatever torch does where there is no C++ compiler."""
     import torch
 
-    from midi_rwkv.engine_torch import TorchEngine
+    from midi_rwkv.engine.torch_engine import TorchEngine
 
     engine = TorchEngine(weights, 64, torch.get_num_threads())
     forward = torch.compile(engine.forward, dynamic=False)
@@ -133,7 +133,7 @@ def stream(size: int, threads: int = 1) -> Callable[[], object]:
     """Read `size` bytes once, forwards; each of two threads its half."""
     from numba import njit
 
-    from midi_rwkv.engine_pack import aligned
+    from midi_rwkv.engine.pack import aligned
     from midi_rwkv.kernels.numba_vectors import vector_kernel
 
     @vector_kernel
@@ -183,7 +183,7 @@ def measure(contenders: Mapping[str, Callable[[], object]], rounds: int, seconds
 
 def our_contenders(weights: Weights, prompt: np.ndarray) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
     """Steps of one row and of eight, and prefill, in each precision on one and two threads; bytes a token reads."""
-    from midi_rwkv.engine_numba import NumbaEngine
+    from midi_rwkv.engine.numba_engine import NumbaEngine
 
     contenders: dict[str, Callable[[], object]] = {}
     size = {}
@@ -203,7 +203,7 @@ def our_contenders(weights: Weights, prompt: np.ndarray) -> tuple[dict[str, Call
 
 
 def torch_contenders(weights: Weights, prompt: np.ndarray) -> dict[str, Callable[[], object]]:
-    from midi_rwkv.engine import make_engine
+    from midi_rwkv.engine.make import make_engine
 
     careful = make_engine(weights, backend="torch")
     one, eight = careful.new_state(), careful.new_state(8)

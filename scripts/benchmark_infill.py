@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv import Region, load_checkpoint, read_midi
-from midi_rwkv.arguments import parse_bars
-from midi_rwkv.infill import Infiller
-from midi_rwkv.recall import CellMemory, SongMemory
-from midi_rwkv.sample import CellState, CellWriter
+from midi_rwkv.fill.arguments import parse_bars
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.recall import CellMemory, SongMemory
+from midi_rwkv.fill.sample import CellState, CellWriter
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
 
@@ -101,7 +101,8 @@ def main() -> None:
         first = run(command, folder)
         later = [run(command, folder) for _ in range(options.runs)]
         imports = [
-            run([sys.executable, "-c", "import midi_rwkv.cli, midi_rwkv.engine_numba"], folder)[0] for _ in later
+            run([sys.executable, "-c", "import midi_rwkv.commands.cli, midi_rwkv.engine.numba_engine"], folder)[0]
+            for _ in later
         ]
         helps = [run([sys.executable, "-m", "midi_rwkv", "--help"], folder)[0] for _ in later]
     spent, tokens = shares(options.song, options.bars, options.checkpoint)

@@ -5,7 +5,7 @@
     python scripts/benchmark_training.py --only song    # peak memory; a process of its own each
 
 Ratios of medians, contenders in turn in one run. The song is 30,000 random tokens, forward and backward, piece by piece
-(midi_rwkv/state_passing.py) and, where memory allows, whole.
+(midi_rwkv/training/state_passing.py) and, where memory allows, whole.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def recurrence(rounds: int) -> str:
 
 def make_step(name: str, rows: int, steps: int, compiled: bool = False) -> Callable[[str], None]:
     """A training step (forward and backward) of one of MODELS, given the form of the recurrence."""
-    from midi_rwkv.config import ModelConfig
-    from midi_rwkv.model import make_model
-    from midi_rwkv.train_compile import compile_blocks
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.model.rwkv7 import make_model
+    from midi_rwkv.training.compiled import compile_blocks
 
     n_layer, n_embd, vocabulary = MODELS[name]
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def training(rounds: int) -> str:
 
 def compiled(rounds: int) -> str:
     """The same step as `train` takes it: in bf16 where the processor has instructions for it, and with --compile."""
-    from midi_rwkv.muon import has_fast_bf16
+    from midi_rwkv.training.muon import has_fast_bf16
 
     name, steps = "8 x 256", 2048
     bf16 = [False, True] if has_fast_bf16(torch.device("cpu")) else [False]
@@ -120,9 +120,9 @@ def compiled(rounds: int) -> str:
 
 def song_alone(piece: int, exact: bool) -> None:
     """Print the seconds and peak memory (MiB) of forward and backward on SONG tokens in this process."""
-    from midi_rwkv.config import ModelConfig
-    from midi_rwkv.model import make_model
-    from midi_rwkv.state_passing import backward_in_pieces
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.model.rwkv7 import make_model
+    from midi_rwkv.training.state_passing import backward_in_pieces
 
     n_layer, n_embd, vocabulary = MODELS["8 x 256"]
     model = make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.corpus import Shard, read_song, song_files, write_shard
-from midi_rwkv.dataset import FILL, Sample, validation_samples
-from midi_rwkv.engine import Engine, make_engine
+from midi_rwkv.corpus.shards import Shard, read_song, song_files, write_shard
+from midi_rwkv.engine.engine import Engine
+from midi_rwkv.engine.make import make_engine
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.training.dataset import FILL, Sample, validation_samples
 
 
 def nats(engine: Engine, sample: Sample) -> float:

@@ -53,8 +53,8 @@ def style_names(folder: Path) -> list[str]:
 @lru_cache(1)
 def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
     """Samples of the test pieces and their notes."""
-    from midi_rwkv.checkpoint import load_checkpoint
-    from midi_rwkv.personalize import draw_fills, read_pieces
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.style.personalize import draw_fills, read_pieces
 
     pieces, _ = read_pieces([folder / style / "test"])
     units = [(p, (0, len(p.score.bars))) for p in pieces]
@@ -64,9 +64,9 @@ def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
 
 def read_all(samples: Sequence[Any], notes: Sequence[int]) -> list[Any]:
     """The samples with what stands before the run read."""
-    from midi_rwkv.checkpoint import load_checkpoint
-    from midi_rwkv.engine import make_engine
-    from midi_rwkv.tuning import read_fill
+    from midi_rwkv.engine.make import make_engine
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.style.tuning import read_fill
 
     checkpoint = load_checkpoint()
     engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
@@ -81,18 +81,18 @@ def test_fills(folder: Path, style: str) -> list[Any]:
 
 @lru_cache(1)
 def frozen_model() -> Any:
-    from midi_rwkv.checkpoint import load_checkpoint
+    from midi_rwkv.model.checkpoint import load_checkpoint
 
     return load_checkpoint().model().requires_grad_(False)
 
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     """One method on one style."""
-    from midi_rwkv.adapters import STEPS, adapt
-    from midi_rwkv.checkpoint import load_checkpoint
-    from midi_rwkv.personalize import prepare, read_pieces
-    from midi_rwkv.style import Style, save_style
-    from midi_rwkv.tuning import fills_nats
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.style.adapters import STEPS, adapt
+    from midi_rwkv.style.personalize import prepare, read_pieces
+    from midi_rwkv.style.style import Style, save_style
+    from midi_rwkv.style.tuning import fills_nats
 
     checkpoint = load_checkpoint()
     samples, notes = test_material(folder, job.style)
@@ -245,9 +245,9 @@ def more(folder: Path, out: Path, valid: Path, count: int) -> str:
     """Every style on every style's fills, along the path from the base and between styles, and on `valid`."""
     import torch
 
-    from midi_rwkv.checkpoint import load_checkpoint
-    from midi_rwkv.style import load_style
-    from midi_rwkv.tuning import fills_nats
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.style.style import load_style
+    from midi_rwkv.style.tuning import fills_nats
 
     checkpoint, model, styles = load_checkpoint(), frozen_model(), style_names(folder)
     states: dict[str, list[Any]] = {}
@@ -291,8 +291,8 @@ def more(folder: Path, out: Path, valid: Path, count: int) -> str:
 
 def valid_fills(valid: Path) -> tuple[list[Any], str]:
     """Fills of every source's first pieces, and what to call them."""
-    from midi_rwkv.checkpoint import load_checkpoint
-    from midi_rwkv.personalize import draw_fills, read_pieces
+    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.style.personalize import draw_fills, read_pieces
 
     sources: dict[str, list[Path]] = {}
     fills = []

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.config import TrainConfig
+from midi_rwkv.model.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Variant:
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
     """Source weights in proportion to (tokens of the source) ** power."""
-    from midi_rwkv.corpus import Shard, sources_in
+    from midi_rwkv.corpus.shards import Shard, sources_in
 
     found = {name: Shard(shards / f"{name}.npz").n_tokens for name in sources_in(shards)}
     total = sum(n**power for n in found.values())
@@ -104,8 +104,8 @@ def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     from hybrid_model import HybridRWKV7
     from tied_model import TiedRWKV7
 
-    from midi_rwkv import train
-    from midi_rwkv.config import ModelConfig
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.training import trainer as train
 
     usual = train.make_model
     train.make_model = (  # type: ignore[assignment]
@@ -138,7 +138,7 @@ def literal_cells(ids: np.ndarray, roles: np.ndarray, fill_end: int, separators:
 
     separators: ids that begin or end a cell in the context.
     """
-    from midi_rwkv.dataset import FILL
+    from midi_rwkv.training.dataset import FILL
 
     out = np.zeros(len(ids), bool)
     seen: set[tuple[int, ...]] = set()
@@ -164,8 +164,8 @@ def repeats(trainer: Any) -> dict[str, float]:
     """Nats per note of literal repeats and of all other cells, over all validation fills."""
     import torch
 
-    from midi_rwkv.dataset import FILL
-    from midi_rwkv.losses import wanted_nats
+    from midi_rwkv.training.dataset import FILL
+    from midi_rwkv.training.losses import wanted_nats
 
     tokenizer = trainer.tokenizer
     special = ("Program", "Bar_None", "TimeSig", "Infill", "FillBar", "Context", "Song", "Track", "AC", "Tempo", "BOS")

@@ -1,4 +1,4 @@
-"""Fit a checkpoint's recall (midi_rwkv/recall.py) on training songs, and say what it is worth on validation songs.
+"""Fit a checkpoint's recall (midi_rwkv/fill/recall.py) on training songs, and say what it is worth on validation songs.
 
     python scripts/fit_recall.py SHARDS CHECKPOINT [--songs 24]      # writes CHECKPOINT/recall.json; some ten minutes
     python scripts/fit_recall.py SHARDS CHECKPOINT --measure         # what is there, on the validation songs alone
@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midi_rwkv.checkpoint import Checkpoint, load_checkpoint
-from midi_rwkv.corpus import Shard, sources_in
-from midi_rwkv.dataset import FILL, lay_out
+from midi_rwkv.corpus.shards import Shard, sources_in
 from midi_rwkv.files import whole_file
-from midi_rwkv.outline import MOST_COUNTED, OutlineVotes
-from midi_rwkv.prompt import PromptTokens, build_prompt, prompt_budget
-from midi_rwkv.recall import CellMemory, SongMemory
-from midi_rwkv.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
-from midi_rwkv.tokenizer import Kind, TokenizedSong
+from midi_rwkv.fill.recall import CellMemory, SongMemory
+from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
+from midi_rwkv.tokens.outline import MOST_COUNTED, OutlineVotes
+from midi_rwkv.tokens.prompt import PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
+from midi_rwkv.training.dataset import FILL, lay_out
 
 START = RecallWeights(
     10.0,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from midi_rwkv.config import ModelConfig
-from midi_rwkv.model import RWKV7
-from midi_rwkv.packing import Packing
-from midi_rwkv.transformer import Attention, rotation
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.packing import Packing
+from midi_rwkv.model.rwkv7 import RWKV7
+from midi_rwkv.model.transformer import Attention, rotation
 
 WINDOW = 256  # tokens that a token sees, itself included
 

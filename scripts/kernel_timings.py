@@ -135,8 +135,8 @@ def training_inputs(batch: int, steps: int, heads: int, size: int = 64) -> list[
 
 def random_model(n_layer: int, n_embd: int, vocabulary: int) -> Any:
     """A model of that shape with fresh weights, and they as the engines take them."""
-    from midi_rwkv.config import ModelConfig
-    from midi_rwkv.model import make_model
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.model.rwkv7 import make_model
 
     torch.manual_seed(0)
     return make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
@@ -157,7 +157,7 @@ def decode_rows() -> Iterator[str]:
 
 
 def _decoded(weights: dict[str, Any], batch: int, bandwidth: float) -> str:
-    from midi_rwkv.engine_triton import TritonEngine
+    from midi_rwkv.engine.triton_engine import TritonEngine
 
     rates = []
     for graphs in (True, False):

@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.config import TrainConfig
-from midi_rwkv.corpus import Shard
-from midi_rwkv.dataset import Sample, TrainingRows, to_batches, validation_samples
-from midi_rwkv.ngram import ORDER, NGram, fill_grams, sampled_stream
-from midi_rwkv.prompt import PromptTokens
-from midi_rwkv.tokenizer import Tokenizer
+from midi_rwkv.corpus.shards import Shard
+from midi_rwkv.evaluation.ngram import ORDER, NGram, fill_grams, sampled_stream
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.model.config import TrainConfig
+from midi_rwkv.tokens.prompt import PromptTokens
+from midi_rwkv.tokens.tokenizer import Tokenizer
+from midi_rwkv.training.dataset import Sample, TrainingRows, to_batches, validation_samples
 
 BLOCK_BARS = 4  # of "all cells": a track that rests for a whole block is not asked for
 
@@ -69,7 +69,7 @@ def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
 
 def checkpoint_nats(path: Path, samples: Sequence[Sample], pad: int) -> np.ndarray:
     """Nats of each sample's fill under the checkpoint, fp32 (samples,)."""
-    from midi_rwkv.losses import fill_nats
+    from midi_rwkv.training.losses import fill_nats
 
     return fill_nats(load_checkpoint(path).model(), to_batches(samples, pad, rows=4))
 

@@ -22,13 +22,13 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from midi_rwkv.arguments import parse_bars, parse_tracks, sounding_tracks
-from midi_rwkv.checkpoint import load_checkpoint
-from midi_rwkv.infill import Infiller
-from midi_rwkv.instruments import program_name
-from midi_rwkv.midi import read_midi
-from midi_rwkv.score import Region, Score
-from midi_rwkv.style import find_style
+from midi_rwkv.fill.arguments import parse_bars, parse_tracks, sounding_tracks
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.score import Region, Score
+from midi_rwkv.style.style import find_style
 
 MARGIN_BARS = 4  # shown on either side of the region
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#5f4b8b", "#66a182", "#2e4057")

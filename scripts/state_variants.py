@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midi_rwkv import packing as packing_module
 from midi_rwkv.kernels.dispatch import wkv7
-from midi_rwkv.tuning import Fill, Tuning, fill_losses, fills_nats
+from midi_rwkv.model import packing as packing_module
+from midi_rwkv.style.tuning import Fill, Tuning, fill_losses, fills_nats
 
 DECORRELATION_RATE = 1e-2
 

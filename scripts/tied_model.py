@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from midi_rwkv.config import ModelConfig
-from midi_rwkv.model import RWKV7
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.rwkv7 import RWKV7
 
 
 class TiedRWKV7(RWKV7):

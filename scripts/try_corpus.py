@@ -134,7 +134,7 @@ def run_command(arguments: list[str], in_subprocess: bool) -> tuple[int, str]:
     if in_subprocess:
         done = subprocess.run([sys.executable, "-m", "midi_rwkv", *arguments], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
-    from midi_rwkv.cli import main as midi_rwkv
+    from midi_rwkv.commands.cli import main as midi_rwkv
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

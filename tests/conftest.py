@@ -113,8 +113,8 @@ def tokenizer():
     """Our vocabulary with a few merges learned on made-up bars, so that ids stand for several base tokens."""
     import numpy as np
 
-    from midi_rwkv.score import Bar
-    from midi_rwkv.tokenizer import base_tokenizer, train_tokenizer
+    from midi_rwkv.score.score import Bar
+    from midi_rwkv.tokens.tokenizer import base_tokenizer, train_tokenizer
 
     base = base_tokenizer()
     rng = np.random.default_rng(0)
@@ -134,9 +134,9 @@ def checkpoint_folder(tokenizer, tmp_path_factory):
     """A tiny checkpoint whose weights are random: it writes noise, but through every part of the real thing."""
     import torch
 
-    from midi_rwkv.checkpoint import save_checkpoint
-    from midi_rwkv.config import ModelConfig
-    from midi_rwkv.model import RWKV7
+    from midi_rwkv.model.checkpoint import save_checkpoint
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.model.rwkv7 import RWKV7
 
     torch.manual_seed(0)
     config = ModelConfig(n_layer=2, n_embd=64, vocab_size=tokenizer.vocab_size)
@@ -152,9 +152,9 @@ def checkpoint_folder(tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def shards(tokenizer, tmp_path_factory):
     """A folder of token shards of one source, `a`, under the names of all sources too, and its tokenizer."""
-    from midi_rwkv.corpus import write_shard
-    from midi_rwkv.dataset import DEFAULT_SOURCE_WEIGHTS
-    from midi_rwkv.score import Note, Score, TimeSignature, Track
+    from midi_rwkv.corpus.shards import write_shard
+    from midi_rwkv.score.score import Note, Score, TimeSignature, Track
+    from midi_rwkv.training.dataset import DEFAULT_SOURCE_WEIGHTS
 
     folder = tmp_path_factory.mktemp("shards")
     songs = []

@@ -69,7 +69,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 def measure() -> dict[str, list[float]]:
     """Each file in a process of its own, forked from this one, which has imported everything already."""
-    from midi_rwkv.cli import main
+    from midi_rwkv.commands.cli import main
 
     main(["inspect", "--json", "/"])
     print(file=sys.stderr)

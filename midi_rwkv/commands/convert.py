@@ -1,0 +1,192 @@
+"""RWKV-LM's `.pth` state dicts <-> checkpoint folders; RWKV-PEFT's `time_state` files <-> safetensors.
+
+RWKV-LM's trainer keeps value adapters (v0, v1, v2) in layer 0 too, which nothing uses. Released checkpoints are without
+them, and rwkv.cpp accepts no others: a file may have them when it is read, and has none when it is written.
+
+State layout: RWKV-LM's kernels index a head's state as [value channel, key channel], and so do tuned `time_state`s;
+ours is (K, V) (kernels/README.md), so these are transposed on the way.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midi_rwkv.files import whole_file
+from midi_rwkv.model.checkpoint import CheckpointError, load_checkpoint, parameter_shapes, save_checkpoint
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.style.style import Style, read_info, save_style
+from midi_rwkv.tokens.prompt import ORDERS
+from midi_rwkv.tokens.tokenizer import Tokenizer
+
+KINDS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def load_pth(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.pth`, by name. CheckpointError when it is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a PyTorch state dict; name an RWKV-LM or RWKV-PEFT .pth") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise CheckpointError(f"{path} holds no plain state dict; name an RWKV-LM or RWKV-PEFT .pth")
+    return state
+
+
+def config_of(state: dict[str, Tensor]) -> ModelConfig:
+    """The model's shape, read off RWKV-LM's parameter names and shapes."""
+    try:
+        vocab_size, n_embd = state["emb.weight"].shape
+        n_layer = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
+        decay, iclr, gate = (state[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for c in "wag")
+        value = state[f"blocks.{n_layer - 1}.att.v1"].shape[1] if n_layer > 1 else 0
+        head_size = state["blocks.0.att.r_k"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"this is no RWKV-7 x070 state dict ({error} is missing or odd)") from error
+    return ModelConfig(
+        n_layer=n_layer,
+        n_embd=n_embd,
+        vocab_size=vocab_size,
+        head_size=head_size,
+        decay_rank=decay,
+        iclr_rank=iclr,
+        value_rank=value,
+        gate_rank=gate,
+    )
+
+
+def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Our names and shapes; numbers stay of the kind that they are. What layer 0 carries but never uses, and tuned
+    states, are left out."""
+    config = config_of(state)
+    expected = parameter_shapes(config)
+    weights = {}
+    for name, shape in expected.items():
+        if name not in state or state[name].numel() != np.prod(shape):
+            found = tuple(state[name].shape) if name in state else "nothing"
+            raise CheckpointError(f"{name} should be {shape}, found {found}: not an RWKV-7 x070 state dict")
+        if state[name].dtype not in KINDS:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in KINDS)
+            raise CheckpointError(f"{name} is of {state[name].dtype}; weights must be of {kinds}")
+        weights[name] = state[name].reshape(shape)
+    return config, weights
+
+
+def time_state_of(state: dict[str, Tensor]) -> Tensor | None:
+    """(L, H, K, V) from the `blocks.N.att.time_state` entries (H, V, K), or None where there are none."""
+    layers = {int(m[1]): v for k, v in state.items() if (m := re.fullmatch(r"blocks\.(\d+)\.att\.time_state", k))}
+    if not layers:
+        return None
+    if sorted(layers) != list(range(len(layers))):
+        raise CheckpointError(f"time_state is there for layers {sorted(layers)} only; every layer needs one")
+    return torch.stack([layers[i].float() for i in range(len(layers))]).mT.contiguous()
+
+
+def to_time_state(wkv: Tensor) -> dict[str, Tensor]:
+    """RWKV-PEFT's entries from (L, H, K, V)."""
+    return {f"blocks.{i}.att.time_state": s.mT.contiguous() for i, s in enumerate(wkv)}
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+    order: str | None = None,
+    bf16: bool = False,
+) -> str:
+    """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error.
+
+    tokenizer: of a model's .pth, which holds none. order: of the prompt in which such a model of ours was trained, one
+    of `prompt.ORDERS` (None: the first). bf16: round the weights; else they stay of the kind that they are. Options
+    that do not apply are refused.
+    """
+    if not source.exists():
+        raise CheckpointError(f"no such file or folder: {source}")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} exists; choose another target or add --overwrite")
+    given = [f"--{n}" for n, v in (("tokenizer", tokenizer), ("order", order), ("bf16", bf16)) if v]
+    if source.is_dir():
+        _refuse(given, ["--bf16"], f"{source} is a checkpoint folder")
+        return _export(source, target, overwrite, bf16)
+    if source.suffix == ".safetensors":
+        _refuse(given, [], f"{source} is a state")
+        return _export_state(source, target, overwrite)
+    state = load_pth(source)
+    wkv = time_state_of(state)
+    if wkv is not None and "emb.weight" not in state:
+        _refuse(given, [], f"{source} is a state")
+        save_style(Style(target.stem, wkv=wkv.numpy()), target, overwrite=overwrite)
+        return f"{target}: initial state, (layers, heads, K, V) = {tuple(wkv.shape)}"
+    config, weights = from_rwkv_lm(state)
+    if tokenizer is None:
+        raise CheckpointError("an RWKV-LM .pth holds no tokenizer; add --tokenizer tokenizer.json (a MidiTok MMM file)")
+    loaded = _load_tokenizer(tokenizer)
+    if loaded.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer} has {loaded.vocab_size} ids, the model {config.vocab_size}; they do not belong together"
+        )
+    beside = target.with_name(f"{target.name}-state.safetensors")
+    if wkv is not None and beside.exists() and not overwrite:
+        raise CheckpointError(f"{beside}, for the model's time_state, exists; choose another target or add --overwrite")
+    prompt = (order or ORDERS[0]) if "Context_Middle" in loaded else "paper"
+    save_checkpoint(target, config, weights, loaded, prompt=prompt, overwrite=overwrite, bf16=bf16)
+    done = f"{target}: checkpoint, {config.n_layer} layers x {config.n_embd}, vocabulary {config.vocab_size}"
+    if wkv is None:
+        return done
+    save_style(Style(beside.stem, wkv=wkv.numpy()), beside, overwrite=overwrite)
+    return f"{done}; {beside}: its time_state, (layers, heads, K, V) = {tuple(wkv.shape)}"
+
+
+def _refuse(given: Sequence[str], apply: Sequence[str], what: str) -> None:
+    wrong = [option for option in given if option not in apply]
+    if wrong:
+        raise CheckpointError(f"{what}, to which {' and '.join(wrong)} cannot apply; leave it out")
+
+
+def _load_tokenizer(path: str) -> Tokenizer:
+    try:
+        return Tokenizer.load(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no MidiTok MMM tokenizer ({error}); name a tokenizer.json") from error
+
+
+def _export(source: Path, target: Path, overwrite: bool, bf16: bool) -> str:
+    """A checkpoint folder -> RWKV-LM's state dict."""
+    from safetensors.torch import load_file
+
+    checkpoint = load_checkpoint(source)  # says what is wrong with it
+    if checkpoint.config.arch != "rwkv7":
+        raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
+    weights = load_file(checkpoint.path / "model.safetensors")
+    if bf16:
+        weights = {name: w.to(torch.bfloat16) for name, w in weights.items()}
+    _save_pth(weights, target, overwrite)
+    return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
+
+
+def _export_state(source: Path, target: Path, overwrite: bool) -> str:
+    """A style of one state -> RWKV-PEFT's time_state."""
+    from safetensors import safe_open
+
+    read_info(source)  # says what is wrong with it
+    with safe_open(source, framework="pt") as f:
+        places = sorted(f.keys())
+        if len(places) > 1:
+            raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
+        tuned = f.get_tensor(places[0])
+    _save_pth(to_time_state(tuned), target, overwrite)
+    where = "before the prompt" if places == ["wkv"] else "right before Context_Middle, where it was tuned"
+    return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
+
+
+def _save_pth(state: dict[str, Tensor], target: Path, overwrite: bool) -> None:
+    with whole_file(target, overwrite=overwrite) as partial:
+        torch.save(state, partial)

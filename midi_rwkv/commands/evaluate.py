@@ -1,0 +1,112 @@
+"""`midi-rwkv evaluate`, and the options of drawing that it shares with `infill`. Heavy imports come inside."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from midi_rwkv.errors import RequestError
+from midi_rwkv.model.config import SamplingConfig, check_seed
+
+from .terminal import say
+
+
+def add_sampling(p: argparse.ArgumentParser) -> None:
+    """How notes are drawn, for commands that fill."""
+    for name, metavar, text in (
+        ("temperature", None, "higher is bolder, lower plainer"),
+        ("top_p", None, "draw from the likeliest that hold this share"),
+        ("min_p", None, "drop what is this much rarer than the likeliest"),
+        ("recall", "0-1", "how readily the song's own music comes back: 1 as in songs, 0 no more than the model does"),
+    ):
+        value = getattr(SamplingConfig, name)
+        p.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=value,
+            metavar=metavar,
+            help=f"{text} (default: {value:g})",
+        )
+
+
+def add_evaluate_command(commands: Any) -> None:
+    """The parser."""
+    p = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint's fills",
+        description="Measure a checkpoint's fills on MIDI files, against trivial baselines and other checkpoints.",
+    )
+    p.set_defaults(run=run_evaluate)
+    p.add_argument("files", help="a folder or zip of MIDI files; its folders are the sources")
+    p.add_argument("--out", required=True, metavar="DIR", help="report folder; the same command again goes on in it")
+    p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
+    p.add_argument("--style", metavar="NAME|FILE", help="a style for it; NAME:0.7,OTHER:0.3 blends")
+    p.add_argument("--compare", action="append", default=[], metavar="DIR", help="another checkpoint; may be repeated")
+    p.add_argument("--shards", metavar="DIR", help="the training data's shards: for the n-gram and to find copies")
+    p.add_argument("--cases", type=int, default=300, metavar="N", help="cases for each number of bars (default: 300)")
+    p.add_argument("--bars", default="2,4,8", metavar="2,4,8", help="bars to fill (default: 2,4,8)")
+    p.add_argument(
+        "--settings", metavar="LIST", help="among song,near,continuation,controls,drums,all (default: all of these)"
+    )
+    p.add_argument(
+        "--baselines",
+        metavar="LIST",
+        help='among "without recall", "copy before", "copy after", "copy similar", "n-gram"; "" for none (default all)',
+    )
+    add_sampling(p)
+    p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")
+    p.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    p.add_argument("--no-html", action="store_true", help="no page with piano rolls")
+    p.add_argument("--no-audio", action="store_true", help="no sound on that page")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from midi_rwkv.evaluation.evaluate import Done, evaluate
+
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{out} is a file; --out names a folder")
+    shown = sys.stderr.isatty()
+
+    def progress(done: Done) -> None:
+        line = f"{done.system}: {done.done} of {done.total} cases, {done.seconds_left / 60:.0f} min left"
+        if shown or done.done == done.total:
+            ends = "\n" if not shown or done.done == done.total else ""
+            print(f"{chr(13) + chr(27) + '[K' if shown else ''}{line}", end=ends, file=sys.stderr, flush=True)
+
+    def listed(text: str | None) -> list[str] | None:
+        return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+    check_seed(options.seed, "--seed")
+    try:
+        bars = [int(n) for n in options.bars.split(",")]
+    except ValueError:
+        raise RequestError(f"--bars must be numbers like 2,4,8, got {options.bars!r}") from None
+    try:
+        report = evaluate(
+            options.files,
+            out,
+            checkpoint=options.checkpoint,
+            style=options.style,
+            compare=options.compare,
+            shards=options.shards,
+            cases=options.cases,
+            bars=bars,
+            settings=listed(options.settings),
+            baselines=listed(options.baselines),
+            sampling=SamplingConfig(
+                temperature=options.temperature, top_p=options.top_p, min_p=options.min_p, recall=options.recall
+            ),
+            seed=options.seed,
+            jobs=options.jobs,
+            html=not options.no_html,
+            audio=not options.no_audio,
+            on_progress=progress,
+            say=lambda line: say(line, sys.stderr),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where this one stopped") from None
+    names = [name for name in ("report.html", "report.md", "report.json") if (out / name).exists()]
+    say(f"{sum(g['cases'] for g in report['groups'])} cases; " + ", ".join(str(out / name) for name in names))

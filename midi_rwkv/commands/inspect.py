@@ -1,0 +1,105 @@
+"""`midi-rwkv inspect`: tracks x bars, what each track is taken for, and what is odd about the song."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from midi_rwkv.errors import RequestError
+
+from .terminal import say
+
+BARS_PER_LINE = 16
+HEAD_WIDTH = 40
+
+
+def add_inspect_command(commands: Any) -> None:
+    p = commands.add_parser(
+        "inspect",
+        help="show tracks, bars and note counts",
+        description="Show a song's tracks x bars, and what each track is taken for.",
+    )
+    p.set_defaults(run=run_inspect, stops_at_once=True)
+    p.add_argument("song", help="a MIDI file; - for standard input")
+    add_as(p)
+    p.add_argument("--json", action="store_true", help="as JSON; a track that changes instrument has a row for each")
+
+
+def add_as(parser: argparse.ArgumentParser) -> None:
+    """What a track is to be taken for."""
+    parser.add_argument(
+        "--as",
+        dest="taken_as",
+        action="append",
+        default=[],
+        metavar="TRACK=INSTRUMENT",
+        help="take a track for Drums, a General MIDI number or an instrument by name, whatever the file says; the file "
+        "keeps its programs; may be repeated",
+    )
+
+
+def read_source(song: str) -> tuple[bytes, str]:
+    """The bytes of the song, read once, and its name for messages. `-` is standard input."""
+    from midi_rwkv.score.midi import load_midi
+
+    if song != "-":
+        return load_midi(song)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise RequestError("there is no song on standard input; send a MIDI file into it: midi-rwkv ... - < song.mid")
+    return load_midi(sys.stdin.buffer, "standard input")
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    from midi_rwkv.fill.arguments import parse_as
+    from midi_rwkv.score.describe import heading, keyswitch_remarks, remarks, too_big_for_a_table, track_rows
+    from midi_rwkv.score.midi import read_midi
+
+    score = parse_as(options.taken_as, read_midi(*read_source(options.song), allow_empty=True))
+    metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
+    if options.json:
+        report: dict[str, Any] = {
+            "name": score.name,
+            "ticks_per_beat": score.ticks_per_beat,
+            "tempo_bpm": round(score.tempo_at(0), 2),
+            "first_bar": score.first_bar_number,
+            "last_bar": score.last_bar_number,
+            "time_signatures": metres,
+            "tracks": track_rows(score),
+            "warnings": remarks(score),
+            "remarks": keyswitch_remarks(score),
+        }
+        say(json.dumps(report))
+        return
+    notes = sum(len(t.notes) for t in score.tracks)
+    say(
+        f"{score.name}: {len(score.tracks)} tracks, bars {score.first_bar_number}-{score.last_bar_number}, "
+        f"{notes} notes, {score.tempo_at(0):.0f} BPM"
+    )
+    for remark in remarks(score):
+        say(f"warning: {remark}")
+    for remark in keyswitch_remarks(score):
+        say(remark)
+    heads = [heading(score, i) for i in range(len(score.tracks))]
+    if too_big_for_a_table(score):
+        say(f"{len(score.tracks):,} tracks x {len(score.bars):,} bars are too many for a table; a line a track:")
+        for head, track in zip(heads, score.tracks, strict=True):
+            first, last = (score.bar_index_at(n.onset_ticks) for n in (track.notes[0], track.notes[-1]))
+            bars = f"bars {first + score.first_bar_number}-{last + score.first_bar_number}"
+            say(f"{head[:HEAD_WIDTH].ljust(HEAD_WIDTH)}  {len(track.notes)} notes, {bars}")
+        return
+    for head in heads:
+        if len(head) > HEAD_WIDTH:
+            say(head)
+    side = min(HEAD_WIDTH, max([len(h) for h in heads] + [5]))
+    counts = score.note_counts()
+    for at in range(0, len(score.bars), BARS_PER_LINE):
+        span = range(at, min(at + BARS_PER_LINE, len(score.bars)))
+        rows = [("bar", [str(b + score.first_bar_number) for b in span]), ("metre", [metres[b] for b in span])]
+        rows += [(h[:side], [str(row[b] or ".") for b in span]) for h, row in zip(heads, counts, strict=True)]
+        widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(span))]
+        say("")
+        for head, cells in rows:
+            line = " ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
+            say(f"{head.ljust(side)}  {line}")

@@ -1,0 +1,340 @@
+"""MIDI files in any amount -> token shards: read, judge, part, tokenize, write.
+
+    midi-rwkv corpus INPUT ... OUT
+
+Every file is read twice, a chunk at a time, by as many processes as asked for. The first reading judges it and takes
+its sketch; then copies are left out and splits drawn, for all pieces at once; the second reading tokenizes what is
+kept. Chunks and their order depend on the inputs alone and results are taken in that order, so the shards are the same,
+byte for byte, whoever does the work. What is held in memory is a sketch a piece and one part of a shard.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from midi_rwkv.errors import CorpusError, RequestError, packages_for
+from midi_rwkv.files import whole_files
+from midi_rwkv.model.config import Config, check_seed
+from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
+
+from .checks import Filters, Piece, Sorted, scan, sort_pieces
+from .engines import Engine
+from .inputs import Chunk, chunks, find_sources, read_chunk
+from .shards import CorpusSong, read_song, write_shard
+
+PART_IDS = 8_000_000  # in one file, about; so many are held in memory
+BPE_TRAINING_SONGS = 2500
+TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(Config):
+    """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
+    piece."""
+
+    vocab_size: int = 0  # 0: base tokens, no merges
+    valid: float = 0.05
+    test: float = 0.0
+    transpose: int = 0
+    seed: int = 0
+    filters: Filters = field(default_factory=Filters)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
+            raise RequestError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
+        if not 0 <= self.transpose <= len(TRANSPOSITIONS):
+            raise RequestError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
+        if not 0 <= self.vocab_size < 2**16:
+            raise RequestError(f"vocab_size must lie in 0-65535, got {self.vocab_size}")
+
+
+def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
+    """A copy in another key, drums as they are; None where a note would leave 0-127."""
+    tracks = []
+    for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
+        moved = notes if is_drum else notes + np.array([0, semitones, 0, 0])
+        if moved[:, 1].min() < 0 or moved[:, 1].max() > 127:
+            return None
+        tracks.append(moved)
+    return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat, song.leads)
+
+
+@functools.cache
+def _tokenizer(params: str) -> Tokenizer:
+    return Tokenizer(json.loads(params))  # once a process
+
+
+Encoded = tuple[int, str, TokenizedSong]  # the place in the chunk, the name (`...+3`: three semitones up), the ids
+
+
+def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[Encoded], float]:
+    """Tokenize the files of a chunk whose place is in `copies`, and so many transpositions of each.
+
+    params: the tokenizer's JSON. Returns the songs, and the worker's `peak_memory`.
+    """
+    tokenizer = _tokenizer(params)
+    out: list[Encoded] = []
+    for place, file in enumerate(read_chunk(chunk)):
+        if place not in copies or file.lost:
+            continue
+        song = read_song(file.data, file.name, checked=True)
+        pitched = not all(is_drum for _, is_drum in song.programs)
+        moves = [m for m in _moves(file.name) if pitched and transpose(song, m)][: copies[place]]
+        for move in (0, *moves):
+            s = transpose(song, move) if move else song
+            assert s is not None
+            ids = tokenizer.encode_arrays(
+                s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads
+            )
+            out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
+    return out, peak_memory()
+
+
+def _moves(name: str) -> list[int]:
+    """The transpositions in the order in which this piece takes them."""
+    rng = np.random.default_rng(list(name.encode()))
+    return [int(m) for m in rng.permutation(TRANSPOSITIONS)]
+
+
+def cell_texts(chunk: Chunk, places: Sequence[int]) -> list[str]:
+    """What a tokenizer learns from: the cells and bar headers of some files as base characters."""
+    base = _base()
+    texts: list[str] = []
+    for place, file in enumerate(read_chunk(chunk)):
+        if place in places and not file.lost:
+            song = read_song(file.data, file.name, checked=True)
+            for notes, (_, is_drum), lead in zip(song.tracks, song.programs, song.leads, strict=True):
+                cells = base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum, lead=lead)
+                texts += [t for t in cells if t]
+            texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
+    return texts
+
+
+_base = functools.cache(base_tokenizer)
+
+
+class ShardWriter:
+    """Songs in, `<name>.npz`, `<name>.1.npz` ... out, so that no more than one part is in memory."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name, self.parts = folder, name, 0
+        self.songs: list[tuple[str, TokenizedSong]] = []
+        self.size = self.tokens = self.count = 0
+        self._headers: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def add(self, name: str, song: TokenizedSong) -> None:
+        headers = tuple(self._headers.setdefault(h, h) for h in song.headers)  # one object, however many bars have it
+        cells = song.cells.astype(np.uint16)
+        self.songs.append((name, TokenizedSong(song.programs, headers, song.tempos, cells, song.offsets)))
+        self.size += len(song.cells)
+        self.tokens += len(song.cells)
+        self.count += 1
+        if self.size >= PART_IDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.songs:
+            suffix = f".{self.parts}" if self.parts else ""
+            write_shard(self.folder / f"{self.name}{suffix}.npz", self.songs)
+            self.songs, self.size, self.parts = [], 0, self.parts + 1
+
+    def close(self) -> str:
+        """Write what is left; says what was written."""
+        self.flush()
+        return f"{self.name}: {self.count:,} songs, {self.tokens:,} tokens"
+
+
+@contextmanager
+def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Build in a folder beside `out`; its files move there when all are complete, all of them or none. Old shards go
+    then, and only then. After a kill that folder (`.*.partial`) is left."""
+    if out.exists() and not out.is_dir():
+        raise CorpusError(f"{out} is a file; the last argument names the folder to write")
+
+    def written() -> set[Path]:
+        found = {*out.glob("*.npz"), *out.glob("pieces.csv")}
+        if found and not overwrite:
+            raise CorpusError(f"{out} holds shards already ({min(found).name} ...); use --overwrite to replace them")
+        return found
+
+    written()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(".partial", f".{out.name[:100]}-", out.parent))
+    try:
+        yield folder
+        out.mkdir(exist_ok=True)
+        old = written()  # somebody else may have built there meanwhile
+        files = sorted(folder.iterdir())
+        with whole_files([out / file.name for file in files], overwrite=overwrite) as partials:
+            for file, partial in zip(files, partials, strict=True):
+                os.replace(file, partial)
+        for file in old - {out / file.name for file in files}:
+            file.unlink()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    config: CorpusConfig | None = None,
+    engine: Engine | None = None,
+    licences: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Inputs (see `find_sources`) -> a folder: `<source>.npz`, `valid.npz`, `test.npz`, `pieces.csv`, `tokenizer.json`.
+
+    pieces.csv has a line a file: its split, licence, size, or why it was left out. An existing tokenizer in `out` is
+    kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. CorpusError (one
+    line) where an input cannot be read or nothing is left; `out` is as it was then.
+    """
+    with packages_for("corpus"):  # said now rather than when all files have been read
+        import datasketch  # noqa: F401
+    config, engine = config or CorpusConfig(), engine or Engine()
+    work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
+    if not work:
+        raise CorpusError(f"no MIDI files in {', '.join(inputs)}")
+    lost: set[str] = set()
+
+    def on_lost(name: str) -> None:
+        lost.add(name)
+        say(f"skipped {name}: reading it ended the process")
+
+    with _whole_folder(out, overwrite) as folder, engine.started(on_lost):
+        began = time.perf_counter()
+        read = list(engine.run(scan, [(c, config.filters) for c in work]))
+        pieces = [p for part in read for p in part]
+        places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
+        say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s, {peak_memory():.0f} MiB")
+        sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
+        for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
+            say(f"left out {count:,}: {reason}")
+        if "train" not in sorted_.splits:
+            raise CorpusError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
+        if (out / "tokenizer.json").exists():
+            tokenizer = Tokenizer.load(out / "tokenizer.json")
+            say(f"took the {tokenizer.vocab_size:,} tokens of {out / 'tokenizer.json'}")
+        else:
+            began = time.perf_counter()
+            tokenizer = _learn(engine, work, pieces, places, sorted_, config)
+            tokenizer.save(folder / "tokenizer.json")
+            seconds, held = time.perf_counter() - began, peak_memory()
+            merges = f"merges learned in {seconds:.0f} s" if config.vocab_size else "no merges"
+            say(f"{tokenizer.vocab_size:,} tokens, {merges}, {held:.0f} MiB")
+        began = time.perf_counter()
+        tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
+        say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
+        _write_pieces(folder / "pieces.csv", pieces, sorted_, lost)
+
+
+def _learn(
+    engine: Engine,
+    work: Sequence[Chunk],
+    pieces: Sequence[Piece],
+    places: Sequence[tuple[int, int]],
+    sorted_: Sorted,
+    config: CorpusConfig,
+) -> Tokenizer:
+    """BPE over the cells of at most `BPE_TRAINING_SONGS` training pieces, spread evenly over the sources; none where
+    `vocab_size` is 0."""
+    if not config.vocab_size:
+        return base_tokenizer()
+    rng = np.random.default_rng(config.seed)
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for i, piece in enumerate(pieces):
+        if sorted_.splits[i] == "train":
+            by_source[piece.source].append(i)
+    chosen: dict[int, list[int]] = defaultdict(list)  # by chunk: places
+    for _, numbers in sorted(by_source.items()):
+        take = min(len(numbers), BPE_TRAINING_SONGS // len(by_source) + 1)
+        for k in sorted(rng.choice(len(numbers), take, replace=False)):
+            chunk, place = places[numbers[k]]
+            chosen[chunk].append(place)
+    texts = engine.run(cell_texts, [(work[c], chosen[c]) for c in sorted(chosen)])
+    return train_tokenizer((t for part in texts for t in part), config.vocab_size)
+
+
+def _tokenize(
+    engine: Engine,
+    work: Sequence[Chunk],
+    pieces: Sequence[Piece],
+    places: Sequence[tuple[int, int]],
+    sorted_: Sorted,
+    copies: int,
+    tokenizer: Tokenizer,
+    folder: Path,
+    say: Callable[[str], None],
+) -> int:
+    """The second reading: what is kept goes into the shards of its source, or of its split. Returns the tokens."""
+    wanted: dict[int, dict[int, int]] = defaultdict(dict)  # by chunk: by place: transpositions
+    number = {}
+    for i, (chunk, place) in enumerate(places):
+        number[chunk, place] = i
+        if sorted_.splits[i]:
+            wanted[chunk][place] = copies if sorted_.splits[i] == "train" else 0
+    params = json.dumps(tokenizer.params, ensure_ascii=False)
+    jobs = [(work[c], wanted[c], params) for c in sorted(wanted)]
+    held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
+    writer: ShardWriter | None = None
+    tokens = 0
+    peak = 0.0
+    for c, (songs, held) in zip(sorted(wanted), engine.run(encode, jobs), strict=True):
+        peak = max(peak, held)
+        for place, name, song in songs:
+            i = number[c, place]
+            tokens += len(song.cells)
+            if sorted_.splits[i] != "train":
+                held_out[sorted_.splits[i]].add(name, song)
+                continue
+            if writer is None or writer.name != pieces[i].source:  # chunks come source by source
+                if writer is not None:
+                    say(writer.close())
+                writer = ShardWriter(folder, pieces[i].source)
+            writer.add(name, song)
+    for last in (writer, *held_out.values()):
+        if last is not None and last.count:
+            say(last.close())
+    say(f"at most {peak_memory():.0f} MiB of memory here, {peak:.0f} MiB in a worker")
+    return tokens
+
+
+def _write_pieces(path: Path, pieces: Sequence[Piece], sorted_: Sorted, lost: Collection[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "source", "split", "licence", "bars", "notes", "left_out"])
+        for p, split, reason in zip(pieces, sorted_.splits, sorted_.reasons, strict=True):
+            if not reason and p.name in lost:
+                split, reason = "", "broken: tokenizing it ended the process"
+            writer.writerow([p.name, p.source, split, p.licence or "unknown", p.bars, p.notes, reason])
+
+
+def _first(pieces: Sequence[Piece], sorted_: Sorted) -> str:
+    return next((f"{p.name} ({r})" for p, r in zip(pieces, sorted_.reasons, strict=True) if r), "all are held out")
+
+
+def _rate(count: int, began: float) -> str:
+    return f"{count / max(1e-9, time.perf_counter() - began):,.0f}"
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, MiB; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    return next(int(x.split()[1]) for x in status.read_text().splitlines() if x.startswith("VmHWM")) / 1024

@@ -1,0 +1,279 @@
+"""The decoding engine compiled by numba: RWKV-7 on a CPU core, without torch.
+
+A token of a small model costs as long as its weights take to be read, so everything here serves the reading:
+- The matrices lie in one array in the order in which a token needs them. A matrix lies in blocks of 16 rows, a block
+  column by column: the product reads memory strictly forwards, which doubles what a core gets out of it compared with
+  several rows side by side, and its 16 sums stand in one vector at the end.
+- A product takes four inputs (candidates, or tokens of a prompt) to each reading of a block.
+- `advance` is the whole model for any number of rows and tokens: decoding is its case of one token, prefill its case
+  of many. One compiled function takes about a second to compile, less than importing torch, and is kept on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+from numpy.typing import ArrayLike
+
+from midi_rwkv.engine import layers as engine_kernels
+from midi_rwkv.kernels import numba_vectors
+
+from .cache import compiled
+from .engine import Engine, Floats, Ids, State
+from .layers import (
+    NUMBERS,
+    add,
+    enter,
+    finish,
+    leave,
+    matmul,
+    mix,
+    mix_values,
+    prepare,
+    recurrence_16,
+    recurrence_64,
+    relu_squared,
+    sigmoid,
+    tanh,
+)
+from .pack import BLOCK, pack
+from .pair import Pace, Pair
+
+SOURCES = [__file__, engine_kernels.__file__, numba_vectors.__file__]
+
+floats, integers = types.float32[::1], types.int64[::1]
+
+
+@cache
+def advance(precision: str) -> Callable[..., None]:
+    """The compiled `_advance` for matrices of this precision."""
+    arrays = (integers, floats, floats, NUMBERS[precision][::1], floats, types.int64[:, ::1], *[floats] * 6)
+    return compiled(types.void(*arrays, *[types.intp] * 13), SOURCES)(_advance)
+
+
+@register_jitable
+def project(arrays, place, shape):  # type: ignore[no-untyped-def]
+    """`matmul` by the matrix at `place` in (matrices, scales) -> the next one's. shape: rows, cols, count, x, out."""
+    rows, cols, count, x, out = shape
+    matmul(arrays, (place[0], place[1], rows, cols, count, x, out))
+    return place[0] + rows * cols, place[1] + rows
+
+
+def _advance(  # type: ignore[no-untyped-def]
+    ids, embedding, vectors, matrices, scales, starts, block, work, att_shift, ffn_shift, wkv, logits,
+    first_layer, last_layer, rows, first_row, batch, steps, size, head_size, rank_w, rank_v, rank_a, rank_g, vocabulary,
+):  # fmt: skip
+    """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens a row.
+
+    The state's arrays have `rows` rows and are moved on in place. Layer 0 begins with the tokens `ids` (batch x steps);
+    the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x stands at
+    the beginning of `work` and the first layer's values after it. `starts` says where the weights of each layer begin,
+    and where those after the last. `block` is `matmul`'s. `vocabulary` and the ranks of the adapters are padded. The
+    order of the weights is engine_pack.py's.
+    """
+    count, layers = batch * steps, starts.shape[0] - 1
+    full, heads = count * size, size // head_size
+    x, first_values, h = 0, full, 2 * full
+    m = 3 * full + batch * size  # h has one token more a row
+    r, w, k, v = m + full, m + 2 * full, m + 3 * full, m + 4 * full
+    a, b, g, y = m + 5 * full, m + 6 * full, m + 7 * full, m + 8 * full
+    hidden, low = m + 9 * full, m + 13 * full
+    both, only, product = (vectors, work), (work,), (matrices, scales, block, work, work)
+
+    if first_layer == 0:
+        for n in range(count):
+            for i in range(size):
+                work[n * size + i] = embedding[ids[n] * size + i]
+
+    for layer in range(first_layer, last_layer):
+        at, place = starts[layer, 0], (starts[layer, 1], starts[layer, 2])
+        shift = (layer * rows + first_row) * size
+
+        enter((vectors, work, att_shift), (at, x, h, shift, batch, steps, size))  # time mix
+        at += 2 * size
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (size, size, count, m, r))
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (rank_w, size, count, m, low))
+        tanh(only, (low, count * rank_w))
+        place = project(product, place, (size, rank_w, count, low, w))
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (size, size, count, m, k))
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (size, size, count, m, v))
+        if layer == 0:
+            for i in range(full):
+                work[first_values + i] = work[v + i]
+        else:
+            place = project(product, place, (rank_v, size, count, m, low))
+            place = project(product, place, (size, rank_v, count, low, b))
+            mix_values(both, (at, v, first_values, b, count, size))
+            at += size
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (rank_a, size, count, m, low))
+        place = project(product, place, (size, rank_a, count, low, a))
+
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (rank_g, size, count, m, low))
+        sigmoid(only, (low, count * rank_g))
+        place = project(product, place, (size, rank_g, count, low, g))
+
+        prepare(both, (at, w, k, a, b, count, size, head_size, 0, heads))
+        at += 4 * size
+        state = (layer * rows + first_row) * size * head_size
+        places = (state, r, w, k, v, a, b, y, batch, steps, size, head_size, 0, heads)
+        if head_size % 64 == 0:
+            recurrence_64((wkv, work), places)
+        else:
+            recurrence_16((wkv, work), places)
+        finish(both, (at, r, k, v, g, y, count, size, head_size, 0, heads))
+        at += 3 * size
+        place = project(product, place, (size, size, count, y, m))
+        add(only, (x, m, full))
+
+        enter((vectors, work, ffn_shift), (at, x, h, shift, batch, steps, size))  # channel mix
+        at += 2 * size
+        mix(both, (at, h, m, batch, steps, size))
+        at += size
+        place = project(product, place, (4 * size, size, count, m, hidden))
+        relu_squared(only, (hidden, 4 * full))
+        place = project(product, place, (size, 4 * size, count, hidden, m))
+        add(only, (x, m, full))
+
+    if last_layer == layers:
+        at, place = starts[layers, 0], (starts[layers, 1], starts[layers, 2])
+        leave(both, (at, x, m, batch, steps, size))
+        final = (matrices, scales, block, work, logits)
+        project(final, place, (vocabulary, size, batch, m, first_row * vocabulary))
+
+
+class NumbaEngine(Engine):
+    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows.
+
+    A step of a single row is shared as engine_pair.py says, as long as that is quicker.
+    """
+
+    block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
+
+    def __init__(
+        self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, precision: str = "float32"
+    ) -> None:
+        super().__init__(weights, head_size)
+        self.name = "numba"
+        self.other = ThreadPoolExecutor(1) if threads > 1 else None
+        self.advance = advance(precision)
+        self.precision = precision
+        self.pair: Pair | None = None  # the other thread watches for the next step of a single row
+        self.pace = Pace()
+        self.packed = pack(weights, self.n_layer, precision)
+        self.nothing = np.empty(0, np.float32)
+
+    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+        ids = self.check_tokens(tokens)
+        self._dismiss()
+        logits = self._logits(state.batch)
+        steps = max(1, self.block_tokens // state.batch)
+        pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
+        wanted = [None] * (len(pieces) - 1) + [logits]
+        middle = self.n_layer // 2
+        if self.other is None or len(pieces) == 1 or middle == 0:
+            work = self._workspace(state.batch * steps, state.batch)
+            for piece, out in zip(pieces, wanted, strict=True):
+                self._advance(piece, state, work, out, (0, self.n_layer))
+            return logits[:, : self.vocab_size]
+        spaces = [self._workspace(state.batch * steps, state.batch) for _ in range(2)]
+        upper: list[Future[None]] = []
+        for i, (piece, out) in enumerate(zip(pieces, wanted, strict=True)):
+            if i >= len(spaces):
+                upper[i - len(spaces)].result()  # its workspace is free again
+            work = spaces[i % len(spaces)]
+            self._advance(piece, state, work, None, (0, middle))
+            upper.append(self.other.submit(self._advance, piece, state, work, out, (middle, self.n_layer)))
+        for future in upper:
+            future.result()
+        return logits[:, : self.vocab_size]
+
+    def step(self, tokens: ArrayLike, state: State) -> Floats:
+        ids = self.check_tokens(tokens, state.batch)
+        if self.other is not None and state.batch == 1:
+            return self._step_one(ids, state)[:, : self.vocab_size]
+        self._dismiss()
+        logits = self._logits(state.batch)
+        layers, half = (0, self.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
+        if self.other is None or not 0 < half < state.batch:
+            self._advance(ids, state, self._workspace(state.batch, state.batch), logits, layers)
+        else:
+            spaces = [self._workspace(state.batch, state.batch) for _ in range(2)]
+            first = self.other.submit(self._advance, ids[:half], state, spaces[0], logits, layers, (0, half))
+            self._advance(ids[half:], state, spaces[1], logits, layers, (half, state.batch))
+            first.result()
+        return logits[:, : self.vocab_size]
+
+    def _step_one(self, ids: Ids, state: State) -> Floats:
+        """A step of one row, on two threads where that is quicker."""
+        began = time.perf_counter()
+        pair, self.pair = self.pair, None  # one that is interrupted loses count of its parts: it is not used again
+        if pair is not None and not (self.pace.together and pair.serves(state)):
+            pair.dismiss()
+            pair = None
+        if self.pace.together and self.other is not None:
+            pair = pair or Pair(self.packed, self.head_size, self.precision, state=state, pool=self.other)
+            logits = pair.step(int(ids[0]))[None]
+            self.pair = pair
+        else:
+            logits = self._logits(1)
+            self._advance(ids, state, self._workspace(1, 1), logits, (0, self.n_layer))
+        self.pace.note(time.perf_counter() - began)
+        return logits
+
+    def _dismiss(self) -> None:
+        """Make the other thread free for something else."""
+        if self.pair is not None:
+            self.pair.dismiss()
+            self.pair = None
+
+    def _logits(self, batch: int) -> Floats:
+        return np.empty((batch, self.packed.vocabulary), np.float32)
+
+    def _workspace(self, tokens: int, batch: int) -> Floats:
+        return np.empty((16 * tokens + batch) * self.n_embd + tokens * max(self.packed.ranks), np.float32)
+
+    def _advance(
+        self,
+        ids: Ids,
+        state: State,
+        work: Floats,
+        logits: Floats | None,
+        layers: tuple[int, int],
+        rows: tuple[int, int] | None = None,
+    ) -> None:
+        """Move the state's rows first to last - 1 (None: all) on by `ids`, rows x tokens, through some layers.
+
+        Logits, where they are wanted, are written into those rows of `logits`.
+        """
+        packed, (first, last) = self.packed, rows or (0, state.batch)
+        out, vocabulary = (self.nothing, 0) if logits is None else (logits.reshape(-1), packed.vocabulary)
+        block = np.empty(BLOCK * 4 * self.n_embd if packed.matrices.itemsize == 1 else 0, np.float32)
+        self.advance(
+            ids, packed.embedding, packed.vectors, packed.matrices, packed.scales, packed.starts, block, work,
+            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), out,
+            *layers, state.batch, first, last - first, len(ids) // (last - first), self.n_embd, self.head_size,
+            *packed.ranks, vocabulary,
+        )  # fmt: skip

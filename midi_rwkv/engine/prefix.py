@@ -1,0 +1,49 @@
+"""Several token sequences read from one state: what they have in common at their beginning is read once.
+
+A cut changes nothing, not by a bit, where an engine's blocks begin anyway (`Engine.block_tokens`), so that is where
+readings part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from midi_rwkv.model.rows import Rows
+
+from .engine import Engine, Floats
+
+R = TypeVar("R", bound=Rows)
+
+
+def read_from(engine: Engine, state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
+    """Read each sequence from the single row of `state` -> logits (sequences, V), and a state with a row for each.
+
+    `state` is used up.
+    """
+    if all(ids == sequences[0] for ids in sequences):
+        logits = engine.prefill(sequences[0], state)
+        return np.repeat(logits, len(sequences), 0), state.repeat(len(sequences))
+    at = _common(sequences) // engine.block_tokens * engine.block_tokens
+    if at:
+        engine.prefill(sequences[0][:at], state)
+    branches: dict[tuple[int, ...], list[int]] = {}  # by the block in which they part
+    for i, ids in enumerate(sequences):
+        branches.setdefault(tuple(ids[at : at + engine.block_tokens + 1]), []).append(i)
+    logits = np.empty((len(sequences), engine.vocab_size), np.float32)
+    rows: list[R] = []
+    order: list[int] = []
+    for members in branches.values():
+        logits[members], read = read_from(engine, state.copy(), [sequences[i][at:] for i in members])
+        rows.append(read)
+        order += members
+    return logits, type(state).concat(rows).select(np.argsort(order))
+
+
+def _common(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all have in common; at least one is left to each."""
+    first = sequences[0]
+    most = min(len(ids) for ids in sequences) - 1
+    return next((i for i in range(most) if any(ids[i] != first[i] for ids in sequences)), most)

@@ -1,0 +1,160 @@
+"""Decoding on a GPU: prompts through the Triton training kernels, then a token a step in one CUDA graph.
+
+A step of a small model is some sixty launches that take less time than it takes to ask for them; a CUDA graph asks
+once. There is a graph for each number of candidates, over buffers of its own. The state that is stepped keeps its
+tensors there, so that nothing is copied from step to step; another state of as many rows moves it out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from midi_rwkv.errors import RequestError
+from midi_rwkv.kernels.decode_triton import LayerWeights, step_head, step_layer
+from midi_rwkv.kernels.dispatch import wkv7
+from midi_rwkv.model.rows import Rows
+
+from .engine import Engine, Floats
+from .torch_engine import TorchEngine
+
+
+@dataclass
+class DeviceState(Rows):
+    """`engine.State` on the GPU."""
+
+    att_shift: Tensor  # (L, B, C)
+    ffn_shift: Tensor  # (L, B, C)
+    wkv: Tensor  # (L, B, H, K, V)
+
+    @property
+    def batch(self) -> int:
+        return self.wkv.shape[1]
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.att_shift, self.ffn_shift, self.wkv
+
+    def select(self, rows: ArrayLike) -> DeviceState:
+        taken = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.wkv.device)
+        return DeviceState(*(x.index_select(1, taken) for x in self.tensors))
+
+    @classmethod
+    def concat(cls, states: Sequence[DeviceState]) -> DeviceState:
+        return cls(*(torch.cat(parts, 1) for parts in zip(*(s.tensors for s in states), strict=True)))
+
+
+@dataclass
+class _Buffers:
+    """What a step of so many rows reads and writes, and its graph."""
+
+    ids: Tensor  # (B,)
+    state: DeviceState
+    logits: Tensor  # (B, V)
+    graph: Any = None
+    tenant: weakref.ref[DeviceState] | None = None  # the state whose tensors these are
+
+
+class TritonEngine(TorchEngine):
+    """See `Engine`. Matrices in bfloat16 on a GPU; in Triton's interpreter, on a CPU and without graphs, in float32."""
+
+    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, graphs: bool = True) -> None:
+        """graphs: capture CUDA graphs; False launches one kernel after another, for comparison.
+
+        Raises:
+            RequestError: heads of a size that the kernels don't take.
+        """
+        if head_size not in (16, 32, 64, 128):
+            raise RequestError(f"the triton engine takes heads of 16, 32, 64 or 128 channels, these have {head_size}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        super().__init__(weights, head_size, threads, device)
+        self.name, self.device = "triton", device
+        self.dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        self.graphs = graphs and device == "cuda"
+        self.packed = [LayerWeights(own, self.dtype) for own in self._blocks(weights)]
+        self.wide_head = self.outer["head.weight"].to(self.dtype)
+        self.buffers: dict[int, _Buffers] = {}
+
+    def _blocks(self, weights: Mapping[str, Floats]) -> list[dict[str, Tensor]]:
+        """RWKV-LM's names within each block; `layers` holds the matrices transposed."""
+        names = [n for n in weights if n.startswith("blocks.")]
+        blocks: list[dict[str, Tensor]] = [{} for _ in range(self.n_layer)]
+        for name in names:
+            _, layer, inner = name.split(".", 2)
+            blocks[int(layer)][inner] = torch.tensor(np.asarray(weights[name], np.float32), device=self.device)
+        return blocks
+
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> DeviceState:
+        state = Engine.new_state(self, batch, wkv0)
+        return DeviceState(
+            *(torch.tensor(x, device=self.device) for x in (state.att_shift, state.ffn_shift, state.wkv))
+        )
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int], state: DeviceState) -> Floats:
+        ids = torch.as_tensor(self.check_tokens(tokens), device=self.device).expand(state.batch, -1)
+        for part in ids.split(max(1, self.block_tokens // state.batch), 1):
+            logits, *after = self.forward(part, *state.tensors)
+            for old, new in zip(state.tensors, after, strict=True):
+                old.copy_(new)
+        return logits.float().cpu().numpy()
+
+    def form(self, steps: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        return wkv7
+
+    @torch.inference_mode()
+    def step(self, tokens: ArrayLike, state: DeviceState) -> Floats:
+        ids = self.check_tokens(tokens, state.batch)
+        buffers = self._buffers(state.batch)
+        buffers.ids.copy_(torch.as_tensor(ids))
+        self._move_in(buffers, state)
+        if buffers.graph is None:
+            self._step(buffers)
+        else:
+            buffers.graph.replay()
+        return buffers.logits.cpu().numpy()
+
+    def _move_in(self, buffers: _Buffers, state: DeviceState) -> None:
+        """Make the buffers the state's own tensors; the state that had them so far gets copies."""
+        if state.wkv is buffers.state.wkv:
+            return
+        before = buffers.tenant() if buffers.tenant else None
+        if before is not None and before.wkv is buffers.state.wkv:
+            before.att_shift, before.ffn_shift, before.wkv = (x.clone() for x in before.tensors)
+        for own, given in zip(buffers.state.tensors, state.tensors, strict=True):
+            own.copy_(given)
+        state.att_shift, state.ffn_shift, state.wkv = buffers.state.tensors
+        buffers.tenant = weakref.ref(state)
+
+    def _buffers(self, batch: int) -> _Buffers:
+        if batch not in self.buffers:
+            ids = torch.zeros(batch, dtype=torch.int64, device=self.device)
+            logits = torch.empty(batch, self.vocab_size, device=self.device)
+            buffers = self.buffers[batch] = _Buffers(ids, self.new_state(batch), logits)
+            if self.graphs:
+                side = torch.cuda.Stream()
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):  # compiles and warms up outside the capture
+                    for _ in range(3):
+                        self._step(buffers)
+                torch.cuda.current_stream().wait_stream(side)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._step(buffers)
+                buffers.graph = graph
+        return self.buffers[batch]
+
+    def _step(self, buffers: _Buffers) -> None:
+        x = F.embedding(buffers.ids, self.embedding)
+        first_values = torch.empty_like(x)
+        for layer, att_shift, ffn_shift, wkv in zip(self.packed, *buffers.state.tensors, strict=True):
+            step_layer(layer, x, att_shift, ffn_shift, wkv, first_values)
+        step_head(x, self.outer["ln_out.weight"], self.outer["ln_out.bias"], self.wide_head, buffers.logits)

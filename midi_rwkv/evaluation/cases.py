@@ -1,0 +1,236 @@
+"""The evaluation's protocol: which bars of which tracks of which files every system has to write.
+
+A case is a file, tracks and bars, drawn once from a seed and the same for every system. Settings:
+
+- song: one pitched track, the whole song as context
+- near: the same cases, with 4 N bars of context on either side
+- continuation: the same cases, with what stands before them alone
+- controls: the same cases, with the original's own density, polyphony, range and key asked for
+- drums: one drum track, the whole song as context
+- all: every track that sounds in the song
+
+Files are drawn source by source in turn (a source is a folder of the corpus), each as seldom as possible, so that no
+source outweighs the others. N bars begin on a multiple of four, as the paper has it, with at least N bars on either
+side; a case whose bars hold no notes is kept, for silence is an answer too.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from midi_rwkv.corpus.shards import song_files
+from midi_rwkv.errors import MidiRwkvError, RequestError
+from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.score import Bar, Region, Score
+
+SETTINGS = ("song", "near", "continuation", "controls", "drums", "all")
+PAIRED = ("song", "near", "continuation", "controls")  # these share their cases
+NEAR = 4  # bars of context on either side for each bar to fill
+START_EVERY = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """Bars [first, first + n_bars), 0-based, of `tracks` (as `read_midi` counts them) of one file."""
+
+    setting: str
+    number: int
+    file: str
+    tracks: tuple[int, ...]
+    first: int
+    n_bars: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.setting}/{self.n_bars}/{self.number:04d}"
+
+    @property
+    def source(self) -> str:
+        """The file's folder, its first name."""
+        return self.file.split("/")[0] if "/" in self.file else "files"
+
+    @property
+    def last(self) -> int:
+        return self.first + self.n_bars
+
+    @property
+    def context_bars(self) -> int | None:
+        return NEAR * self.n_bars if self.setting == "near" else None
+
+    @property
+    def seed(self) -> int:
+        """The same in every setting that shares the case."""
+        return zlib.crc32(f"{self.file} {self.tracks} {self.first} {self.n_bars}".encode())
+
+    @property
+    def region(self) -> Region:
+        return Region.rectangle(self.tracks, [(self.first, self.last)])
+
+    def window(self, score: Score) -> tuple[int, int]:
+        """Bars that may be read, half-open; the cells to write are among them but for a continuation."""
+        if self.setting == "continuation":
+            return 0, self.first
+        reach = len(score.bars) if self.context_bars is None else self.context_bars
+        return max(0, self.first - reach), min(len(score.bars), self.last + reach)
+
+    def given(self, score: Score) -> Score:
+        """What a system is shown: without the notes to write; for a continuation the song ends where they begin."""
+        cut = self.setting == "continuation"
+        at = score.bar(self.first).start_ticks
+        if not cut:
+            return score.with_fill(self.region, {t: [] for t in self.tracks})
+        for t, track in enumerate(score.tracks):
+            end = score.cell_ticks(t, self.first)[0]
+            score = score.with_notes(t, [n for n in track.notes if n.onset_ticks < end])
+        signatures = tuple(s for s in score.time_signatures if s.tick < at)
+        return replace(score, time_signatures=signatures, end_ticks=at)
+
+    def with_answer(self, score: Score) -> Score:
+        """What a system is shown, and the original's notes where it would write."""
+        if self.setting != "continuation":
+            return score
+        given = self.given(score)
+        for t in self.tracks:
+            answer = [n for b in range(self.first, self.last) for n in score.notes_in(t, b)]
+            given = given.with_notes(t, [*given.tracks[t].notes, *answer])
+        return given
+
+
+class Songs:
+    """The MIDI files of a folder or zip by name, read when asked for."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise RequestError(f"no such file or folder: {self.path}")
+        if not (self.path.is_dir() or zipfile.is_zipfile(self.path)):
+            raise RequestError(f"{self.path} is no folder or zip of MIDI files; name the folder it lies in")
+        self.read = lru_cache(maxsize=16)(self._read)
+
+    @cached_property
+    def data(self) -> Mapping[str, bytes]:
+        return dict(song_files(self.path))
+
+    @property
+    def digest(self) -> str:
+        """Says which files these are, wherever they lie."""
+        crcs = [f"{name} {zlib.crc32(data)}" for name, data in self.data.items()]
+        return f"{len(crcs)} files, {zlib.crc32(' '.join(crcs).encode()):08x}"
+
+    def _read(self, name: str) -> Score:
+        return read_midi(self.data[name], name)
+
+
+def draw_cases(
+    songs: Songs,
+    count: int,
+    bars: Sequence[int] = (2, 4, 8),
+    *,
+    settings: Sequence[str] = SETTINGS,
+    seed: int = 0,
+    on_skip: Callable[[str, str], None] = lambda name, why: None,
+) -> list[Case]:
+    """`count` cases for each N of the settings song and near, a third of it for the others.
+
+    Fewer where the files run out. on_skip is told the file and why it cannot serve. RequestError on an unknown setting
+    or when not a single case is found.
+    """
+    unknown = sorted(set(settings) - set(SETTINGS))
+    if unknown:
+        raise RequestError(f"settings must be among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+    if count < 1 or not bars or min(bars) < 1:
+        raise RequestError(f"there must be at least one case and one bar to fill, got {count} cases of {bars} bars")
+    cases: list[Case] = []
+    for n in sorted(set(bars)):
+        paired = [s for s in PAIRED if s in settings]
+        if paired:
+            drawn = _draw(songs, "song", n, count, seed, on_skip)
+            for setting in paired:
+                some = drawn if setting in ("song", "near") else drawn[: -(-count // 3)]
+                cases += [replace(case, setting=setting) for case in some]
+        for setting in ("drums", "all"):
+            if setting in settings:
+                cases += _draw(songs, setting, n, -(-count // 3), seed, on_skip)
+    if not cases:
+        raise RequestError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
+    return cases
+
+
+def _draw(
+    songs: Songs, setting: str, n_bars: int, count: int, seed: int, on_skip: Callable[[str, str], None]
+) -> list[Case]:
+    rng = np.random.default_rng([seed, n_bars, SETTINGS.index(setting)])
+    queues: dict[str, list[str]] = {}
+    for name in songs.data:
+        queues.setdefault(Case(setting, 0, name, (), 0, n_bars).source, []).append(name)
+    for source in sorted(queues):
+        queues[source] = [queues[source][i] for i in rng.permutation(len(queues[source]))]
+    seen: set[tuple[str, tuple[int, ...], int]] = set()
+    cases: list[Case] = []
+    while queues and len(cases) < count:
+        for source in sorted(queues):
+            # A file that served goes to the end of its source's queue, one that cannot serve (any more) leaves it.
+            while queues[source]:
+                name = queues[source].pop(0)
+                place = _place(songs, name, setting, n_bars, rng, seen, on_skip)
+                if place is not None:
+                    queues[source].append(name)
+                    seen.add((name, *place))
+                    cases.append(Case(setting, len(cases), name, *place, n_bars))
+                    break
+            if not queues[source]:
+                del queues[source]
+            if len(cases) == count:
+                break
+    return cases
+
+
+def _place(
+    songs: Songs,
+    name: str,
+    setting: str,
+    n_bars: int,
+    rng: np.random.Generator,
+    seen: set[tuple[str, tuple[int, ...], int]],
+    on_skip: Callable[[str, str], None],
+) -> tuple[tuple[int, ...], int] | None:
+    """Tracks and first bar of a case that is not `seen`, or None."""
+    try:
+        score = songs.read(name)
+    except (MidiRwkvError, OSError) as error:
+        on_skip(name, str(error))
+        return None
+    sounding = [t for t, track in enumerate(score.tracks) if track.notes]
+    choices: list[tuple[int, ...]] = [(t,) for t in sounding if score.tracks[t].is_drum == (setting == "drums")]
+    if setting == "all":
+        choices = [tuple(sounding)]
+    if not choices:
+        on_skip(name, "no drum track" if setting == "drums" else "no pitched track")
+        return None
+    starts = [
+        b for b in range(0, len(score.bars) - 2 * n_bars + 1, START_EVERY) if b >= n_bars and _even(score, b, n_bars)
+    ]
+    free = [(tracks, b) for tracks in choices for b in starts if (name, tracks, b) not in seen]
+    if not free:
+        on_skip(name, f"no (further) {n_bars} bars in one metre with as many on either side")
+        return None
+    tracks = choices[int(rng.integers(len(choices)))]
+    own = [place for place in free if place[0] == tracks] or free
+    return own[int(rng.integers(len(own)))]
+
+
+def _even(score: Score, first: int, n_bars: int) -> bool:
+    """Whether the bars are all as long as the one before them: else a continuation could not know its bars."""
+    lengths: set[tuple[int, int, int]] = {_shape(score.bar(b)) for b in range(first - 1, first + n_bars)}
+    return len(lengths) == 1
+
+
+def _shape(bar: Bar) -> tuple[int, int, int]:
+    return bar.end_ticks - bar.start_ticks, bar.numerator, bar.denominator

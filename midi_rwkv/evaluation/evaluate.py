@@ -1,0 +1,311 @@
+"""evaluate(): how good a checkpoint's fills are, against trivial baselines and other checkpoints.
+
+Every system writes the same cases (cases.py), each fill is compared with the original's bars (metrics.py), and the
+report (report.py, report_html.py) has intervals and paired tests. Results are written case by case, so that an
+evaluation that was stopped goes on where it was; the same files, seed and systems give the same `report.json`.
+
+Called from a script, it wants the script's own code under `if __name__ == "__main__":`, since it starts processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midi_rwkv.errors import RequestError, packages_for
+
+if TYPE_CHECKING:
+    from midi_rwkv.model.config import SamplingConfig
+
+    from .cases import Case, Songs
+    from .systems import Setup, System
+
+CHUNK = 6  # cases a process takes at a time
+COST_CASES = 12
+
+
+@dataclass(frozen=True)
+class Done:
+    """How far one system is."""
+
+    system: str
+    done: int
+    total: int
+    seconds_left: float
+
+
+def evaluate(
+    files: str | Path,
+    out: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    style: str | None = None,
+    compare: Sequence[str | Path] = (),
+    shards: str | Path | None = None,
+    cases: int = 300,
+    bars: Sequence[int] = (2, 4, 8),
+    settings: Sequence[str] | None = None,
+    baselines: Sequence[str] | None = None,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    jobs: int = 2,
+    html: bool = True,
+    audio: bool = True,
+    on_progress: Callable[[Done], None] = lambda done: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Evaluate on a folder or zip of MIDI files; returns what is in `out/report.json`.
+
+    checkpoint: a folder, None for the one that ships; style: what `find_style` takes, for it. compare: further
+    checkpoint folders. shards: the training data's (`midi-rwkv corpus`), which the n-gram, the copies' nats and the
+    search for copies of training music need. cases: for each number of bars in `bars`, see `draw_cases`. settings: of
+    `cases.SETTINGS`; baselines: of `systems.BASELINES`; None: all. jobs: processes.
+
+    Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to go on into `out`. Raises
+    RequestError on bad input, and when `out` holds an evaluation of something else.
+    """
+    _check_installed()
+    from midi_rwkv.model.config import SamplingConfig, check_seed
+
+    from .cases import SETTINGS, Songs, draw_cases
+    from .report import summarise, write_report
+
+    check_seed(seed)
+
+    if jobs < 1:
+        raise RequestError(f"jobs must be 1 or more, got {jobs}")
+    if html and audio:
+        from midi_rwkv.sound.synth import find_soundfont
+
+        find_soundfont()  # says now rather than at the end that there is none
+    out = Path(out)
+    songs = Songs(files)
+    settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
+    skipped: dict[str, str] = {}
+    drawn = draw_cases(songs, cases, bars, settings=settings or SETTINGS, seed=seed, on_skip=skipped.__setitem__)
+    setups = _setups(out, checkpoint, style, compare, shards, baselines, sampling or SamplingConfig(), seed, say)
+    used = {case.file for case in drawn}
+    protocol = {
+        "files": songs.digest,
+        "unused": dict(sorted(Counter(why for name, why in skipped.items() if name not in used).items())),
+        "seed": seed,
+        "cases": cases,
+        "bars": sorted(set(bars)),
+        "settings": list(settings or SETTINGS),
+        "sampling": setups[0].sampling.to_dict(),
+        "systems": {s.name: s.fingerprint for s in setups},
+    }
+    (out / "records").mkdir(parents=True, exist_ok=True)
+    _write_json(out / "cases.json", [{"id": c.id, **asdict(c)} for c in drawn])
+    records: dict[str, dict[str, dict[str, Any]]] = {}
+    for setup in setups:
+        path = records_path(out, setup.name)
+        head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
+        records[setup.name] = _run(setup, songs, drawn, path, head, jobs, on_progress)
+    report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
+    _write_json(out / "report.json", report)
+    spent = _costs(setups, songs.path, drawn, out / "cost.json")
+    write_report(out, report, drawn, records, spent=spent, songs=songs, html=html, audio=audio)
+    return report
+
+
+def records_path(out: Path, system: str) -> Path:
+    """Where a system's records lie."""
+    return out / "records" / f"{re.sub(r'[^A-Za-z0-9._]+', '-', system).strip('-')}.jsonl"
+
+
+def _check_installed() -> None:
+    with packages_for("evaluate"):
+        import mir_eval  # noqa: F401
+        import scipy  # noqa: F401
+        import torch  # noqa: F401
+
+
+def _setups(
+    out: Path,
+    checkpoint: str | Path | None,
+    style: str | None,
+    compare: Sequence[str | Path],
+    shards: str | Path | None,
+    baselines: Sequence[str] | None,
+    sampling: SamplingConfig,
+    seed: int,
+    say: Callable[[str], None],
+) -> list[Setup]:
+    """The systems, what is evaluated first."""
+    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from midi_rwkv.style.style import find_style
+
+    from .reference import build_reference
+    from .systems import ALONE, BASELINES, NGRAM, ORIGINAL, Setup
+
+    main = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
+    loaded = load_checkpoint(main)
+    find_style(style, loaded)  # says now what is wrong with it
+    unknown = sorted(set(baselines or ()) - set(BASELINES))
+    if unknown:
+        raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    chosen = [b for b in BASELINES if baselines is None or b in baselines]
+    if loaded.recall is None or not sampling.recall:
+        chosen = [b for b in chosen if b != ALONE]
+    reference = None
+    if shards is None:
+        if baselines and NGRAM in baselines:
+            raise RequestError("the n-gram is counted on training data; name its shards")
+        chosen = [b for b in chosen if b != NGRAM]
+        say("without shards: no n-gram, no nats for the copies, no search for training music")
+    else:
+        reference = out / "reference"
+        build_reference(Path(shards), loaded, reference, say)
+    names = [_name(main, loaded.config.arch)]
+    others = []
+    for path in map(Path, compare):
+        name = _name(path, load_checkpoint(path).config.arch)
+        names.append(name if name not in names else f"{name} {len(names) + 1}")
+        others.append(Setup(names[-1], "model", path, None, reference, sampling, seed))
+    alone = replace(sampling, recall=0.0)
+    return [
+        Setup(names[0], "model", main, style, reference, sampling, seed),
+        *others,
+        *([Setup(ALONE, "model", main, style, reference, alone, seed)] if ALONE in chosen else []),
+        *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen if b != ALONE),
+        Setup(ORIGINAL, ORIGINAL, main, None, reference, sampling, seed),
+    ]
+
+
+def _name(path: Path, arch: str) -> str:
+    """What the report calls a checkpoint: its folder, or for `.../NAME/checkpoint` the run's; and the architecture."""
+    folder = path.resolve()
+    return f"{folder.parent.name if folder.name == 'checkpoint' else folder.name} ({arch})"
+
+
+def _run(
+    setup: Setup,
+    songs: Songs,
+    cases: Sequence[Case],
+    path: Path,
+    head: Mapping[str, str],
+    jobs: int,
+    on_progress: Callable[[Done], None],
+) -> dict[str, dict[str, Any]]:
+    """One system's records by case id, from `path` as far as they are there; new ones are added to it."""
+    found = _read_records(path, head)
+    todo = [case for case in cases if case.id not in found]
+    todo.sort(key=lambda c: (c.file, c.n_bars, c.first))  # cases of one file together: it is read once
+    chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
+    began, done = time.monotonic(), 0
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps(head) + "\n")
+        for batch in _work(setup, songs.path, chunks, jobs):
+            for record in batch:
+                found[record["case"]] = record
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            done += len(batch)
+            left = (time.monotonic() - began) / done * (len(todo) - done)
+            on_progress(Done(setup.name, len(cases) - len(todo) + done, len(cases), left))
+    return {case.id: found[case.id] for case in cases}
+
+
+def _read_records(path: Path, head: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What an earlier run wrote; a line cut off by a kill is taken away."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    if not whole:
+        return {}
+    if json.loads(whole[0]) != dict(head):
+        raise RequestError(
+            f"{path.parent.parent} holds an evaluation of other files or of another {head['system']}; "
+            "name another folder, or delete it"
+        )
+    return {record["case"]: record for record in map(json.loads, whole[1:])}
+
+
+def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int) -> Iterator[list[dict[str, Any]]]:
+    if jobs == 1 or len(chunks) < 2:
+        if chunks:
+            _start(setup, files)
+        yield from map(_evaluate_chunk, chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(min(jobs, len(chunks)), context, _start, (setup, files)) as pool:
+        try:
+            yield from pool.map(_evaluate_chunk, chunks)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()  # what is finished is written; to wait for the rest takes seconds
+            raise
+
+
+_worker: tuple[System, Songs]  # of this process
+
+
+def _start(setup: Setup, files: Path) -> None:
+    global _worker
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .cases import Songs
+    from .systems import System
+
+    _worker = System(setup), Songs(files)
+
+
+def _evaluate_chunk(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    system, songs = _worker
+    from .measure import evaluate_case
+
+    return [evaluate_case(system, case, songs.read(case.file)) for case in cases]
+
+
+def _costs(
+    setups: Sequence[Setup], files: Path, cases: Sequence[Case], path: Path
+) -> dict[str, dict[str, float | str | int]]:
+    """Per system what a fill costs, each measured alone in a process of its own; what `path` has is not done again."""
+    from .systems import ORIGINAL
+
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    own = [c for c in cases if c.setting == "song"] or list(cases)
+    chosen = own[:: max(1, len(own) // COST_CASES)][:COST_CASES]
+    costs: dict[str, dict[str, float | str | int]] = {}
+    for setup in setups:
+        if setup.kind == ORIGINAL:
+            continue
+        if known.get(setup.name, {}).get("fingerprint") == setup.fingerprint:
+            costs[setup.name] = known[setup.name]
+            continue
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (setup, files)) as pool:
+            costs[setup.name] = {"fingerprint": setup.fingerprint, **pool.submit(_measure_cost, chosen).result()}
+    _write_json(path, costs)
+    return costs
+
+
+def _measure_cost(cases: Sequence[Case]) -> dict[str, float | int]:
+    from .measure import measure_cost
+
+    system, songs = _worker
+    return measure_cost(system, [(case, songs.read(case.file)) for case in cases])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    from midi_rwkv.files import whole_file
+
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

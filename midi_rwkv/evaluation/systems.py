@@ -1,0 +1,244 @@
+"""What is evaluated: models and trivial baselines behind one interface.
+
+A `System` writes a case's notes and, where it is a probability, says how many nats the original's notes cost it. The
+original itself is a system too: its scores are the ceiling of each metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.recall import CellMemory, SongMemory
+from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.model.rows import Rows
+from midi_rwkv.score.score import Note, Score
+from midi_rwkv.style.style import find_style, parse_blend, style_path
+from midi_rwkv.tokens.prompt import Prompt, PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.tokenizer import TokenizedSong
+from midi_rwkv.training.dataset import FILL, Sample, lay_out, to_batches
+
+from .baselines import COPIES, CellNotes, copied_notes, guesses, mixture, source_bar
+from .cases import Case
+from .ngram import NGramEngine, fill_grams
+from .reference import Reference
+
+Notes = dict[int, list[Note]]
+ORIGINAL, NGRAM = "original", "n-gram"
+ALONE = "without recall"  # the evaluated checkpoint, but for recall
+BASELINES = (ALONE, *COPIES, NGRAM)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a process needs to make a system; travels to workers. `kind`: "model" or one of the names above."""
+
+    name: str
+    kind: str
+    checkpoint: Path
+    style: str | None = None  # as `find_style` takes it: a name, a path, or a blend of several
+    reference: Path | None = None  # a folder that `build_reference` made
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Says which system it was that wrote some results, and with which reference they were measured."""
+        parts = [self.kind, self.sampling, self.seed]
+        files = [self.checkpoint / "tokenizer.json"]
+        if self.kind == "model":
+            files += [self.checkpoint / "config.json", self.checkpoint / "model.safetensors"]
+            recall = self.checkpoint / "recall.json"
+            files += [recall] if recall.exists() else []
+        if self.reference:
+            files.append(self.reference / "made_from.json")
+        for name, weight in parse_blend(self.style) if self.style else ():
+            parts.append(weight)
+            files.append(style_path(name))
+        parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Meter:
+    """An engine's work so far: ids read and written, and the seconds that took."""
+
+    read_ids: int = 0
+    read_seconds: float = 0.0
+    written_ids: int = 0
+    written_seconds: float = 0.0
+
+
+class Metered(Engine):
+    """Another engine, with its work counted in `meter`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
+        self.meter = Meter()
+
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Rows:
+        return self.engine.new_state(batch, wkv0)
+
+    def prefill(self, tokens: Sequence[int], state: Rows) -> Floats:
+        began = time.perf_counter()
+        logits = self.engine.prefill(tokens, state)
+        self.meter.read_ids += len(tokens)
+        self.meter.read_seconds += time.perf_counter() - began
+        return logits
+
+    def step(self, tokens: ArrayLike, state: Rows) -> Floats:
+        began = time.perf_counter()
+        logits = self.engine.step(tokens, state)
+        self.meter.written_ids += state.batch
+        self.meter.written_seconds += time.perf_counter() - began
+        return logits
+
+
+class System:
+    """One system made ready; `Setup` says which."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.checkpoint: Checkpoint = load_checkpoint(setup.checkpoint)
+        self.tokenizer = self.checkpoint.tokenizer
+        self.tokens = PromptTokens(self.tokenizer)
+        self.reference = Reference.load(setup.reference) if setup.reference else None
+        self.style = find_style(setup.style, self.checkpoint)
+        self.infiller: Infiller | None = None
+        if setup.kind == "model":
+            self.infiller = Infiller(self.checkpoint, style=self.style, precision="float32")
+        elif setup.kind == NGRAM:
+            assert self.reference is not None
+            self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
+
+    def can(self, case: Case) -> bool:
+        """Copies take no wishes, and a continuation has nothing after it to copy; the original needs no context."""
+        if case.setting == "controls":
+            return self.infiller is not None
+        return not (case.setting == "continuation" and self.setup.kind == "copy after")
+
+    def start_metering(self) -> Meter | None:
+        """Counts what the engine does from now on; None where there is no engine."""
+        if self.infiller is None:
+            return None
+        self.infiller.engine = metered = Metered(self.infiller.engine)
+        return metered.meter
+
+    def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
+        """The notes this system writes for the case, per track; None where it has none to copy."""
+        if self.setup.kind == ORIGINAL:
+            return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
+        if self.infiller:
+            seed = (self.setup.seed + case.seed) % 2**32
+            given = case.given(score)
+            [candidate] = self.infiller(given, case.region, sampling, seed=seed, context_bars=case.context_bars)
+            return candidate.fills
+        source = self._source(case, score, self.tokenizer.encode(score))
+        if source is None:
+            return None
+        return {t: copied_notes(score, t, source, first=case.first, n_bars=case.n_bars) for t in case.tracks}
+
+    def nats(self, case: Case, score: Score, left_only: bool = False) -> float | None:
+        """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
+
+        left_only: without the context after the region.
+        """
+        kind = self.setup.kind
+        if kind == ORIGINAL or (kind != "model" and self.reference is None):
+            return None
+        shown = case.with_answer(score)
+        song = self.tokenizer.encode(shown, [score.bar(b) for b in range(max(len(shown.bars), case.last))])
+        prompt = self.prompt(case, song, left_only or case.setting == "continuation")
+        sample = lay_out(self.tokenizer, self.tokens, song, prompt)  # the original's notes as the answer
+        if kind == "model":
+            return self._model_nats(sample, self._memory(case, score, song, prompt.cells(), left_only))
+        assert self.reference is not None
+        p = self.reference.ngram.probability(fill_grams([sample])[0])
+        if kind != NGRAM:
+            source = self._source(case, score, song)
+            if source is None:
+                return None
+            found = list(
+                guesses(song, case.tracks, source, first=case.first, n_bars=case.n_bars, end_id=self.tokens.fill_end)
+            )
+            p = mixture(found, p, self.reference.confidence[kind])
+        return float(-np.log(p).sum())
+
+    def prompt(self, case: Case, song: TokenizedSong, left_only: bool) -> Prompt:
+        """The case as the model meets it in training."""
+        targets = dict.fromkeys(range(case.first, case.last), case.tracks)
+        budget = prompt_budget(song, targets, self.checkpoint.context)
+        return build_prompt(
+            self.tokens,
+            song,
+            targets,
+            budget=budget,
+            context_bars=case.context_bars,
+            open_end=left_only,
+            order=self.checkpoint.prompt,
+        )
+
+    def _memory(
+        self, case: Case, score: Score, song: TokenizedSong, cells: list[tuple[int, int]], left_only: bool = False
+    ) -> Iterator[tuple[CellMemory, int]] | None:
+        """What the song says elsewhere of each id of the answer; None where the system does without. cells: (bar,
+        track) in the order in which they are written."""
+        weights = self.checkpoint.recall
+        if weights is None or not self.setup.sampling.recall:
+            return None
+        low, high = case.window(score)
+        high = case.first if left_only else high
+        outside = [(b, t) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]
+        memory = SongMemory(self.tokenizer, song, [*outside, *cells], weights, end_id=self.tokens.fill_end)
+        return memory.follow(song, cells)
+
+    def _model_nats(self, sample: Sample, memory: Iterator[tuple[CellMemory, int]] | None) -> float:
+        import torch
+
+        from midi_rwkv.model.rwkv7 import RWKV7
+        from midi_rwkv.style.tuning import styled_logits
+        from midi_rwkv.training.losses import wanted_logits
+
+        if not hasattr(self, "_model"):
+            torch.set_num_threads(1)
+            self._model = self.checkpoint.model()
+        if self.style:
+            assert isinstance(self._model, RWKV7)
+            logits = styled_logits(self._model, sample, self.tokens.middle, self.style)
+        else:
+            [(ids, roles, _)] = to_batches([sample], self.tokens.pad, rows=1)
+            with torch.no_grad():
+                logits, _ = wanted_logits(self._model, ids, roles == FILL)
+        if memory is None:
+            answer = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
+            return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        strength = self.setup.sampling.recall
+        rows = logits.double().numpy()
+        return -sum(float(m.mix(row, strength)[true]) for row, (m, true) in zip(rows, memory, strict=True))
+
+    def _source(self, case: Case, score: Score, song: TokenizedSong) -> int | None:
+        cells = CellNotes(self.tokenizer, song)
+        return source_bar(
+            self.setup.kind, cells, case.tracks, first=case.first, n_bars=case.n_bars, window=case.window(score)
+        )
+
+
+def peak_mib() -> float:
+    """The most memory this process has held; 0 where the system does not tell (Windows)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where getrusage's figure begins with the parent process's
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes

@@ -1,0 +1,237 @@
+"""What the notes of a region must be: the song's own manner, what was asked, and what stays where it is.
+
+Settled before anything is written, cell by cell: which pitches may begin at which positions, how many notes, and how
+many of them together. A wish that cannot be met is refused here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from midi_rwkv.errors import RequestError
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
+from midi_rwkv.score.score import Note, Region, Score
+from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
+from midi_rwkv.tokens.tokenizer import Tokenizer
+
+from .limits import NO_LIMIT, CellLimits, Place
+from .locked import off_grid_ticks
+
+SINGLE_NOTES = 6  # that a track must have for its playing one at a time to be its manner
+MARGIN = 1.5  # more or fewer notes than before
+MOST_BUSIER = 1.7
+NEARBY_BARS = 4  # on either side: how busy the song is there
+DENSITY_EXPONENT = 0.56  # how far a track is busier where the others are, by regression over the training songs
+
+
+class Rules:
+    """The limits of each cell of a region. ValueError, naming the conflict, where a wish cannot be met."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sayable: Mapping[bool, np.ndarray],
+        score: Score,
+        blank: Score,
+        *,
+        region: Region,
+        sampling: SamplingConfig,
+        locked: Mapping[int, Sequence[Note]],
+        places: Mapping[tuple[int, int], Sequence[Place]],
+        switches: Mapping[int, frozenset[Note]],
+    ):
+        """sayable: by is_drum, (128,) bool, the pitches that the vocabulary has. score: music, with what stands in the
+        region now; blank: without. locked, places: see `locked.places_of`. switches: the tracks' keyswitches."""
+        self.tokenizer, self.score, self.blank, self.region = tokenizer, score, blank, region
+        self.sampling, self.locked, self.places = sampling, locked, places
+        self.single = frozenset(t for t in region.tracks if self._plays_single(t))
+        self._pitches = {
+            (t, program): self._allowed_pitches(t, program, sayable, switches.get(t, frozenset()))
+            for t, program in {(t, score.tracks[t].program_in(score.bar(b))) for t, b in sorted(region.cells)}
+        }
+        self._notes = {t: np.array(blank.tracks[t].notes, np.int64).reshape(-1, 4) for t in region.tracks}
+        self._cells: dict[tuple[object, ...], CellLimits] = {}
+        self._last_chances = self._check()
+
+    def cell(self, track: int, bar: int, silent: bool = False) -> CellLimits:
+        """silent: nothing has been written in this run of the track's bars so far; asked for music, the model may not
+        answer a whole run with silence."""
+        limits = self._limits(track, bar, self.sampling.density or (0, NO_LIMIT))
+        if self.sampling.density:
+            return limits
+        if usual := self._usual_density(track, bar):
+            wanted = replace(limits, density=usual)
+            if wanted.conflict() is None:
+                return wanted
+        if silent and (track, bar) in self._last_chances:
+            return replace(limits, density=(1, NO_LIMIT))
+        return limits
+
+    def told(self, track: int, bar: int) -> SamplingConfig:
+        """The wishes that the model is told of before it writes the cell."""
+        density = self.cell(track, bar).density
+        return self.sampling if density == (0, NO_LIMIT) else replace(self.sampling, density=density)
+
+    # -- pitches ----------------------------------------------------------------------------------------------------
+
+    def _plays_single(self, t: int) -> bool:
+        if self.sampling.polyphony:
+            return self.sampling.polyphony[1] == 1
+        track, beat = self.score.tracks[t], self.score.ticks_per_beat
+        notes = sorted({*track.notes, *self.locked.get(t, ())})
+        if len(notes) < SINGLE_NOTES:
+            return plays_single_notes(track.program, track.is_drum) and is_monophonic(notes, beat)
+        return is_monophonic(notes, beat)
+
+    def _allowed_pitches(
+        self, t: int, program: int, sayable: Mapping[bool, np.ndarray], switches: Collection[Note]
+    ) -> np.ndarray:
+        """(128,) bool, where `program` is in force. ValueError where there is none."""
+        track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
+        used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
+        allowed = playable(program, track.is_drum, used)
+        if sampling.pitch_range:
+            low, high = sampling.pitch_range
+            inside = (every >= low) & (every <= high)
+            if not track.is_drum:
+                allowed = inside
+            elif (allowed & inside).any():
+                allowed &= inside
+            else:
+                allowed = inside & np.isin(every, GM_KIT)
+        elif not track.is_drum:
+            allowed &= np.isin(every, register(used))
+        allowed &= sayable[track.is_drum] & ~np.isin(every, [n.pitch for n in switches])
+        in_key = allowed & np.isin(every % 12, sampling.key or every)
+        if track.is_drum or not sampling.key:
+            in_key = allowed
+        if in_key.any() or (sampling.density and sampling.density[1] == 0):
+            return in_key
+        name = self._name(t)
+        if sampling.pitch_range and not allowed.any():
+            low, high = sampling.pitch_range
+            what = "drums" if track.is_drum else "pitches"
+            why = "has keyswitches alone" if switches else f"has no {what}"
+            raise RequestError(f"{name} {why} in the pitch range {low}-{high}; give another range, or leave it out")
+        where = "-".join(map(str, sampling.pitch_range or (allowed.argmax(), 127 - allowed[::-1].argmax())))
+        of = "the pitch range" if sampling.pitch_range else f"what {name} plays,"
+        raise RequestError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
+
+    def _limits(self, t: int, b: int, density: tuple[int, int]) -> CellLimits:
+        bar, beat = self.score.bar(b), self.score.ticks_per_beat
+        step = self.tokenizer.ticks_per_position(bar.denominator, beat)
+        lead = self.score.lead_ticks(self.score.tracks[t])
+        positions = np.arange(self.tokenizer.positions_in(bar, beat, lead))
+        ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as `decode_cell` has it
+        allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
+        allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions that are one tick the first
+        allowed[ticks >= bar.end_ticks] = False  # by rounding, of few ticks to a quarter
+        notes = self._notes[t]
+        kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
+        places = tuple(self.places.get((b, t), ()))
+        own = self.locked.get(t, ())
+        for note in [*(Note(*n) for n in kept), *own]:
+            taken = sounding(ticks, note)
+            if note in own:
+                taken |= abs(ticks - note.onset_ticks) <= max(lead, off_grid_ticks(beat))
+            elif t in self.single:
+                taken = covered(ticks, note, handover_ticks(beat))
+            if t in self.single:
+                allowed[taken] = False
+            else:
+                allowed[taken, note.pitch] = False
+        polyphony = self.sampling.polyphony or (1, 1 if t in self.single else NO_LIMIT)
+        if density != (0, NO_LIMIT):  # of locked notes that share a place the model writes one
+            unwritten = sum(self.score.bar_of(t, n.onset_ticks) == b for n in own) - len(places)
+            density = max(0, density[0] - unwritten), density[1] - unwritten
+        key = (allowed.tobytes(), density, polyphony, places)
+        if key not in self._cells:
+            self._cells[key] = CellLimits(allowed, density, polyphony, places)
+        return self._cells[key]
+
+    # -- density ----------------------------------------------------------------------------------------------------
+
+    def _usual_density(self, t: int, b: int) -> tuple[int, int] | None:
+        """Notes in this bar of a track that is silent all around the region, since the model would go on with the
+        silence. A new track has what its kind plays, more where the others are busier than their kinds are; one that
+        plays in the region alone, about what it has there. None for other tracks."""
+        track = self.score.tracks[t]
+        if self.blank.tracks[t].notes:
+            return None
+        own = [b for b in range(len(self.score.bars)) if (t, b) in self.region.cells]
+        if played := [n for b in own if (n := self._per_beat(t, b))]:
+            if len(own) == len(self.score.bars):
+                return None
+            low, high = float(np.median(played)) / MARGIN, float(np.median(played)) * MARGIN
+        else:
+            busier = self._busier(t, b)
+            low, high = (n * busier for n in usual_notes(track.program, track.is_drum)[::2])
+        bar = self.score.bar(b)
+        beats = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
+        return max(1, round(low * beats)), max(1, math.ceil(high * beats))
+
+    def _per_beat(self, t: int, b: int) -> float:
+        """Notes a quarter."""
+        bar = self.score.bars[b]
+        return len(self.score.notes_in(t, b)) * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks)
+
+    def _busier(self, t: int, b: int) -> float:
+        """How much more the other tracks play around this bar than their kinds usually do."""
+        logs = []
+        for other in range(len(self.score.tracks)):
+            nearby = range(max(0, b - NEARBY_BARS), min(len(self.score.bars), b + NEARBY_BARS + 1))
+            played = [n for near in nearby if other != t and (n := self._per_beat(other, near))]
+            if played:
+                track = self.score.tracks[other]
+                logs.append(math.log(float(np.median(played)) / usual_notes(track.program, track.is_drum)[1]))
+        busier = math.exp(DENSITY_EXPONENT * float(np.mean(logs))) if logs else 1.0
+        return min(MOST_BUSIER, max(1 / MOST_BUSIER, busier))
+
+    # -- wishes that cannot be met ------------------------------------------------------------------------------------
+
+    def _check(self) -> set[tuple[int, int]]:
+        """The last cell of each run that can sound. ValueError where what was asked cannot be."""
+        sampling = self.sampling
+        asked = sampling.polyphony or sampling.pitch_range or sampling.key
+        chances: set[tuple[int, int]] = set()
+        reason = ""
+        for t in self.region.tracks:
+            if sampling.polyphony and t in self.single:
+                self._check_locked_apart(t)
+            for lo, hi in self.region.bar_runs(t):
+                whys = {b: self._conflict(t, b, sampling.density or (1, NO_LIMIT)) for b in range(lo, hi)}
+                if sounding := [b for b, why in whys.items() if why is None]:
+                    chances.add((t, sounding[-1]))
+                for b, why in whys.items():
+                    hard = self._conflict(t, b, sampling.density or (0, NO_LIMIT))
+                    if hard or (asked and not sounding):
+                        raise RequestError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
+                    reason = reason or why or ""
+        if not chances:
+            raise RequestError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
+        return chances
+
+    def _conflict(self, t: int, b: int, density: tuple[int, int]) -> str | None:
+        return self._limits(t, b, density).conflict()
+
+    def _check_locked_apart(self, t: int) -> None:
+        locked = sorted(self.locked.get(t, ()))
+        for note in locked:
+            end = note.onset_ticks + note.duration_ticks
+            others = [*locked, *self.blank.tracks[t].notes]
+            if any(
+                n is not note and n.onset_ticks < end and n.onset_ticks + n.duration_ticks > note.onset_ticks
+                for n in others
+            ):
+                bar = self.score.bar_of(t, note.onset_ticks) + self.score.first_bar_number
+                raise RequestError(
+                    f"bar {bar} of {self._name(t)}: a locked note sounds with another and the polyphony allows 1"
+                )
+
+    def _name(self, t: int) -> str:
+        return f"track {t + 1} {self.score.tracks[t].name}".strip()

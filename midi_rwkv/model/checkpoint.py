@@ -1,0 +1,234 @@
+"""Checkpoint folders: config.json, tokenizer.json, model.safetensors; and RWKV-LM's files, in and out.
+
+Torch is imported only for `.pth` files: the weights of a folder are read as numpy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from midi_rwkv.errors import CheckpointError
+from midi_rwkv.files import whole_files
+from midi_rwkv.tokens.tokenizer import Tokenizer
+
+from .config import ModelConfig
+from .recall_mix import RecallWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from .rwkv7 import RWKV7
+    from .transformer import Transformer
+
+FORMAT_VERSION = 1
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
+DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "base"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_checkpoint` gives: `weights` by RWKV-LM's names (a Transformer's by our own), float32."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: dict[str, np.ndarray]
+    prompt: str  # one of prompt.ORDERS, or "paper"
+    _: KW_ONLY
+    path: Path
+    context: int  # ids the model was trained to read
+    training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
+    recall: RecallWeights | None = None  # fitted to these weights (scripts/fit_recall.py)
+    version: str = ""  # of the weights, "2" say; as config.json has it
+
+    def model(self) -> RWKV7 | Transformer:
+        """The same as a PyTorch module."""
+        import torch
+
+        from .rwkv7 import make_model
+
+        model = make_model(self.config)
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in self.weights.items()})
+        return model.eval()
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Says which ids mean what: the vocabulary and the merges, not the file's layout."""
+    text = json.dumps([tokenizer.base_names, tokenizer.expansions, tokenizer.grid])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Says which weights and ids these are, wherever they lie: what a style belongs to."""
+    digest = hashlib.sha256(tokenizer_hash(checkpoint.tokenizer).encode())
+    for name in sorted(checkpoint.weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(checkpoint.weights[name]).data)
+    return digest.hexdigest()[:16]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    *,
+    training: Mapping[str, Any] | None = None,
+    prompt: str = "bars",
+    overwrite: bool = True,
+    bf16: bool = True,
+) -> None:
+    """Write a checkpoint folder; all its files or none. FileExistsError where one is there already and not `overwrite`.
+
+    bf16: round the weights; else they are written as they are given.
+    """
+    import torch
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    training = dict(training or {})
+    record = {
+        "format": FORMAT_VERSION,
+        "model": config.to_dict(),
+        "prompt": prompt,
+        "context": training.get("seq_len", 2048),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "training": training,
+    }
+    data = save({k: (v.to(torch.bfloat16) if bf16 else v).contiguous() for k, v in weights.items()})
+    with whole_files([folder / name for name in FILES], overwrite=overwrite) as (
+        config_file,
+        tokenizer_file,
+        weights_file,
+    ):
+        config_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        tokenizer.save(tokenizer_file)
+        weights_file.write_bytes(data)  # safetensors' own save_file makes it readable by its owner alone
+
+
+def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """A checkpoint folder, or the one that ships. CheckpointError (one line) when it cannot be used."""
+    folder = DEFAULT_CHECKPOINT if path is None else Path(path)
+    if folder.is_file():
+        folder = folder.parent
+    files = [folder / name for name in FILES]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(
+                f"{folder} is not a checkpoint: {file.name} is missing; name a folder with all three files"
+            )
+    try:
+        record = json.loads(files[0].read_text(encoding="utf-8"))
+        config = ModelConfig.from_dict(record["model"])
+        made_with, prompt, context = record["tokenizer"], record["prompt"], record["context"]
+        tokenizer = Tokenizer.load(files[1])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json or tokenizer.json is damaged ({error}); copy them again"
+        ) from error
+    if record.get("format") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: format {record.get('format')}, this version reads {FORMAT_VERSION}; update one"
+        )
+    if made_with != tokenizer_hash(tokenizer) or tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json does not belong to these weights; restore the one it came with"
+        )
+    weights = read_weights(files[2], config)
+    training = record.get("training", {})
+    recall = read_recall(folder / "recall.json")
+    version = str(record.get("version", ""))
+    return Checkpoint(
+        config,
+        tokenizer,
+        weights,
+        prompt,
+        path=folder,
+        context=context,
+        training=training,
+        recall=recall,
+        version=version,
+    )
+
+
+def read_recall(path: Path) -> RecallWeights | None:
+    """A checkpoint's recall weights; None where it has none."""
+    if not path.exists():
+        return None
+    try:
+        return RecallWeights.load(path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or of another version ({error}); copy it again, or delete it to fill without"
+        ) from error
+
+
+def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """A safetensors file as float32 arrays, checked against the shapes the config implies."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = deserialize(path.read_bytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy the checkpoint again") from error
+    weights = {}
+    for name, info in tensors:
+        raw = info["data"]
+        if info["dtype"] == "BF16":
+            array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif info["dtype"] in ("F32", "F16"):
+            array = np.frombuffer(raw, np.float32 if info["dtype"] == "F32" else np.float16).astype(np.float32)
+        else:
+            raise CheckpointError(f"{path}: {name} is {info['dtype']}; weights must be BF16, F16 or F32")
+        weights[name] = array.reshape(info["shape"])
+    expected = parameter_shapes(config)
+    for name in sorted(set(expected) | set(weights)):
+        if name not in weights or name not in expected or weights[name].shape != expected[name]:
+            found = weights[name].shape if name in weights else "nothing"
+            raise CheckpointError(
+                f"{path}: {name} should be {expected.get(name, 'absent')}, found {found}; wrong config.json?"
+            )
+    return weights
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter of the model."""
+    C, V, H = config.n_embd, config.vocab_size, config.n_head
+    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)}
+    if config.arch == "transformer":
+        F, D = config.ffn_size, config.head_size
+        shapes["norm_out.weight"] = (C,)
+        for i in range(config.n_layer):
+            shapes.update({f"blocks.{i}.att.{n}.weight": (C, C) for n in ("query", "key", "value", "output")})
+            shapes.update({f"blocks.{i}.att.{n}_norm.weight": (D,) for n in ("query", "key")})
+            shapes.update({f"blocks.{i}.ffn.{n}.weight": (F, C) for n in ("gate", "up")})
+            shapes.update(
+                {f"blocks.{i}.ffn.down.weight": (C, F)} | {f"blocks.{i}.{n}_norm.weight": (C,) for n in ("att", "ffn")}
+            )
+        return shapes
+    norms = ["ln_out", "blocks.0.ln0"]
+    for i in range(config.n_layer):
+        block = f"blocks.{i}"
+        norms += [f"{block}.ln1", f"{block}.ln2", f"{block}.att.ln_x"]
+        names = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"]
+        ranks = {"w": config.decay_rank, "a": config.iclr_rank, "g": config.gate_rank}
+        if i:
+            names.append("v0")
+            ranks["v"] = config.value_rank
+        shapes.update({f"{block}.att.{n}": (1, 1, C) for n in names})
+        for n, rank in ranks.items():
+            shapes[f"{block}.att.{n}1"], shapes[f"{block}.att.{n}2"] = (C, rank), (rank, C)
+        shapes[f"{block}.att.r_k"] = (H, config.head_size)
+        shapes.update({f"{block}.att.{n}.weight": (C, C) for n in ("receptance", "key", "value", "output")})
+        shapes[f"{block}.ffn.x_k"] = (1, 1, C)
+        shapes[f"{block}.ffn.key.weight"], shapes[f"{block}.ffn.value.weight"] = (4 * C, C), (C, 4 * C)
+    for norm in norms:
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (C,)
+    return shapes

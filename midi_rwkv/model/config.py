@@ -1,0 +1,180 @@
+"""Options as frozen dataclasses that travel as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from midi_rwkv.errors import RequestError
+
+
+class Config:
+    """Shared JSON behaviour of the option classes below."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """ValueError on a name that the class does not have."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise RequestError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+
+ARCHS = ("rwkv7", "transformer")
+AVERAGES = ("none", "ema", "decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """The shape of an RWKV-7 x070, or of the Transformer it is measured against.
+
+    The ranks are those of RWKV-7's low-rank adapters; 0 means RWKV-LM's default for the width. `ffn_size` is the width
+    of the Transformer's SwiGLU; 0 means as many parameters as an RWKV-7 of this shape has.
+    """
+
+    n_layer: int = 8
+    n_embd: int = 256
+    vocab_size: int = 803  # our base tokens
+    head_size: int = 64
+    decay_rank: int = 0
+    iclr_rank: int = 0
+    value_rank: int = 0
+    gate_rank: int = 0
+    arch: str = "rwkv7"  # one of ARCHS
+    ffn_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHS:
+            raise RequestError(f"arch must be one of {', '.join(ARCHS)}, got {self.arch!r}")
+        if self.n_embd % self.head_size:
+            raise RequestError(f"n_embd must be a multiple of head_size ({self.head_size}), got {self.n_embd}")
+        root = self.n_embd**0.5
+        for name, default in (
+            ("decay_rank", 1.8 * root),
+            ("iclr_rank", 1.8 * root),
+            ("value_rank", 1.3 * root),
+            ("gate_rank", 0.6 * self.n_embd**0.8),
+        ):
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, max(32, round(default / 32) * 32))
+        if self.arch == "transformer" and self.ffn_size == 0:
+            ranks = self.decay_rank + self.iclr_rank + self.gate_rank + self.value_rank * (1 - 1 / self.n_layer)
+            size = (8 * self.n_embd + 2 * ranks + 15) / 3  # 15: RWKV-7's vectors, but for the Transformer's two norms
+            object.__setattr__(self, "ffn_size", round(size / 8) * 8)
+
+    @property
+    def n_head(self) -> int:
+        return self.n_embd // self.head_size
+
+
+PRESETS = {
+    "small": ModelConfig(),
+    "base": ModelConfig(n_layer=12, n_embd=384, vocab_size=16_000),  # the paper's
+}
+
+
+MOST_SEED = 2**63 - 1
+
+
+def check_seed(seed: int, name: str = "the seed") -> None:
+    """RequestError unless it is one: what every generator, JSON and a table's column can hold."""
+    if not 0 <= seed <= MOST_SEED:
+        raise RequestError(f"{name} must be 0-{MOST_SEED}, got {seed}")
+
+
+def check_threads(threads: int, name: str = "threads", most: int | None = None) -> None:
+    """RequestError unless so many can be used: at most `most`, or as many as the machine has cores."""
+    here = os.cpu_count() or 1
+    if not 1 <= threads <= (most or here):
+        why = "more would not be used" if most else f"this machine has {here} core{'s' * (here > 1)}"
+        raise RequestError(f"{name} must lie in 1-{most or here} ({why}), got {threads}")
+
+
+MOST_NOTES, MOST_STRUCK = 200, 20  # that can be asked for: notes a bar, notes at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Config):
+    """How the next token is drawn, and what the user asked of the notes.
+
+    The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
+    pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the track plays
+    elsewhere and a fourth beyond, and where that is little, what the instrument can play. recall: how readily a fill
+    takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
+    """
+
+    temperature: float = 0.85
+    top_p: float = 0.95
+    min_p: float = 0.02
+    density: tuple[int, int] | None = None
+    polyphony: tuple[int, int] | None = None
+    pitch_range: tuple[int, int] | None = None
+    key: tuple[int, ...] | None = None
+    recall: float = 1.0
+
+    def __post_init__(self) -> None:
+        check = (
+            ("temperature", 0.01, 10.0, self.temperature),
+            ("top_p", 0.01, 1.0, self.top_p),
+            ("min_p", 0.0, 0.99, self.min_p),
+            ("recall", 0.0, 1.0, self.recall),
+        )
+        for name, low, high, value in check:
+            if not low <= value <= high:
+                raise RequestError(f"{name} must lie in {low}-{high}, got {value}")
+        for name, low, high in (("density", 0, MOST_NOTES), ("polyphony", 1, MOST_STRUCK), ("pitch_range", 0, 127)):
+            span = getattr(self, name)
+            if span is not None and not low <= span[0] <= span[1] <= high:
+                raise RequestError(
+                    f"{name} must be LOW-HIGH with {low} <= LOW <= HIGH <= {high}, got {span[0]}-{span[1]}"
+                )
+        if self.key is not None and not (self.key and all(0 <= p < 12 for p in self.key)):
+            raise RequestError(f"key must name at least one pitch class in 0-11, got {self.key}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """One training run. Counts are tokens; the learning rate is warmed up, held, and decayed to zero at the end
+    (WSD)."""
+
+    seq_len: int = 2048
+    batch_size: int = 1  # rows of seq_len
+    total_tokens: int = 16_000_000
+    lr: float = 2e-3
+    warmup_tokens: int = 400_000
+    decay_fraction: float = 0.3
+    optimizer: str = "muon"  # "muon" (matrices) or "adamw" (all)
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    bf16: bool = True  # where the machine has instructions for it
+    seed: int = 0
+    save_seconds: float = 300.0
+    eval_tokens: int = 1_000_000  # between two evaluations
+    average: str = "none"  # weights: "ema", exponentially over all steps; "decay", plainly over the decay phase's
+    ema: float = 0.999  # share of the average that a step leaves
+    source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
+    order: str = "bars"  # of the prompt, one of prompt.ORDERS
+    sections: str = "several"  # or "one": RegionSampler of dataset.py
+    context_weight: float = 1.0  # what an id of the context counts in the loss, one of a fill counting 1
+
+    def __post_init__(self) -> None:
+        if self.average not in AVERAGES:
+            raise RequestError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+        if not 0 <= self.context_weight <= 1:
+            raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
+        check_seed(self.seed)
+        if not 0 < self.ema < 1:
+            raise RequestError(f"ema must lie between 0 and 1, got {self.ema}")

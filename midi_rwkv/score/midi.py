@@ -1,0 +1,361 @@
+"""MIDI files in and out: `read_midi` makes a Score, `write_midi` puts new notes into the same file.
+
+The bytes are taken apart in `smf.py`; the new notes are spliced in by `splice.py`; mido says what the messages mean.
+Every file that cannot be read or written ends in a MidiError of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from mido.midifiles.meta import build_meta_message
+
+from midi_rwkv.files import FileChangedError, check_writable, shown, whole_files
+
+from .score import (
+    MAX_BARS,
+    Note,
+    ProgramChange,
+    Region,
+    Score,
+    Tempo,
+    TimeSignature,
+    Track,
+    bar_grid,
+    bar_lines,
+    usual_lead,
+)
+from .smf import (
+    DRUM_CHANNEL,
+    INSTRUMENT_NAME,
+    MAX_FILE_BYTES,
+    META,
+    NOTE_OFF,
+    NOTE_ON,
+    PROGRAM_CHANGE,
+    SET_TEMPO,
+    TIME_SIGNATURE,
+    TRACK_NAME,
+    Layout,
+    MidiError,
+    digest_of,
+    meta_payload,
+    pair_notes,
+    read_events,
+    read_layout,
+)
+from .splice import splice
+
+__all__ = ["MidiError", "check_output", "load_midi", "read_midi", "splice", "write_candidates", "write_midi"]
+
+MAX_NOTES = 1_000_000
+MAX_PROGRAM_CHANGES = 1000  # of a track; what comes after these is read as if it were not there
+MAX_TICKS = 2**31 - 1
+MAX_DENOMINATOR = 128  # of a time signature
+
+
+def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, allow_empty: bool = False) -> Score:
+    """Reads a type 0 or type 1 file: one Track for each channel with notes of each track chunk, in that order.
+
+    `name` stands in messages and in `Score.name` (the file's own name by default). The song ends with its last note,
+    channel message, tempo or time signature, wherever the end-of-track events stand. A note without a note-off ends at
+    the next note of its pitch, else with its track, at the latest four beats after the song's last event.
+    Raises MidiError on a file that cannot be read, and on one without notes unless `allow_empty`.
+    """
+    data, name = load_midi(source, name)
+    layout = read_layout(data, name)
+    reading = _Reading(layout)
+    for chunk in range(len(layout.tracks)):
+        reading.add_chunk(chunk)
+    tracks = reading.tracks()
+    if not tracks and not allow_empty:
+        raise MidiError(f"{name} has no notes; at least 1 is needed; choose a file with music in it")
+    signatures = tuple(reading.signatures[tick] for tick in sorted(reading.signatures))
+    end = max(reading.last_tick, signatures[-1].tick + 1 if signatures else 0)
+    if end > MAX_TICKS:
+        raise MidiError(f"{name} ends at tick {end:,}; at most {MAX_TICKS:,} are read; shorten it")
+    try:
+        lines = bar_lines(bar_grid(signatures, layout.ticks_per_beat, end))
+        return Score(
+            layout.ticks_per_beat,
+            tuple(_with_lead(track, lines, layout.ticks_per_beat) for track in tracks),
+            signatures,
+            tuple(reading.tempos[tick] for tick in sorted(reading.tempos)),
+            end_ticks=end,
+            name=name,
+            digest=digest_of(data),
+        )
+    except ValueError:
+        raise MidiError(f"{name} has more than {MAX_BARS:,} bars; at most these are read; shorten it") from None
+
+
+def _with_lead(track: Track, lines: np.ndarray, ticks_per_beat: int) -> Track:
+    onsets = np.array([note.onset_ticks for note in track.notes], np.int64)
+    return replace(track, usual_lead=usual_lead(onsets, lines, ticks_per_beat))
+
+
+def write_midi(
+    path: str | Path,
+    source: str | Path | bytes,
+    score: Score,
+    region: Region,
+    *,
+    fills: Mapping[int, Sequence[Note]],
+    overwrite: bool = False,
+    new_tracks: Sequence[Track] = (),
+) -> None:
+    """Writes the file `source` with the notes of `region` replaced by `fills`; see `splice` for these.
+
+    The file appears complete or not at all, and takes no other file's place unless `overwrite`: see `whole_files`.
+    Raises MidiError when the output exists and not `overwrite`, when its folder cannot be written to, and when `source`
+    is no longer the file that the score was read of.
+    """
+    origin = None if isinstance(source, bytes) else source
+    write_candidates(
+        [path], source, score, region, candidates=[fills], overwrite=overwrite, new_tracks=new_tracks, origin=origin
+    )
+
+
+def write_candidates(
+    paths: Sequence[str | Path],
+    source: str | Path | bytes,
+    score: Score,
+    region: Region,
+    *,
+    candidates: Sequence[Mapping[int, Sequence[Note]]],
+    overwrite: bool = False,
+    new_tracks: Sequence[Track] = (),
+    origin: str | Path | None = None,
+) -> None:
+    """Writes a file for each of several fills: all of them or, after an error or Ctrl-C, none. See `write_midi`.
+
+    origin: the file that the bytes of `source` were read of. It is replaced only while it holds them.
+    """
+    for path in paths:
+        check_output(path, overwrite)
+    data, name = load_midi(source, score.name)
+    if score.digest and score.digest != digest_of(data):
+        raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
+    songs = [splice(data, score, region, fills, new_tracks=new_tracks, name=name) for fills in candidates]
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    try:
+        own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
+        with whole_files(targets, overwrite=overwrite, unchanged=dict.fromkeys(own, data)) as partials:
+            for partial, song in zip(partials, songs, strict=True):
+                partial.write_bytes(song)
+    except (FileExistsError, FileChangedError) as error:
+        raise MidiError(str(error)) from None
+    except OSError as error:
+        raise MidiError(
+            f"cannot write {shown(targets[0])}: {_reason(error)}; nothing was written; choose another folder"
+        ) from None
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> None:
+    """Raises MidiError unless a file can be written to `path`: to be asked before any long work."""
+    try:
+        target = os.path.realpath(path)
+        folder = os.path.dirname(target)
+        if os.path.isdir(target):
+            raise MidiError(f"cannot write {shown(path)}: it is a folder; name a file in it")
+        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise MidiError(f"cannot write {shown(path)}: it is not a plain file; choose another output")
+        if os.path.exists(target) and not overwrite:
+            raise MidiError(f"{shown(path)} exists already; choose another output or allow overwriting (--overwrite)")
+        if not os.path.isdir(folder):
+            raise MidiError(
+                f"cannot write {shown(path)}: there is no folder {shown(folder)}; create it or choose another"
+            )
+        check_writable(Path(target))
+    except MidiError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MidiError(f"cannot write {shown(path)}: {_reason(error)}; choose another output") from None
+
+
+def load_midi(source: str | Path | bytes | BinaryIO, name: str | None = None) -> tuple[bytes, str]:
+    """A file's bytes, at most one more than are allowed, and its name for messages. Raises MidiError."""
+    if isinstance(source, bytes):
+        return source, name or "song"
+    if not isinstance(source, (str, os.PathLike)):
+        return source.read(MAX_FILE_BYTES + 1), name or "song"
+    try:
+        if os.path.isdir(source):
+            raise MidiError(f"{shown(source)} is a folder; name a MIDI file in it")
+        size = os.stat(source).st_size
+        if size > MAX_FILE_BYTES:
+            raise MidiError(
+                f"{shown(source)} is too big: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into "
+                "shorter files"
+            )
+        with open(source, "rb") as file:
+            return file.read(MAX_FILE_BYTES + 1), name or shown(os.path.basename(source))
+    except FileNotFoundError:
+        raise MidiError(f"there is no file {shown(source)}; check its name and folder") from None
+    except MidiError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise MidiError(f"cannot read {shown(source)}: {_reason(error)}; check its name and permissions") from None
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+@dataclass
+class _Part:
+    """What one channel of one chunk plays."""
+
+    pitches: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)  # ticks, velocities (0: note-off)
+    first_tick: int | None = None  # of the first note
+    programs: list[tuple[int, int]] = field(default_factory=list)  # the chunk's own, (tick, program)
+    programs_before: int = 0  # how many of these come before the first note
+
+
+class _Reading:
+    """A file's events, gathered chunk by chunk."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.parts: dict[tuple[int, int], _Part] = {}  # by chunk and channel
+        self.names: dict[tuple[int, int], str] = {}  # by chunk and kind of name
+        self.ends: list[int] = []  # tick of each chunk's last event
+        self.programs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program) by channel, all chunks
+        self.shared: dict[int, list[ProgramChange]] = {}  # the changes of `programs` by channel, made when needed
+        self.signatures: dict[int, TimeSignature] = {}
+        self.tempos: dict[int, Tempo] = {}
+        self.last_tick = 0
+        self.note_count = 0
+
+    def add_chunk(self, chunk: int) -> None:
+        events, _ = read_events(self.layout, chunk)
+        self.ends.append(events[-1][0] if events else 0)
+        parts = [_Part() for _ in range(16)]
+        last = notes = 0
+        for tick, status, payload, _ in events:
+            if status == META:
+                self._add_meta(chunk, tick, payload)
+                continue
+            if status >= 0xF0:
+                continue
+            last = tick
+            kind, channel = status & 0xF0, status & 0x0F
+            if kind in (NOTE_ON, NOTE_OFF):
+                part = parts[channel]
+                pitch, velocity = payload
+                if kind == NOTE_OFF:
+                    velocity = 0
+                ticks, velocities = part.pitches.get(pitch) or part.pitches.setdefault(pitch, ([], []))
+                ticks.append(tick)
+                velocities.append(velocity)
+                if velocity:
+                    notes += 1
+                    if part.first_tick is None:
+                        part.first_tick, part.programs_before = tick, len(part.programs)
+            elif kind == PROGRAM_CHANGE:
+                parts[channel].programs.append((tick, payload[0]))
+                self.programs[channel].append((tick, payload[0]))
+        self.last_tick = max(self.last_tick, last)
+        self.note_count += notes
+        if self.note_count > MAX_NOTES:
+            raise MidiError(f"{self.layout.name} has more than {MAX_NOTES:,} notes; split it into shorter files")
+        self.parts.update(((chunk, c), part) for c, part in enumerate(parts) if part.first_tick is not None)
+
+    def _add_meta(self, chunk: int, tick: int, payload: bytes) -> None:
+        kind = payload[0]
+        if kind not in (TRACK_NAME, INSTRUMENT_NAME, SET_TEMPO, TIME_SIGNATURE):
+            return
+        data, name = meta_payload(payload), self.layout.name
+        if kind == SET_TEMPO:
+            tempo = build_meta_message(kind, data).tempo if len(data) == 3 else 0
+            if tempo == 0:
+                raise MidiError(
+                    f"{name} has a tempo of {int.from_bytes(data[:3], 'big')} microseconds a beat ({len(data)} bytes) "
+                    f"at tick {tick}; 1 to 16777215 (3 bytes) are allowed; correct it in another program"
+                )
+            self.tempos[tick] = Tempo(tick, tempo)
+            self.last_tick = max(self.last_tick, tick)
+        elif kind == TIME_SIGNATURE:
+            numerator, power = (data + b"\xff\xff")[:2]
+            if numerator == 0 or 1 << power > MAX_DENOMINATOR:
+                raise MidiError(
+                    f"{name} has a time signature of {numerator}/2^{power} at tick {tick}; 1 to 255 over 2^0 to "
+                    f"{MAX_DENOMINATOR} is allowed; correct it in another program"
+                )
+            self.signatures[tick] = TimeSignature(tick, numerator, 1 << power)
+        else:
+            self.names.setdefault((chunk, kind), _text(data))
+
+    def tracks(self) -> tuple[Track, ...]:
+        """Every channel with notes of every chunk. To be asked when all chunks have been added."""
+        sharing = Counter(chunk for chunk, _ in self.parts)
+        for changes in self.programs.values():
+            changes.sort(key=itemgetter(0))  # stable: of one tick, the last one in the file is in force
+        tracks = []
+        for (chunk, channel), part in self.parts.items():
+            name = self.names.get((chunk, TRACK_NAME)) or self.names.get((chunk, INSTRUMENT_NAME)) or ""
+            if name and sharing[chunk] > 1:
+                name += f" ch {channel + 1}"
+            drums = channel == DRUM_CHANNEL
+            program, later = self._programs(part, channel)
+            notes = self._notes(chunk, part)
+            tracks.append(
+                Track(name, program, drums, notes, chunk=chunk, channel=channel, program_changes=() if drums else later)
+            )
+        return tuple(tracks)
+
+    def _programs(self, part: _Part, channel: int) -> tuple[int, tuple[ProgramChange, ...]]:
+        """The program at the first note, and the changes to others after it: the chunk's own where it has any before
+        the first note, else the channel's in any chunk, else 0."""
+        before = part.programs_before
+        if before:
+            program = part.programs[before - 1][1]
+            changes = _changes(part.programs[before:], program)
+        else:
+            if channel not in self.shared:
+                self.shared[channel] = _changes(self.programs[channel], 0)
+            changes = self.shared[channel]
+            before = bisect_right(changes, part.first_tick or 0, key=itemgetter(0))
+            program = changes[before - 1].program if before else 0
+            changes = changes[before:]
+        return program, tuple(changes[:MAX_PROGRAM_CHANGES])
+
+    def _notes(self, chunk: int, part: _Part) -> tuple[Note, ...]:
+        silence = min(self.ends[chunk], self.last_tick + 4 * self.layout.ticks_per_beat)
+        notes = []
+        for pitch, (ticks, velocities) in part.pitches.items():
+            for on, off in pair_notes(velocities)[0]:
+                onset = ticks[on]
+                end = silence if off is None else ticks[off]
+                notes.append(Note(onset, pitch, max(1, end - onset), velocities[on]))
+        notes.sort()
+        return tuple(notes)
+
+
+def _changes(said: Sequence[tuple[int, int]], program: int) -> list[ProgramChange]:
+    """Program changes (tick, program) that follow `program`, without those that change nothing."""
+    changes: list[ProgramChange] = []
+    for tick, changed in said:
+        if changes and changes[-1].tick == tick:  # of one tick, the last is in force
+            changes.pop()
+        if changed != (changes[-1].program if changes else program):
+            changes.append(ProgramChange(tick, changed))
+    return changes
+
+
+def _text(data: bytes) -> str:
+    """A name on one line. Files do not say how they encode text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]

@@ -1,0 +1,223 @@
+"""Standard MIDI File bytes: chunks, raw events, and which note-off ends which note-on.
+
+Nothing is interpreted and nothing is lost here: an event that is read and written again keeps its data, and a chunk
+that nobody touches is never taken apart. `midi.py` makes a Score of the events, `splice.py` puts new notes among them.
+Ticks are absolute, from the start of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from midi_rwkv.errors import MidiError
+
+MAX_FILE_BYTES = 20_000_000
+MAX_TRACKS = 256  # track chunks
+MAX_EVENTS = 2_500_000
+MAX_DELTA_TICKS = 0x0FFFFFFF  # four bytes of seven bits
+
+DRUM_CHANNEL = 9
+META = 0xFF
+TRACK_NAME, INSTRUMENT_NAME, END_OF_TRACK, SET_TEMPO, TIME_SIGNATURE = 0x03, 0x04, 0x2F, 0x51, 0x58  # kinds of meta
+NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE, PITCH_BEND = 0x80, 0x90, 0xB0, 0xC0, 0xE0
+
+# Tick, status byte, everything after the status byte as it stands in the file, and whether the file left the status
+# byte out (running status). A plain tuple, for a song has a hundred thousand of them.
+Event = tuple[int, int, bytes, bool]
+END: Event = (0, META, b"\x2f\x00", False)
+
+# Data bytes after a status byte. 0xF4, 0xF5, 0xF9 and 0xFD are undefined; 0xF0, 0xF7 and 0xFF carry their own length.
+_DATA_BYTES = {status: 1 if status & 0xF0 in (0xC0, 0xD0) else 2 for status in range(0x80, 0xF0)}
+_DATA_BYTES |= {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
+
+
+class Layout(NamedTuple):
+    """Where the chunks of a file stand."""
+
+    data: bytes
+    name: str  # for messages
+    format: int  # 0 or 1
+    ticks_per_beat: int
+    tracks: tuple[tuple[int, int], ...]  # span of each track chunk's body in `data`; its 8-byte head stands before it
+
+
+def read_layout(data: bytes, name: str = "the file") -> Layout:
+    """Finds the track chunks. Unknown chunks, and whatever follows the last track, are passed over.
+
+    Raises MidiError on anything but a complete type 0 or type 1 file with ticks per quarter note.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise MidiError(
+            f"{name} is too big: {len(data):,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into shorter files"
+        )
+    if data[:4] == b"RIFF" and data[8:12] == b"RMID":
+        raise MidiError(f"{name} is a RIFF-wrapped MIDI file (.rmi); save it as a Standard MIDI File (.mid)")
+    if data[:4] != b"MThd":
+        found = "it is empty" if not data else f"it starts with {data[:4]!r} instead of b'MThd'"
+        raise MidiError(f"{name} is not a MIDI file: {found}; export a Standard MIDI File (.mid)")
+    header = int.from_bytes(data[4:8], "big")
+    if len(data) < 14 or 8 + header > len(data):
+        raise MidiError(f"{name} is truncated: it ends inside its header, after {len(data)} bytes; get a complete copy")
+    if header < 6:
+        raise MidiError(f"{name} is damaged: its header claims {header} bytes, at least 6 are needed; export it again")
+    kind, count, division = (int.from_bytes(data[i : i + 2], "big") for i in (8, 10, 12))
+    if kind > 1:
+        raise MidiError(f"{name} is a type {kind} file; types 0 and 1 are read; export it as type 1")
+    if count == 0:
+        raise MidiError(f"{name} has zero tracks; at least 1 is needed; export it again")
+    if count > MAX_TRACKS:
+        raise MidiError(f"{name} has {count:,} tracks; at most {MAX_TRACKS} are read; leave some out")
+    if division & 0x8000:
+        frames = 256 - (division >> 8)
+        raise MidiError(
+            f"{name} counts time in SMPTE frames ({frames} a second), not in beats; export it with ticks per beat"
+        )
+    if division == 0:
+        raise MidiError(f"{name} has 0 ticks per quarter note; 1 to 32767 are allowed; export it again")
+    return Layout(data, name, kind, division, _track_spans(data, name, 8 + header, count))
+
+
+def _track_spans(data: bytes, name: str, pos: int, count: int) -> tuple[tuple[int, int], ...]:
+    spans: list[tuple[int, int]] = []
+    while len(spans) < count:
+        body = pos + 8
+        end = body + int.from_bytes(data[pos + 4 : body], "big")
+        if body > len(data) or end > len(data):
+            raise MidiError(
+                f"{name} is truncated: its header announces {count} tracks, {len(spans)} are whole; get a complete copy"
+            )
+        if data[pos : pos + 4] == b"MTrk":
+            spans.append((body, end))
+        pos = end
+    return tuple(spans)
+
+
+def read_events(layout: Layout, chunk: int) -> tuple[list[Event], bytes]:
+    """The events of one track chunk up to its end-of-track, and the bytes that follow that inside the chunk.
+
+    Running status lasts beyond meta and system exclusive events, as most writers that rely on it expect.
+    Raises MidiError where the bytes are not events.
+    """
+    data = layout.data
+    pos, end = layout.tracks[chunk]
+    tick = running = 0
+    events: list[Event] = []
+    append = events.append
+    try:
+        while pos < end:
+            delta = data[pos]
+            pos += 1
+            if delta > 0x7F:
+                delta, pos = _read_length(data, pos - 1)
+            tick += delta
+            status = data[pos]
+            implied = status < 0x80
+            if implied:
+                status = running
+            else:
+                pos += 1
+            start = pos
+            if status == META:
+                length, pos = _read_length(data, pos + 1)
+                pos += length
+            elif status in (0xF0, 0xF7):
+                length, pos = _read_length(data, pos)
+                pos += length
+            else:
+                pos += _DATA_BYTES[status]
+                if status < 0xF0:
+                    running = status
+            payload = data[start:pos]
+            if pos > end or (status < 0xF0 and not payload.isascii()):
+                raise ValueError
+            append((tick, status, payload, implied))
+            if status == META and payload[0] == END_OF_TRACK:
+                break
+            if len(events) > MAX_EVENTS:
+                break
+    except (IndexError, KeyError, ValueError):
+        where = pos - layout.tracks[chunk][0]
+        raise MidiError(
+            f"{layout.name} is damaged: track chunk {chunk + 1} has no valid event near its byte {where}; "
+            "open it in another program and export it again"
+        ) from None
+    if len(events) > MAX_EVENTS:
+        raise MidiError(f"{layout.name} has more than {MAX_EVENTS:,} events; split it into shorter files")
+    return events, data[pos:end]
+
+
+def digest_of(data: bytes) -> str:
+    """Says which file these bytes are, wherever it lies."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _read_length(data: bytes, pos: int) -> tuple[int, int]:
+    """A variable-length number of at most four bytes, and the position after it."""
+    value = 0
+    for i in range(pos, pos + 4):
+        value = value << 7 | data[i] & 0x7F
+        if data[i] < 0x80:
+            return value, i + 1
+    raise ValueError("a variable-length number has more than four bytes")
+
+
+def meta_payload(payload: bytes) -> bytes:
+    """What a meta event says: its data without type and length."""
+    length, pos = _read_length(payload, 1)
+    return payload[pos : pos + length]
+
+
+def write_length(value: int) -> bytes:
+    """A variable-length number. Raises MidiError beyond four bytes."""
+    if not 0 <= value <= MAX_DELTA_TICKS:
+        raise MidiError(f"two events may stand 0 to {MAX_DELTA_TICKS:,} ticks apart, not {value:,}; fill the gap first")
+    out = bytearray([value & 0x7F])
+    while value := value >> 7:
+        out.append(value & 0x7F | 0x80)
+    out.reverse()
+    return bytes(out)
+
+
+def write_track(events: Iterable[Event], tail: bytes = b"") -> bytes:
+    """A whole track chunk, head included. Status bytes are left out where the file left them out and it still may."""
+    body = bytearray()
+    tick = last = 0
+    for at, status, payload, implied in events:
+        body += write_length(at - tick)
+        if not (implied and status == last):
+            body.append(status)
+        body += payload
+        tick, last = at, status if status < 0xF0 else 0
+    body += tail
+    return b"MTrk" + len(body).to_bytes(4, "big") + bytes(body)
+
+
+def pair_notes(velocities: Sequence[int]) -> tuple[list[tuple[int, int | None]], bool]:
+    """Which event ends which note, among the notes of one pitch on one channel of one chunk.
+
+    `velocities` are those of the note events in file order, 0 for a note-off. Returns pairs (index of the note-on,
+    index of what ends it) in the order of the note-ons, and whether every note has a note-off. If so, the first
+    note-off ends the note that began first. If a note-off is missing, that would give each later note its successor's;
+    so then the next event ends a note, be it a note-off or a note-on, and nothing (None) a last one.
+    """
+    ends: dict[int, int | None] = {}
+    sounding: deque[int] = deque()
+    for i, velocity in enumerate(velocities):
+        if velocity:
+            ends[i] = None
+            sounding.append(i)
+        elif sounding:
+            ends[sounding.popleft()] = i
+    if not sounding:
+        return list(ends.items()), True
+    last: int | None = None
+    for i, velocity in enumerate(velocities):
+        if last is not None:
+            ends[last] = i
+        last = i if velocity else None
+    if last is not None:
+        ends[last] = None
+    return list(ends.items()), False

@@ -1,0 +1,419 @@
+"""personalize(): a style from a handful of the composer's own pieces.
+
+Fills are drawn from the pieces and from transposed copies of them, what stands before each is read once, and the state
+before the run is tuned (tuning.py). Whether that helps is measured on what a tuning has not seen: from three files up
+each fold leaves files out, below that a part of the bars. A style that does not help there is reported and not kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from midi_rwkv.errors import MidiRwkvError, StyleError
+from midi_rwkv.files import check_writable, whole_file
+from midi_rwkv.model.config import check_seed, check_threads
+from midi_rwkv.tokens.prompt import ORDERS
+
+from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
+
+if TYPE_CHECKING:
+    from midi_rwkv.model.checkpoint import Checkpoint
+    from midi_rwkv.score.score import Score
+    from midi_rwkv.tokens.tokenizer import TokenizedSong
+    from midi_rwkv.training.dataset import Sample
+
+    from .tuning import Check, Fill, Tuning
+
+LEAST_NOTES, LEAST_BARS = 24, 4  # in a file
+TRANSPOSITIONS = range(-5, 7)  # semitones
+MOST_FOLDS = 5
+PARTS = {1: 4, 2: 2}  # parts of the bars that each of so few files is cut into
+TUNE_FILLS, HELD_OUT_FILLS = 200, 60
+LONGEST_RUN = 400  # ids; longer ones would only cost time
+CONTEXT = 1536  # ids that are read for a fill, at most; so would more of them
+ALIKE = 0.8  # share of a file's bars that stand in another, from which on it is a copy of it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`part`: "reading" (done of total fills) or "tuning" (`check` says how it goes)."""
+
+    part: str
+    done: int
+    total: int
+    seconds_left: float
+    check: Check | None = None
+
+
+@dataclass(frozen=True)
+class Personalized:
+    """What came of it. `path` is None where the style was not kept."""
+
+    style: Style
+    path: Path | None
+    before: float  # held-out nats per note
+    after: float
+    skipped: dict[str, str]  # file -> why it could not serve
+    curve: list[dict[str, Any]]  # step, and held-out nats per note by learning rate
+
+    @property
+    def helps(self) -> bool:
+        return self.after < self.before
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file that serves."""
+
+    name: str
+    score: Score
+    data: bytes
+
+    @property
+    def n_notes(self) -> int:
+        return sum(len(t.notes) for t in self.score.tracks)
+
+
+def personalize(
+    files: Sequence[str | Path],
+    name: str | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    keep_anyway: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Personalized:
+    """Tune a style to MIDI files (or folders of them) and keep it under `name`, or in the file `output`.
+
+    checkpoint: the one that ships where None. keep_anyway: also where it does not help on held-out music. threads: CPU
+    threads, None: PyTorch's choice. `on_progress` may raise KeyboardInterrupt: then the best state so far is kept if it
+    helps, and the same call goes on from there. Raises StyleError where nothing can be learned from the files or
+    the name is taken, OSError where the style cannot be written.
+    """
+    import torch
+
+    from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+    from midi_rwkv.model.rwkv7 import RWKV7
+
+    from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
+
+    began = time.monotonic()
+    target = _target(name, output)
+    check_seed(seed)
+    if threads is not None:
+        check_threads(threads)
+        torch.set_num_threads(threads)
+    checkpoint = checkpoint or load_checkpoint()
+    model = checkpoint.model().requires_grad_(False)
+    if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
+        raise StyleError(
+            f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
+            f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
+        )
+    pieces, skipped = read_pieces(files)
+    for file, why in skipped.items():
+        say(f"skipped {file}: {why}")
+    if not pieces:
+        raise StyleError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
+    base = checkpoint_hash(checkpoint)
+    how = (LEARNING_RATES, RATE_STEPS, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
+    digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
+    progress = progress_path(target)
+    saved = _read_progress(progress, digest)
+    stopped = _stopped_style(target) if saved is not None else None
+    if target.exists() and not overwrite and stopped is None:
+        raise StyleError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
+    _check_writable(target)
+
+    tuning = prepare(pieces, checkpoint, model, seed=seed, on_progress=on_progress)
+    if saved is not None:
+        tuning.load_state_dict(saved)
+        say(f"going on at step {tuning.step} of {tuning.steps}")
+
+    def style(**more: str) -> Style:
+        info = {
+            "format": "midi-rwkv style 1",
+            "base": base,
+            "method": "state",
+            "files": str(len(pieces)),
+            "bars": str(sum(len(p.score.bars) for p in pieces)),
+            "notes": str(sum(p.n_notes for p in pieces)),
+            "held_out": "files" if len(pieces) not in PARTS else "bars",
+            "held_out_before": f"{tuning.before:.6f}",
+            "held_out_after": f"{tuning.best:.6f}",
+            "learning_rate": f"{tuning.best_rate:g}",
+            "steps": str(tuning.best_step),
+            "scale": f"{tuning.scale:g}",
+            "date": datetime.date.today().isoformat(),
+            **more,
+        }
+        return Style(target.stem, run=tuning.best_state.cpu().numpy(), info=info)
+
+    def keep(made: Style) -> None:
+        replace = overwrite or stopped is not None
+        try:
+            save_style(made, target, overwrite=replace, unchanged=None if overwrite else stopped)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{target} was made by another program meanwhile; add --overwrite and the same command goes on"
+            ) from None
+
+    told = [False]
+
+    def on_check(check: Check) -> None:
+        problem = _keep_progress(progress, digest, tuning)
+        if problem and not told[0]:
+            say(f"a stop would lose what is done so far: {problem}")
+            told[0] = True
+        on_progress(Progress("tuning", check.step, check.steps, check.seconds_left, check))
+
+    try:
+        tuning.run(on_check)
+    except KeyboardInterrupt:
+        if tuning.best < tuning.before:
+            keep(style(stopped_at_step=str(tuning.step)))
+            raise KeyboardInterrupt(f"the best so far is kept in {target}; the same command goes on") from None
+        raise KeyboardInterrupt("no style was kept; the same command goes on") from None
+    made = style(seconds=f"{time.monotonic() - began:.0f}")
+    kept = tuning.best < tuning.before or keep_anyway
+    if kept:
+        keep(made)
+    progress.unlink(missing_ok=True)
+    return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
+
+
+def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str]]:
+    """The files that serve, and why the others don't."""
+    from midi_rwkv.score.midi import read_midi
+
+    pieces: list[Piece] = []
+    skipped: dict[str, str] = {}
+    seen: list[tuple[str, set[bytes]]] = []
+    for path in _midi_files(files):
+        try:
+            data = path.read_bytes()
+            score = read_midi(data, path.name)
+        except (MidiRwkvError, OSError) as error:
+            skipped[str(path)] = " ".join(str(error).split())
+            continue
+        piece = Piece(path.name, score, data)
+        cells = _bars_content(score)
+        if piece.n_notes < LEAST_NOTES or len(cells) < LEAST_BARS:
+            skipped[str(path)] = (
+                f"{piece.n_notes} notes in {len(cells)} different bars are too few to learn from; "
+                f"it takes {LEAST_NOTES} notes and {LEAST_BARS} bars"
+            )
+            continue
+        twin = next((n for n, known in seen if len(cells & known) >= ALIKE * min(len(cells), len(known))), None)
+        if twin is not None:
+            skipped[str(path)] = f"its bars are those of {twin}"
+            continue
+        seen.append((path.name, cells))
+        pieces.append(piece)
+    return pieces, skipped
+
+
+def prepare(
+    pieces: Sequence[Piece],
+    checkpoint: Checkpoint,
+    model: Any,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Tuning:
+    """Draw the fills, read what stands before them, and measure the base model on those held out."""
+    import torch
+
+    from midi_rwkv.engine.make import MOST_THREADS, make_engine
+
+    from .tuning import LEARNING_RATES, STEPS, Tuning, read_fill
+
+    parts = [_parts(len(p.score.bars), PARTS.get(len(pieces), 1)) for p in pieces]
+    units = [(piece, part) for piece, own in zip(pieces, parts, strict=True) for part in own]
+    engine = make_engine(
+        checkpoint.weights, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
+    )
+    middle = checkpoint.tokenizer.id("Context_Middle")
+    began = time.monotonic()
+    total = TUNE_FILLS + HELD_OUT_FILLS
+    fills: list[Fill] = []
+    held_out: list[Fill] = []
+    budget = min(CONTEXT, checkpoint.context)
+    for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
+        for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held, budget=budget):
+            into.append(read_fill(engine, sample, middle, notes=notes, unit=unit))
+            done = len(fills) + len(held_out)
+            on_progress(Progress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
+    able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
+    if len(able) < 2:
+        raise StyleError("there is too little in the files to hold something out; give longer pieces, or more of them")
+    folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
+    fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
+    return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
+
+
+def draw_fills(
+    units: Sequence[tuple[Piece, tuple[int, int]]],
+    checkpoint: Checkpoint,
+    *,
+    count: int,
+    seed: int,
+    held_out: bool,
+    budget: int | None = None,
+) -> Iterator[tuple[int, Sample, int]]:
+    """(unit, sample, notes) of `count` fills, the units (a piece, and the bars that serve) in turn; those to tune on in
+    random transposition. budget: ids a sample, None: what the model was trained to read."""
+    from midi_rwkv.training.dataset import RegionSampler, count_notes
+
+    tokenizer = checkpoint.tokenizer
+    sampler = RegionSampler(tokenizer, held_out, checkpoint.prompt)
+    rng = np.random.default_rng((seed, int(held_out)))
+    encoded: dict[tuple[int, int], TokenizedSong] = {}
+    shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]
+    found, tried = 0, 0
+    while found < count and tried < 40 * count:
+        unit = tried % len(units)
+        tried += 1
+        (piece, bars), shift = units[unit], int(rng.choice(shifts[unit]))
+        key = id(piece), shift  # not the name: files in different folders may share it
+        if key not in encoded:
+            encoded[key] = tokenizer.encode(transposed(piece.score, shift))
+        sample = sampler.draw(encoded[key], rng, budget or checkpoint.context, bars)
+        if sample is None:
+            continue
+        run = len(sample.ids) - sample.ids.index(sampler.tokens.middle)
+        notes = count_notes(tokenizer, sample)
+        if notes and run <= LONGEST_RUN:
+            found += 1
+            yield unit, sample, notes
+
+
+def transpositions(score: Score) -> list[int]:
+    """Semitones by which every pitched track can go and stay within what its instrument plays (or it plays here)."""
+    from midi_rwkv.score.instruments import playable
+
+    possible = []
+    for shift in TRANSPOSITIONS:
+        for track in score.tracks:
+            by_program = [(p, {n.pitch for n in track.notes_of(p)}) for p in ([] if track.is_drum else track.programs)]
+            allowed = [(playable(program, False, pitches), pitches) for program, pitches in by_program]
+            if not all(0 <= p + shift <= 127 and can[p + shift] for can, pitches in allowed for p in pitches):
+                break
+        else:
+            possible.append(shift)
+    pitched = any(t.notes and not t.is_drum for t in score.tracks)
+    return possible if pitched else [0]
+
+
+def transposed(score: Score, semitones: int) -> Score:
+    """The score with every pitched track so much higher."""
+    if semitones:
+        for t, track in enumerate(score.tracks):
+            if not track.is_drum:
+                score = score.with_notes(t, [n._replace(pitch=n.pitch + semitones) for n in track.notes])
+    return score
+
+
+def _midi_files(files: Sequence[str | Path]) -> list[Path]:
+    """Folders opened; each file once. StyleError where there is none."""
+    found: list[Path] = []
+    for path in map(Path, files):
+        inside = (
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi")) if path.is_dir() else [path]
+        )
+        found += [p for p in inside if p not in found]
+    if not found:
+        raise StyleError(f"no MIDI files in {', '.join(map(str, files)) or 'nothing'}; name files or folders of them")
+    return found
+
+
+def _bars_content(score: Score) -> set[bytes]:
+    """What each sounding bar holds: onsets and pitches, whatever the track order."""
+    found = set()
+    for b, bar in enumerate(score.bars):
+        notes = sorted(
+            (n.onset_ticks - bar.start_ticks, n.pitch, track.is_drum)
+            for t, track in enumerate(score.tracks)
+            for n in score.notes_in(t, b)
+        )
+        if notes:
+            found.add(repr([(48 * onset // score.ticks_per_beat, *rest) for onset, *rest in notes]).encode())
+    return found
+
+
+def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:
+    """`count` runs of bars that make up the piece."""
+    edges = np.linspace(0, n_bars, min(count, max(1, n_bars // 2)) + 1).round().astype(int)
+    return [(int(lo), int(hi)) for lo, hi in pairwise(edges)]
+
+
+def _target(name: str | None, output: str | Path | None) -> Path:
+    if (name is None) == (output is None):
+        raise StyleError("the style needs a name: add --name NAME (or --output FILE.safetensors, but not both)")
+    if name is not None:
+        return styles_folder() / f"{check_name(name)}{SUFFIX}"
+    path = Path(str(output))
+    if path.suffix != SUFFIX:
+        raise StyleError(f"a style file ends in {SUFFIX}, got {path}")
+    return path
+
+
+def _check_writable(target: Path) -> None:
+    """Says before the work rather than after it that the style could not be kept."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{target.parent} cannot be made: {error.strerror or error}; name another place") from error
+    try:
+        check_writable(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{target} cannot be written: {reason}; name another place with --output") from None
+
+
+def _stopped_style(path: Path) -> bytes | None:
+    """The style that an interrupted run kept, which the same call may replace."""
+    try:
+        return path.read_bytes() if "stopped_at_step" in read_info(path) else None
+    except (ValueError, OSError):
+        return None
+
+
+def _read_progress(path: Path, digest: str) -> dict[str, Any] | None:
+    """What an interrupted run of the same call had reached."""
+    import pickle
+
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+        return None
+    return saved["tuning"] if saved.get("digest") == digest else None
+
+
+def _keep_progress(path: Path, digest: str, tuning: Tuning) -> str:
+    """Write it whole or not at all; says what went wrong, if anything."""
+    import torch
+
+    try:
+        with whole_file(path) as partial:
+            torch.save({"digest": digest, "tuning": tuning.state_dict()}, partial)
+    except (OSError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    return ""

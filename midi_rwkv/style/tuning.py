@@ -1,0 +1,254 @@
+"""State tuning: the weights stay as they are, what is learned is one state matrix a head, added where a run begins.
+
+All that stands before the run (`Context_Middle`, see prompt.py) is read once by the decoding engine and kept as a
+state, for nothing that is tuned changes it; only the run itself, some hundred ids, goes through the differentiable
+sequence form, again and again. That is what makes minutes of two cores enough.
+
+Nobody chooses a learning rate or a length: every fold (one file left out, or one part of the bars) is tuned with each
+of `LEARNING_RATES` in step. What is left out says which rate goes on after `RATE_STEPS`, which step to take, and in the
+end by which of `SCALES` to multiply the states. The style is the mean of the folds' states then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from midi_rwkv.engine.engine import Engine, State
+from midi_rwkv.model.rwkv7 import RWKV7, ModelState
+from midi_rwkv.training.dataset import FILL, Sample
+from midi_rwkv.training.losses import by_row, wanted_logits, wanted_nats
+
+from .style import Style
+
+LEARNING_RATES = (0.03, 0.1)
+SCALES = (1.0, 1.25, 1.5)
+STEPS = 48
+RATE_STEPS = 8  # with every rate; then only the best goes on
+CHECK_EVERY = 8  # steps
+STEP_IDS = 512  # ids a fold reads in a step, about
+WARMUP_STEPS = 4
+BETAS = (0.9, 0.98)
+PATIENCE = 2  # checks without a gain, by any rate, after which no more is to be expected
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A sample made ready: the state after everything before the run, and the run's ids and roles."""
+
+    ids: np.ndarray  # (T,) from Context_Middle on
+    roles: np.ndarray  # (T,)
+    state: State  # one row
+    notes: int  # in the fill
+    unit: int  # what is left out together: a file, or a part of the bars
+
+
+def read_fill(
+    engine: Engine, sample: Sample, middle: int, *, notes: int, unit: int, known: State | None = None
+) -> Fill:
+    """Let the engine read what stands before the id `middle`. known: what it has read before that."""
+    at = sample.ids.index(middle)
+    state = engine.new_state(1) if known is None else known.copy()
+    engine.prefill(sample.ids[:at], state)
+    return Fill(np.array(sample.ids[at:]), np.array(sample.roles[at:], np.int8), state, notes, unit)
+
+
+def fill_losses(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Nats of every id of the fills' answers, (N,), and which fill each belongs to, (N,).
+
+    added: a state for the place before the run, (L, H, K, V).
+    """
+    device = model.head.weight.device
+    width = max(len(f.ids) for f in fills)
+    ids, roles = np.zeros((len(fills), width), np.int64), np.zeros((len(fills), width), np.int8)
+    for row, fill in enumerate(fills):
+        ids[row, : len(fill.ids)], roles[row, : len(fill.ids)] = fill.ids, fill.roles
+    kept = State.concat([f.state for f in fills])
+    state = ModelState(*(torch.from_numpy(x).to(device) for x in (kept.att_shift, kept.ffn_shift, kept.wkv)))
+    if added is not None:
+        state.wkv = state.wkv + added[:, None]
+    return wanted_nats(model, ids, roles == FILL, state)
+
+
+@torch.no_grad()
+def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None, ids: int = 2 * STEP_IDS) -> np.ndarray:
+    """Nats of each fill, (len(fills),); about `ids` of them at once."""
+    out = np.zeros(len(fills))
+    for chosen in batches(fills, ids):
+        out[chosen] = by_row(*fill_losses(model, [fills[i] for i in chosen], added), len(chosen))
+    return out
+
+
+@torch.no_grad()
+def styled_nats(model: RWKV7, sample: Sample, middle: int, style: Style) -> float:
+    """Nats of one sample's answer under a style; `middle` is the id at which a run begins."""
+    answer = torch.tensor([i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL])
+    return float(F.cross_entropy(styled_logits(model, sample, middle, style), answer, reduction="sum"))
+
+
+@torch.no_grad()
+def styled_logits(model: RWKV7, sample: Sample, middle: int, style: Style) -> Tensor:
+    """What the model says of each id of the answer before it reads it: (N, vocabulary)."""
+    ids, roles = np.array([sample.ids]), np.array([sample.roles])
+    at = sample.ids.index(middle)
+    wkv, run = (None if x is None else torch.from_numpy(x) for x in (style.wkv, style.run))
+    _, state = model.hidden(torch.from_numpy(ids[:, :at]), model.new_state(1, wkv))
+    if run is not None:
+        state.wkv = state.wkv + run[:, None]
+    return wanted_logits(model, ids[:, at:], roles[:, at:] == FILL, state)[0]
+
+
+def batches(fills: Sequence[Fill], ids: int, rng: np.random.Generator | None = None) -> list[list[int]]:
+    """Indices of the fills, those of like length together, about `ids` ids (padding and all) a batch; shuffled by
+    `rng`, lengths a little."""
+    lengths = np.array([len(f.ids) for f in fills], float)
+    order = np.argsort(lengths if rng is None else lengths * rng.uniform(0.8, 1.25, len(fills)), kind="stable")
+    found: list[list[int]] = [[]]
+    for i in map(int, order):
+        width = max([len(fills[i].ids)] + [len(fills[k].ids) for k in found[-1]])
+        if found[-1] and width * (len(found[-1]) + 1) > ids:
+            found.append([])
+        found[-1].append(i)
+    if rng is not None:
+        found = [found[i] for i in rng.permutation(len(found))]
+    return found
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far the tuning is. Held-out losses are nats per note, over all folds."""
+
+    step: int
+    steps: int
+    before: float
+    now: float  # of the best rate at this step
+    best: float  # so far
+    seconds_left: float
+
+
+@dataclass
+class Tuning:
+    """The folds' tunings, in step. `run()` may be interrupted at any moment; `best_state` is there then."""
+
+    model: RWKV7
+    fills: Sequence[Fill]
+    held_out: Sequence[Fill]  # each is for the fold that leaves out its unit
+    folds: Sequence[Sequence[int]]  # units that each fold leaves out
+    seed: int = 0
+    steps: int = STEPS
+    rates: Sequence[float] = LEARNING_RATES
+    step: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)  # step, held-out nats a note at each rate that goes on
+
+    def __post_init__(self) -> None:
+        c, device = self.model.config, self.model.head.weight.device
+        shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
+        self.states = [[torch.zeros(shape, device=device, requires_grad=True) for _ in self.folds] for _ in self.rates]
+        groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS)
+        self.running = list(range(len(self.rates)))  # numbers of the rates that go on
+        self._train = [[f for f in self.fills if f.unit not in out] for out in self.folds]
+        self._left_out = [[f for f in self.held_out if f.unit in out] for out in self.folds]
+        if not all(self._train) or not all(self._left_out):
+            raise ValueError("every fold needs fills to tune on and fills that are held out")
+        self._notes = sum(f.notes for fold in self._left_out for f in fold)
+        self.before = sum(float(fills_nats(self.model, fold).sum()) for fold in self._left_out) / self._notes
+        self.best, self.best_rate, self.best_step, self.scale = self.before, 0.0, 0, 1.0
+        self.best_states = [torch.zeros_like(s.detach()) for s in self.states[0]]  # of the folds
+
+    @property
+    def best_state(self) -> Tensor:
+        """What there is to keep."""
+        return self.scale * torch.stack(self.best_states).mean(0)
+
+    def run(self, on_check: Callable[[Check], None] = lambda check: None) -> None:
+        """Tune to the end, or until nothing more is gained, and find the scale."""
+        began, first = time.monotonic(), self.step
+        while self.step < self.steps and not self._is_over():
+            for _ in range(min(CHECK_EVERY, self.steps - self.step)):
+                self._step()
+            now = self._check()
+            done, to_do = self._work(first, self.step), self._work(self.step, self.steps)
+            left = (time.monotonic() - began) / done * to_do
+            on_check(Check(self.step, self.steps, self.before, now, self.best, 0.0 if self._is_over() else left))
+        if self.best < self.before:
+            losses = [self._left_out_loss([scale * s for s in self.best_states]) for scale in SCALES]
+            self.best, self.scale = min(losses), SCALES[int(np.argmin(losses))]
+
+    def _is_over(self) -> bool:
+        return self.step - self.best_step >= PATIENCE * CHECK_EVERY
+
+    def _work(self, first: int, last: int) -> int:
+        """Steps between the two, once for each rate that takes them."""
+        return len(self.rates) * max(0, min(last, RATE_STEPS) - first) + max(0, last - max(first, RATE_STEPS))
+
+    def _step(self) -> None:
+        for number, fills in enumerate(self._train):
+            rng = np.random.default_rng((self.seed, self.step, number))
+            some = [fills[i] for i in rng.choice(len(fills), min(len(fills), 64), replace=False)]
+            chosen = [some[i] for i in batches(some, STEP_IDS, rng)[0]]
+            for k in self.running:  # one by one: together they would hold twice the memory
+                self.losses(chosen, self.states[k][number]).mean().backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1.0, (self.step + 1) / WARMUP_STEPS) * (1 - self.step / self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    def _check(self) -> float:
+        """Measure every rate that goes on; take the best. Returns its held-out nats per note."""
+        losses = {k: self._left_out_loss([s.detach() for s in self.states[k]]) for k in self.running}
+        self.curve.append({"step": self.step, "losses": {self.rates[k]: loss for k, loss in losses.items()}})
+        k = min(losses, key=losses.__getitem__)
+        if losses[k] < self.best:
+            self.best, self.best_rate, self.best_step = losses[k], self.rates[k], self.step
+            self.best_states = [s.detach().clone() for s in self.states[k]]
+        if self.step >= RATE_STEPS:
+            self.running = [k]
+        return losses[k]
+
+    def _left_out_loss(self, states: Sequence[Tensor]) -> float:
+        """Nats per note of what the folds leave out, each under its own state."""
+        nats = (float(self.all_nats(fold, s).sum()) for fold, s in zip(self._left_out, states, strict=True))
+        return sum(nats) / self._notes
+
+    def nats(self, fills: Sequence[Fill]) -> np.ndarray:
+        """Nats of other fills under the best state."""
+        return self.all_nats(fills, self.best_state)
+
+    def losses(self, fills: Sequence[Fill], state: Tensor) -> Tensor:
+        """Nats of every id of the fills' answers, differentiable in what is tuned."""
+        return fill_losses(self.model, fills, state)[0]
+
+    def all_nats(self, fills: Sequence[Fill], state: Tensor) -> np.ndarray:
+        """Nats of each fill."""
+        return fills_nats(self.model, fills, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly here."""
+        return {
+            "states": [[s.detach() for s in row] for row in self.states],
+            "optimizer": self.optimizer.state_dict(),
+            "best": [self.best, self.best_rate, self.best_step],
+            "best_states": self.best_states,
+            "step": self.step,
+            "running": self.running,
+            "curve": self.curve,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for row, kept in zip(self.states, saved["states"], strict=True):
+                for s, k in zip(row, kept, strict=True):
+                    s.copy_(k)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.best, self.best_rate, self.best_step = saved["best"]
+        self.best_states, self.step = saved["best_states"], saved["step"]
+        self.running, self.curve = saved["running"], saved["curve"]

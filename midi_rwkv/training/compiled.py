@@ -1,0 +1,43 @@
+"""Training through torch.compile: what a block does around the recurrence is fused into a few loops.
+
+Worth it on a CPU with quick matrix products, where the operations between them take most of a step. torch.compile
+needs a C++ compiler on the machine (on a GPU Triton, which PyTorch brings). The recurrence itself stays the kernel of
+`kernels/`, and evaluation stays as it is (`uncompiled`): its rows have many lengths, each of which would be compiled
+anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from midi_rwkv.errors import RequestError
+from midi_rwkv.model.rwkv7 import RWKV7
+from midi_rwkv.model.transformer import Transformer
+
+
+def compile_blocks(model: RWKV7 | Transformer) -> None:
+    """Compile the blocks' parts at their first use, in place; RequestError for a Transformer, or without a compiler."""
+    if not isinstance(model, RWKV7):
+        raise RequestError("--compile is for an RWKV-7; leave it out for --arch transformer")
+    import torch._functorch.config as functorch
+    from torch._inductor import cpp_builder, exc
+
+    if model.head.weight.device.type == "cpu":
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler:
+            raise RequestError(
+                "--compile needs a C++ compiler (g++ or clang++); install one, or leave it out"
+            ) from None
+
+    functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
+    for block in model.layers():
+        for module, name in ((block.att, "before"), (block.att, "after"), (block.ffn, "forward")):
+            setattr(module, name, torch.compile(getattr(module, name)))
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Inside it, compiled parts run as if they were not."""
+    return torch.compiler.set_stance("force_eager")

@@ -1,0 +1,98 @@
+"""Training rows made ahead of time by worker processes, each step's in order, and the time the trainer waits for them.
+
+Row i depends on (seed, i) alone. A step reads `batch_size` rows; of these a process takes every `size`-th.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from midi_rwkv.errors import RequestError
+
+from .dataset import CONTEXT, FILL, TrainingRows
+from .parallel import Group
+
+AHEAD = 4  # steps that each worker makes in advance
+
+
+class Batch(NamedTuple):
+    """This process's rows of one step, (B, T + 1) each, and what the targets among them that carry music count."""
+
+    ids: Tensor
+    roles: Tensor
+    starts: Tensor
+    targets: float
+
+
+class _Steps(Dataset[Batch]):
+    """`steps[first_row]` is the batch that begins with that row."""
+
+    def __init__(self, rows: TrainingRows, batch_size: int, rank: int, size: int, context_weight: float):
+        self.rows, self.batch_size, self.rank, self.size = rows, batch_size, rank, size
+        self.context_weight = context_weight
+
+    def __getitem__(self, first_row: int) -> Batch:
+        mine = [self.rows[i] for i in range(first_row + self.rank, first_row + self.batch_size, self.size)]
+        ids, roles, starts = (np.stack(x) for x in zip(*mine, strict=True))
+        fill, context = (int((roles[:, 1:] == role).sum()) for role in (FILL, CONTEXT))
+        targets = fill + self.context_weight * context
+        return Batch(torch.from_numpy(ids), torch.from_numpy(roles), torch.from_numpy(starts), targets)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Loader:
+    """Iterate over it once. `waited`: seconds that the trainer stood still for rows so far."""
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        batch_size: int,
+        *,
+        first_row: int,
+        steps: int,
+        group: Group,
+        workers: int = 0,
+        context_weight: float = 1.0,
+    ):
+        """steps: how many batches. workers: processes that make rows; 0: the trainer makes them itself.
+        context_weight: what a target of the context counts, one of a fill counting 1.
+
+        RequestError where the step has fewer rows than there are processes.
+        """
+        if batch_size < group.size:
+            raise RequestError(f"--batch-size {batch_size} gives {group.size} processes no row each; use {group.size}")
+        self.waited = 0.0
+        fork = "fork" in multiprocessing.get_all_start_methods()  # the shards' arrays are shared then, not copied
+        self._batches: DataLoader[Batch] = DataLoader(
+            _Steps(rows, batch_size, group.rank, group.size, context_weight),
+            batch_size=None,
+            sampler=range(first_row, first_row + steps * batch_size, batch_size),
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            pin_memory=group.device.type == "cuda",
+            multiprocessing_context="fork" if workers and fork else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch

@@ -1,0 +1,103 @@
+"""What a model's answers cost: nats of the ids that carry music, for training, validation and tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from midi_rwkv.model.rwkv7 import RWKV7, ModelState
+from midi_rwkv.model.transformer import Transformer
+
+from .dataset import CONTEXT, FILL, NOT_MUSIC
+
+
+def music_nats(
+    model: nn.Module, ids: Tensor, roles: Tensor, *, starts: Tensor | None = None, context_weight: float = 1.0
+) -> Tensor:
+    """Sum of nats over the target ids that carry music; differentiable. ids, roles, starts: (B, T + 1).
+
+    starts: where packed samples begin; None: a sample a row. model: as `make_model` gives it, or wrapped.
+    context_weight: what an id of the context counts, one of a fill counting 1.
+    """
+    logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
+    return targets_nats(logits, music_targets(ids, roles), target_weights(roles, context_weight))
+
+
+def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
+    """What each token is to predict, -100 where it is no music: (B, T). ids, roles: (B, T + 1)."""
+    return ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
+
+
+def target_weights(roles: Tensor, context_weight: float) -> Tensor | None:
+    """What each target counts, (B, T), as `targets_nats` takes it; None: all the same. roles: (B, T + 1)."""
+    if context_weight == 1:
+        return None
+    return torch.ones(roles[:, 1:].shape, device=roles.device).masked_fill(roles[:, 1:] == CONTEXT, context_weight)
+
+
+def targets_nats(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of nats, each times its weight. logits (B, T, V), targets (B, T) with -100 where nothing is asked, weights
+    (B, T), None: 1.
+
+    All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every step.
+    """
+    flat, wanted = logits.float().flatten(0, 1), targets.flatten()
+    if weights is None:
+        return F.cross_entropy(flat, wanted, ignore_index=-100, reduction="sum")
+    return F.cross_entropy(flat, wanted, ignore_index=-100, reduction="none") @ weights.flatten()
+
+
+def wanted_nats(
+    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+) -> tuple[Tensor, Tensor]:
+    """Nats of the wanted ids and the row of each, both (N,); differentiable. ids, wanted: (B, T + 1).
+
+    state: what an RWKV-7 has read before, for each row; None: nothing.
+    """
+    logits, mask = wanted_logits(model, ids, wanted, state)
+    targets = torch.from_numpy(ids[:, 1:]).to(mask.device)[mask]
+    return F.cross_entropy(logits, targets, reduction="none"), mask.nonzero()[:, 0]
+
+
+def wanted_logits(
+    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+) -> tuple[Tensor, Tensor]:
+    """What the model says of each wanted id before it reads it, (N, vocabulary), and where they stand, (B, T)."""
+    device = model.head.weight.device
+    tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
+    if isinstance(model, RWKV7):
+        h, _ = model.hidden(tokens[:, :-1], state)
+    else:
+        h, _ = model.hidden(tokens[:, :-1])
+    return model.head(h[mask]).float(), mask
+
+
+def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:
+    """Sums over each of `count` rows, (count,), of what `wanted_nats` gives."""
+    return np.bincount(rows.cpu().numpy(), nats.detach().double().cpu().numpy(), count)
+
+
+@torch.no_grad()
+def fill_nats(
+    model: RWKV7 | Transformer,
+    batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
+    wkv: Tensor | None = None,
+    samples: int | None = None,
+) -> np.ndarray:
+    """Nats of each validation sample's fill, the closing tokens included. (samples,)
+
+    wkv: an RWKV-7's initial state (L, H, K, V), None: zeros. samples: how many there are, where `batches` is but a
+    part of them; the others get 0.
+    """
+    out = np.zeros(sum(len(b[2]) for b in batches) if samples is None else samples)
+    for ids, roles, numbers in batches:
+        state = None
+        if wkv is not None:
+            assert isinstance(model, RWKV7)
+            state = model.new_state(len(ids), wkv)
+        out[numbers] = by_row(*wanted_nats(model, ids, roles == FILL, state), len(numbers))
+    return out

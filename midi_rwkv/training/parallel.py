@@ -1,0 +1,81 @@
+"""One process, or several that `torchrun` started: who I am, my device, and sums over all of us.
+
+    torchrun --nproc-per-node 2 -m midi_rwkv train SHARDS RUN
+
+Torchrun says it in RANK, WORLD_SIZE and LOCAL_RANK, the only environment variables that are read here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from midi_rwkv.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Group:
+    """`size` processes of which this is number `rank`, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: Any = None  # a gloo group for small sums on the CPU, which never wait for a GPU's work
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over the processes in the backward pass."""
+        if self.size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """The sum over the processes, in float64, the same in each."""
+        if self.size == 1:
+            return np.asarray(values, np.float64)
+        tensor = torch.from_numpy(np.array(values, np.float64))
+        dist.all_reduce(tensor, group=self.control)
+        return tensor.numpy()
+
+    def total_on_device(self, value: Tensor) -> Tensor:
+        """The same of a tensor on the device; a GPU need not finish its work for it."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def close(self) -> None:
+        """Leave; nothing is summed after this."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def join(device: str = "auto") -> Group:
+    """The group that this process belongs to. device: "auto", or what torch calls one ("cpu", "cuda").
+
+    RequestError where the device is not there.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    rank, size, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise RequestError(f"--device {device}: there is no GPU that this torch ({torch.__version__}) can use; use cpu")
+    if size == 1:
+        return Group(0, 1, torch.device(kind))
+    if kind.startswith("cuda"):
+        if local >= torch.cuda.device_count():
+            raise RequestError(f"{local + 1} processes on {torch.cuda.device_count()} GPUs; lower --nproc-per-node")
+        torch.cuda.set_device(local)
+        dist.init_process_group("nccl")
+        return Group(rank, size, torch.device("cuda", local), dist.new_group(backend="gloo"))
+    dist.init_process_group("gloo")
+    return Group(rank, size, torch.device("cpu"))

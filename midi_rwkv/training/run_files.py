@@ -1,0 +1,64 @@
+"""What a training run leaves in its folder: `state.pt`, to go on from, and `curve.csv`, to look at."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from midi_rwkv.errors import CheckpointError
+from midi_rwkv.files import whole_file
+
+COLUMNS = ("tokens", "kind", "loss", "lr", "tokens_per_second", "waited", "by_source")
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """The state that was there before stays until this one is complete and on the disk."""
+    with whole_file(path) as partial:
+        torch.save(state, partial)
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """CheckpointError (one line) where the file cannot be read."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); name a new run folder, or remove it to begin again"
+        ) from error
+
+
+class Curve:
+    """`curve.csv`: a line for every so many steps (kind `train`) and for every evaluation (`valid` ...)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def rows(self) -> list[dict[str, str]]:
+        """What is logged so far."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def cut(self, tokens: int) -> None:
+        """Drop what was logged after the state that a run goes on from, a half-written last line included."""
+        kept = [r for r in self.rows() if r["tokens"].isdecimal() and int(r["tokens"]) <= tokens]
+        if self.path.exists():
+            with whole_file(self.path) as partial, partial.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
+
+    def log(self, values: dict[str, float | str]) -> None:
+        """Add a line, and print it."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            if new:
+                writer.writeheader()
+            writer.writerow(values)
+        print(" ".join(f"{k}={v}" for k, v in values.items()), flush=True)

@@ -1,0 +1,83 @@
+"""Made-up songs, a tiny checkpoint, and one evaluation of everything that the tests look at."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from evaluated import BAR, OPTIONS, in_this_process
+
+import midi_rwkv
+from midi_rwkv.commands.cli import main
+
+
+@pytest.fixture(autouse=True)
+def no_processes():
+    with in_this_process():
+        yield
+
+
+@pytest.fixture(scope="session")
+def songs(build_midi, note, tmp_path_factory):
+    """Two sources of two songs each, sixteen bars of lead, bass and, in one source, drums; one lead is often silent."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("songs")
+    metre = [(0, bytes.fromhex("ff580404021808"))]
+    for i, name in enumerate(("folk/one", "folk/two", "pop/one", "pop/two")):
+        lead, bass, kit = [], [], []
+        for b in range(16):
+            for beat in range(4):
+                at = b * BAR + beat * 480
+                if name != "folk/two" or not 4 <= b < 14:
+                    pitch = 60 + int(rng.integers(0, 12))
+                    lead += note(at, pitch, 240)
+                    if beat == 2:
+                        lead = sorted([*lead, *note(at, pitch + 4, 240)], key=lambda event: event[0])
+                kit += note(at, 36 + 2 * (beat % 2), 60, 90, 9)
+            bass += note(b * BAR, 36 + (b * (i + 2)) % 7, 900, channel=1)
+        tracks = [metre, lead, [(0, b"\xc1\x21"), *bass], *([kit] if name.startswith("pop") else [])]
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.mid").write_bytes(build_midi(tracks))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint_folder, tmp_path_factory):
+    """The tiny checkpoint under a name of its own, as if trained on 4,096 ids of these shards."""
+    folder = shutil.copytree(checkpoint_folder, tmp_path_factory.mktemp("trained") / "tiny")
+    record = json.loads((folder / "config.json").read_text())
+    record["training"] = {"seq_len": 256, "tokens_seen": 4096, "source_weights": {"a": 1.0}}
+    (folder / "config.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done(songs, shards, tiny, tmp_path_factory):
+    """The folder of an evaluation of everything."""
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    with in_this_process():
+        report = midi_rwkv.evaluate(songs, out, checkpoint=tiny, shards=shards, **OPTIONS)
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
+    return out
+
+
+@pytest.fixture
+def command(songs, shards, tiny, capsys):
+    """command("--seed", 3, out=...) -> (exit code, stdout, stderr) of `midi-rwkv evaluate` with the options above."""
+
+    def call(*arguments, out, files=songs, checkpoint=tiny):
+        options = ["--shards", shards, "--cases", 6, "--bars", 2, "--seed", 3, "--jobs", 1, "--no-audio"]
+        whole = ["evaluate", files, "--out", out, "--checkpoint", checkpoint, *options, *arguments]
+        return main([str(a) for a in whole]), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def recalling(tiny, tmp_path_factory):
+    """The tiny checkpoint with recall weights: what the sources say is worth much where the surroundings agree."""
+    folder = shutil.copytree(tiny, tmp_path_factory.mktemp("recalling") / "tiny")
+    weights = {"likeness": 20, "prefix": 3, "suffix": 3, "start": 3, "twin": 0, "gate": [-4, 8, *[0] * 10]}
+    weights |= {"outline": [20, 1, -1, -1, 1, 0], "outline_gate": [-4, 4, *[0] * 15]}
+    (folder / "recall.json").write_text(json.dumps(weights))
+    return folder

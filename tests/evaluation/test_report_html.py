@@ -1,0 +1,287 @@
+"""The page of fills beside originals, and the player behind its sound; the soundfont is made here, of one sine."""
+
+import importlib.util
+import re
+import struct
+import wave
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from midi_rwkv.evaluation.report_html import (
+    Shown,
+    markdown_tables_to_html,
+    pitch_span,
+    roll_svg,
+    visible_notes,
+    write_html,
+)
+from midi_rwkv.score.score import Note, Region, Score, Tempo, TimeSignature, Track
+from midi_rwkv.sound import synth as audio
+
+BAR = 1920
+RATE = 22050
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+
+@pytest.fixture(scope="module")
+def soundfont(tmp_path_factory):
+    """A looped sine of 50 frames at 22,000 Hz, 440 Hz, on program 0 and on the kit.
+
+    Its sample header claims key 60; the zone's overriding root key, 69, is what counts.
+    """
+    sine = (12000 * np.sin(2 * np.pi * np.arange(500) / 50)).astype("<i2").tobytes() + b"\0" * 92
+    zone = [(54, 1), (58, 69), (38, -2400), (53, 0)]  # looped, root key, 0.25 s of release, the sample
+    preset = "<20s3H3I"
+    tables = {
+        b"phdr": [(b"Sine", 0, 0, 0, 0, 0, 0), (b"Kit", 0, 128, 1, 0, 0, 0), (b"EOP", 0, 0, 2, 0, 0, 0)],
+        b"pbag": [(0, 0), (1, 0), (2, 0)],
+        b"pmod": [],
+        b"pgen": [(41, 0), (41, 0), (0, 0)],
+        b"inst": [(b"Sine", 0), (b"EOI", 1)],
+        b"ibag": [(0, 0), (len(zone), 0)],
+        b"imod": [],
+        b"igen": [*zone, (0, 0)],
+        b"shdr": [(b"sine", 0, 500, 100, 450, 22000, 60, 0, 0, 1), (b"EOS", *[0] * 9)],
+    }
+    formats = {b"phdr": preset, b"inst": "<20sH", b"shdr": "<20s5IBb2H", b"pgen": "<Hh", b"igen": "<Hh"}
+    pdta = b"".join(
+        chunk(name, b"".join(struct.pack(formats.get(name, "<HH"), *row) for row in rows))
+        for name, rows in tables.items()
+    )
+    lists = [b"INFO" + chunk(b"ifil", b"\2\0\1\0"), b"sdta" + chunk(b"smpl", sine), b"pdta" + pdta]
+    path = tmp_path_factory.mktemp("font") / "sine.sf2"
+    path.write_bytes(chunk(b"RIFF", b"sfbk" + b"".join(chunk(b"LIST", body) for body in lists)))
+    return path
+
+
+def song(melody=(), bars=10, tempos=(), name="Lead <b>"):
+    """Ten bars of 4/4 at 120: a melody, a bass note and two drum hits in every bar."""
+    bass = tuple(Note(BAR * b, 40, BAR, 80) for b in range(bars))
+    drums = tuple(Note(BAR * b + at, 36, 60, 90) for b in range(bars) for at in (0, 960))
+    melody = melody or [Note(BAR * b + at, 69 + b % 3, 470, 90) for b in range(bars) for at in (0, 480, 960)]
+    tracks = (Track(name, 0, False, tuple(melody)), Track("Bass", 32, False, bass), Track("Kit", 0, True, drums))
+    return Score(480, tracks, (TimeSignature(0, 4, 4),), tuple(tempos), end_ticks=BAR * bars)
+
+
+def filled(score, pitch):
+    """The song with one note of that pitch in each of bars 4 and 5 of the melody."""
+    kept = [n for n in score.tracks[0].notes if not 4 * BAR <= n.onset_ticks < 6 * BAR]
+    return score.with_notes(0, [*kept, Note(4 * BAR, pitch, 960, 90), Note(5 * BAR, pitch, 960, 90)])
+
+
+REGION = Region.rectangle([0], [(4, 6)])
+
+
+def shown(**changes):
+    score = song()
+    fills = {"RWKV & co": filled(score, 84), "copy": filled(score, 50)}
+    case = {
+        "heading": "track, 2 bars <i>",
+        "caption": "file<script>.mid",
+        "score": score,
+        "region": REGION,
+        "fills": fills,
+        "notes": {"copy": "F1 0.42 < 1"},
+        "truth": "6 notes",
+    }
+    return Shown(**(case | changes))
+
+
+def read_wav(path):
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+def loudest_hz(samples):
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 1 << 18))
+    return spectrum.argmax() * RATE / (1 << 18)
+
+
+def test_a_roll_holds_one_shape_for_every_visible_note():
+    svg = roll_svg(song(), REGION)
+    # Bars 2-7 are shown; the bass of bar 1 ends on the bar line.
+    assert svg.count('<rect class="note"') == 6 * (3 + 1)
+    assert svg.count('<path class="note"') == 6 * 2
+    assert svg.count("<title>") == 6 * 6
+    assert "<title>A4, bar 4, track 1</title>" in svg
+    assert 'role="img"' in svg
+    assert "6 notes to write in bars 5 to 6" in svg
+    outlined = re.search(r'<g [^>]*stroke="currentColor"[^>]*>(.*?)</g>', svg, re.DOTALL)
+    assert outlined
+    assert outlined[1].count("<title>") == 6
+
+
+def test_a_note_that_rings_into_the_window_is_drawn_from_its_edge():
+    score = song([Note(0, 60, 3 * BAR, 80), Note(9 * BAR, 60, 480, 80)])
+    assert [note for t, note in visible_notes(score, REGION) if t == 0] == [Note(0, 60, 3 * BAR, 80)]
+    rolled = [float(x) for x in re.findall(r'<rect class="note" x="([\d.]+)"', roll_svg(score, REGION))]
+    assert min(rolled) == 24
+    assert len(rolled) == 7
+
+
+def test_bars_before_the_first_and_after_the_last_are_not_needed():
+    score = song(bars=2)
+    svg = roll_svg(score, Region.rectangle([0], [(0, 2)]))
+    assert svg.count('class="note"') == 2 * 6
+
+
+def test_several_masked_tracks_have_a_colour_each_and_a_legend(tmp_path):
+    region = Region(frozenset({(0, 4), (1, 4), (1, 5), (2, 7)}))
+    page = write_html(tmp_path, "t", "", [shown(region=region)]).read_text("utf-8")
+    legend = page[page.index('<ul class="legend">') : page.index("</ul>")]
+    colours = re.findall(r"background:(#\w+)", legend)
+    assert len(set(colours)) == 3
+    assert all(page.count(f'fill="{colour}"') for colour in colours)
+    assert "the other tracks" not in legend
+    original = page[page.index("<svg") : page.index("</svg>")]
+    assert original.count('class="region"') == 2
+
+
+def test_the_page_escapes_names_and_loads_nothing(tmp_path):
+    path = write_html(tmp_path, "Fills & <originals>", "<p>trusted <b>figures</b></p>", [shown()])
+    page = path.read_text("utf-8")
+    assert path == tmp_path / "report.html"
+    assert "<p>trusted <b>figures</b></p>" in page
+    for text in (
+        "1 Lead &lt;b&gt; (",
+        "track, 2 bars &lt;i&gt;",
+        "file&lt;script&gt;.mid",
+        "RWKV &amp; co",
+        "0.42 &lt; 1",
+    ):
+        assert text in page
+    assert "Lead <b>" not in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert "<audio" not in page
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert page.index(">original<") < page.index(">RWKV &amp; co<") < page.index(">copy<")
+
+
+def test_a_case_without_fills_shows_its_original(tmp_path):
+    assert write_html(tmp_path, "t", "", [shown(fills={})]).read_text("utf-8").count("<svg") == 1
+
+
+def test_the_versions_of_a_case_share_their_axis(tmp_path):
+    case = shown()
+    assert pitch_span([case.score, *case.fills.values()], case.region) == (36, 84)
+    rolls = re.findall(r"<svg.*?</svg>", write_html(tmp_path, "t", "", [case]).read_text("utf-8"), re.DOTALL)
+    assert len(rolls) == 3
+    basses = [re.findall(r'<rect class="note" [^>]*><title>E2,', roll) for roll in rolls]
+    assert basses[0] == basses[1] == basses[2]
+    assert len(basses[0]) == 6
+    assert len({re.search(r'y="([\d.]+)"[^>]*>C4<', roll)[1] for roll in rolls}) == 1
+
+
+def test_sound_is_written_for_the_original_and_the_systems_named(tmp_path, soundfont):
+    page = write_html(tmp_path, "t", "", [shown()], audio=["copy"], soundfont=soundfont).read_text("utf-8")
+    assert re.findall(r'<audio controls preload="none" src="([^"]+)"', page) == [
+        "audio/01-0-original.wav",
+        "audio/01-2-copy.wav",
+    ]
+    assert sorted(p.name for p in (tmp_path / "audio").iterdir()) == ["01-0-original.wav", "01-2-copy.wav"]
+    first, second = (read_wav(p) for p in sorted((tmp_path / "audio").iterdir()))
+    assert len(first) == pytest.approx((6 * 2 + 1) * RATE, rel=0.1)  # six bars of two seconds, and the tail
+    assert len(first) == len(second)
+    assert np.abs(first).max() == pytest.approx(0.9 * 32767, rel=0.01)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("pitch", "hz"), [(69, 440.0), (81, 880.0), (60, 261.63)])
+def test_a_note_sounds_at_its_pitch(soundfont, pitch, hz):
+    samples = audio.render(song([Note(0, pitch, BAR, 100)]), 0, 1, soundfont, tracks=[0])
+    assert samples.dtype == np.float32
+    assert loudest_hz(samples) == pytest.approx(hz, rel=0.002)
+
+
+def test_a_note_starts_and_ends_where_the_tempo_has_it(soundfont):
+    tempos = [Tempo(0, 1_000_000), Tempo(BAR, 500_000), Tempo(2 * BAR, 250_000)]
+    score = song([Note(0, 69, BAR + 480, 100), Note(2 * BAR, 69, 960, 100)], tempos=tempos)
+    samples = audio.render(score, 1, 3, soundfont, tracks=[0])
+    assert len(samples) == pytest.approx((2 + 1 + 1) * RATE, abs=2)
+    heard = np.flatnonzero(np.abs(samples) > 0.2) / RATE  # the note from bar 0 is not: it began before
+    assert heard[0] == pytest.approx(2, abs=0.02)
+    assert heard[-1] == pytest.approx(2.5, abs=0.05)
+
+
+def test_louder_notes_sound_louder(soundfont):
+    samples = audio.render(song([Note(0, 69, 960, 127), Note(960, 69, 960, 64)]), 0, 1, soundfont, tracks=[0])
+    loud, soft = np.abs(samples[: RATE // 2]).max(), np.abs(samples[RATE * 3 // 2 : RATE * 19 // 10]).max()
+    assert soft / loud == pytest.approx((64 / 127) ** 2, rel=0.05)
+
+
+def test_a_program_or_kit_that_the_font_lacks_is_played_by_another(soundfont):
+    for track in (Track("", 90, False, (Note(0, 60, 480, 90),)), Track("", 25, True, (Note(0, 60, 1, 90),))):
+        assert np.abs(audio.render(Score(480, (track,)), 0, 1, soundfont)).max() == pytest.approx(0.9, abs=0.001)
+
+
+def test_silence_stays_silence(soundfont):
+    samples = audio.render(song(), 20, 22, soundfont)
+    assert len(samples) == 5 * RATE
+    assert not samples.any()
+    with pytest.raises(ValueError, match=r"bars \[3, 3\)"):
+        audio.render(song(), 3, 3, soundfont)
+
+
+def test_a_soundfont_is_found_or_the_message_says_what_to_do(tmp_path, monkeypatch, soundfont):
+    monkeypatch.setattr(audio, "FOLDERS", (str(tmp_path / "none"),))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install pretty_midi") as error:
+        audio.find_soundfont()
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="there is no soundfont"):
+        audio.find_soundfont(tmp_path / "missing.sf2")
+    assert audio.find_soundfont(str(soundfont)) == soundfont
+    package = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+    (tmp_path / "TimGM6mb.sf2").touch()
+    assert audio.find_soundfont() == tmp_path / "TimGM6mb.sf2"
+    monkeypatch.setattr(audio, "FOLDERS", (str(soundfont.parent),))
+    assert audio.find_soundfont() == soundfont
+
+
+def test_a_file_that_is_no_soundfont_is_refused(tmp_path, soundfont):
+    data = soundfont.read_bytes()
+    for name, content in {"text": b"x" * 100, "empty": b"", "cut": data[:300]}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="is not an SF2 soundfont"):
+            audio.load_soundfont(str(tmp_path / name))
+    (tmp_path / "3.sf3").write_bytes(data.replace(b"ifil\4\0\0\0\2", b"ifil\4\0\0\0\3"))
+    with pytest.raises(ValueError, match="version 3"):
+        audio.load_soundfont(str(tmp_path / "3.sf3"))
+
+
+def test_markdown_becomes_html():
+    text = """# Title
+Two lines of
+one **paragraph** with `a < b`.
+
+| name | F1 | side |
+|---|---:|:-:|
+| a \\| b | **0.42** | x |
+| <i> | | |
+- one
+  goes on
+- two `**not bold**`
+"""
+    assert markdown_tables_to_html(text).splitlines() == [
+        "<h1>Title</h1>",
+        "<p>Two lines of one <strong>paragraph</strong> with <code>a &lt; b</code>.</p>",
+        '<div class="scroll"><table>',
+        '<tr><th>name</th><th class="right">F1</th><th class="center">side</th></tr>',
+        '<tr><td>a | b</td><td class="right"><strong>0.42</strong></td><td class="center">x</td></tr>',
+        '<tr><td>&lt;i&gt;</td><td class="right"></td><td class="center"></td></tr>',
+        "</table></div>",
+        "<ul><li>one goes on</li><li>two <code>**not bold**</code></li></ul>",
+    ]
+
+
+def test_markdown_escapes_everything():
+    html = markdown_tables_to_html('### <script>\n\n<img onerror="x"> [a](javascript:b)\n\n| `<b>` |\n\n- <u>')
+    assert re.findall(r"<(\w+)", html) == ["h3", "p", "div", "table", "tr", "td", "code", "ul", "li"]

@@ -1,0 +1,189 @@
+"""infill() through the library: what it reads, writes and reports."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.score import TimeSignature
+from midi_rwkv.tokens.prompt import ORDERS, build_prompt, prompt_budget
+
+
+@pytest.fixture(scope="module")
+def infiller(checkpoint_folder):
+    return Infiller(load_checkpoint(checkpoint_folder))
+
+
+@pytest.fixture(scope="module")
+def score():
+    notes = tuple(Note(b * 1920 + k * 480, 60 + (b + k) % 7, 400, 80) for b in range(12) for k in range(4))
+    long = (Note(1800, 50, 4000, 90), *(Note(b * 1920 + 10, 40, 300, 90) for b in range(4, 12)))
+    return Score(480, (Track("a", 0, False, notes), Track("b", 42, False, long)), (TimeSignature(0, 4, 4),))
+
+
+def inside(score, region, track, note):
+    return (track, score.bar_index_at(note.onset_ticks)) in region.cells
+
+
+def test_only_the_region_changes_and_notes_end_by_its_end(infiller, score):
+    region = Region(frozenset({(0, 2), (0, 3), (1, 3), (0, 8), (1, 9)}))
+    for candidate in infiller(score, region, SamplingConfig(density=(4, 20)), candidates=3, seed=2):
+        for t, track in enumerate(score.tracks):
+            kept = [n for n in track.notes if not inside(score, region, t, n)]
+            new = candidate.fills[t]
+            assert sorted([*kept, *new]) == list(candidate.score.tracks[t].notes)
+            assert len(new) >= 4
+            for n in new:
+                assert inside(score, region, t, n)
+                _, hi = next(r for r in region.bar_runs(t) if r[0] <= score.bar_index_at(n.onset_ticks) < r[1])
+                assert n.onset_ticks + n.duration_ticks <= score.bar(hi - 1).end_ticks
+            for n in new:
+                assert not any(
+                    k.pitch == n.pitch and k.onset_ticks <= n.onset_ticks < k.onset_ticks + k.duration_ticks
+                    for k in kept
+                ), "a new note would cut a kept one that still sounds"
+
+
+def test_the_hidden_notes_do_not_matter(infiller, score):
+    """What stood in the region is not read: other notes there give the same fill."""
+    region = Region.rectangle([0], [(4, 6)])
+    other = score.with_notes(
+        0, [n._replace(duration_ticks=100) if inside(score, region, 0, n) else n for n in score.tracks[0].notes]
+    )
+    assert infiller(score, region, seed=4)[0].fills == infiller(other, region, seed=4)[0].fills
+
+
+def test_threads_and_precision(checkpoint_folder, score):
+    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
+    one, two, rounded = (
+        infill(score, region, checkpoint, seed=4, threads=threads, precision=precision)[0].fills
+        for threads, precision in ((1, "float32"), (2, "float32"), (1, "int8"))
+    )
+    assert one == two
+    assert rounded[0]
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, int8"):
+        infill(score, region, checkpoint, precision="int4")
+
+
+def test_the_context_does_matter(infiller, score):
+    region = Region.rectangle([0], [(4, 6)])
+    moved = score.with_notes(1, [n._replace(pitch=n.pitch + 5) for n in score.tracks[1].notes])
+    fills = [[c.fills for c in infiller(song, region, candidates=3, seed=4)] for song in (score, moved)]
+    assert fills[0] != fills[1]
+    near = infiller(score, region, seed=4, context_bars=1)[0].fills
+    assert near != infiller(score, region, seed=4)[0].fills
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order):
+    """What the engine is fed is the checkpoint's own kind of prompt, and after each cell's head what it wrote there."""
+    infiller = Infiller(replace(load_checkpoint(checkpoint_folder), prompt=order))
+    step, prefill, fed = infiller.engine.step, infiller.engine.prefill, []
+    infiller.engine.step = lambda ids, state: fed.extend(ids.tolist()) or step(ids, state)
+    infiller.engine.prefill = lambda ids, state: fed.extend(ids) or prefill(ids, state)
+    region = Region.rectangle([0, 1], [(4, 6)])
+    written = []
+    [candidate] = infiller(score, region, seed=3, on_progress=lambda p: written.append((p.bar, p.track)))
+    assert set(candidate.fills) == {0, 1}
+
+    cells, by_track = [(4, 0), (4, 1), (5, 0), (5, 1)], [(4, 0), (5, 0), (4, 1), (5, 1)]
+    song = infiller.tokenizer.encode(score).without(cells)
+    targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.tokens
+    budget = prompt_budget(song, targets, infiller.checkpoint.context)
+    prompt = build_prompt(tokens, song, targets, budget=budget, order=order)
+    assert written == prompt.cells() == (by_track if order == "tracks" else cells)
+    rest = iter(fed)
+
+    def read(wanted):
+        assert [next(rest) for _ in wanted] == wanted
+
+    read(prompt.asked + prompt.context)
+    for plan in prompt.bars:
+        read(plan.given)
+        for t in plan.targets:
+            read([plan.program_ids[t], tokens.fill_start])
+            while next(rest, tokens.fill_end) != tokens.fill_end:  # the last end is not read by anybody
+                pass
+    assert not list(rest)
+
+
+def test_a_later_run_is_written_in_the_context_of_the_earlier(infiller, score, monkeypatch):
+    """The prompt of the second run shows what the first run wrote, per candidate."""
+    seen = []
+    original = Infiller._prompts
+
+    def spy(self, songs, *rest):
+        seen.append([s.tracks[0].notes for s in songs])
+        return original(self, songs, *rest)
+
+    monkeypatch.setattr(Infiller, "_prompts", spy)
+    region = Region.rectangle([0], [(1, 2), (6, 7)])
+    candidates = infiller(score, region, SamplingConfig(density=(3, 9)), candidates=2, seed=0)
+    assert len(seen) == 2
+    for shown, candidate in zip(seen[1], candidates, strict=True):
+        assert {n for n in candidate.fills[0] if n.onset_ticks < 6 * 1920} <= set(shown)
+    assert seen[1][0] != seen[1][1]
+
+
+def test_progress_and_the_function(checkpoint_folder, score):
+    said = []
+    region = Region.rectangle([0, 1], [(3, 5)])
+    [candidate] = infill(score, region, load_checkpoint(checkpoint_folder), on_progress=said.append)
+    assert [(p.done, p.total, p.track, p.bar) for p in said] == [(1, 4, 0, 3), (2, 4, 1, 3), (3, 4, 0, 4), (4, 4, 1, 4)]
+    assert sum(len(p.notes[0]) for p in said) >= sum(len(f) for f in candidate.fills.values())
+
+
+@pytest.mark.parametrize("cells", [{(2, 0)}, {(0, 600)}, {(0, -1)}, {(-1, 0)}])
+def test_a_region_outside_the_score_is_refused(infiller, score, cells):
+    with pytest.raises(ValueError, match="must be 0-"):
+        infiller(score, Region(frozenset(cells)))
+
+
+def test_torch_and_numba_write_the_same(checkpoint_folder, score):
+    region = Region.rectangle([0], [(4, 6)])
+    fills = [
+        infill(score, region, load_checkpoint(checkpoint_folder), seed=1, backend=backend, precision="float32")[0].fills
+        for backend in ("numba", "torch")
+    ]
+    assert fills[0] == fills[1]
+
+
+def test_a_section_is_not_left_silent(infiller, score):
+    """A model that wants to end every bar at once still writes something, once a section."""
+    quiet = Infiller(infiller.checkpoint)
+    step, prefill = quiet.engine.step, quiet.engine.prefill
+
+    def hush(logits):
+        logits[:, quiet.tokens.fill_end] = 50
+        return logits
+
+    quiet.engine.step = lambda tokens, state: hush(step(tokens, state))
+    quiet.engine.prefill = lambda tokens, state: hush(prefill(tokens, state))
+    region = Region.rectangle([0, 1], [(2, 5), (7, 8)])
+    [candidate] = quiet(score, region, seed=0)
+    for notes in candidate.fills.values():
+        assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]
+
+
+def test_what_is_kept_between_fills_is_bounded(infiller, score, monkeypatch):
+    monkeypatch.setattr(sys.modules["midi_rwkv.fill.infill"], "MAX_KEPT_RULES", 3)
+    region = Region.rectangle([0], [(2, 3)])
+    for low in range(40, 50):
+        infiller(score, region, SamplingConfig(pitch_range=(low, low + 24)), seed=1)
+        assert len(infiller._cell_rules) <= 3
+
+
+def test_a_fill_keeps_to_the_register_of_its_track(infiller, score):
+    """A fourth beyond what it plays, at most; a wish goes before that, and a track of few notes may go anywhere."""
+    busy, region = SamplingConfig(density=(8, 20)), Region.rectangle([0], [(4, 8)])
+
+    def pitches(score, sampling):
+        return {n.pitch for n in infiller(score, region, sampling, seed=3)[0].fills[0]}
+
+    assert pitches(score, busy) <= set(range(60 - 5, 66 + 5 + 1))
+    assert pitches(score, replace(busy, pitch_range=(80, 90))) <= set(range(80, 91))
+    sparse = score.with_notes(0, score.tracks[0].notes[:15])
+    assert not pitches(sparse, busy) <= set(range(60 - 5, 66 + 5 + 1))

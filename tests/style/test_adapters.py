@@ -1,0 +1,146 @@
+"""What state tuning is compared with: each method learns in its own parameters, and the script adds it up."""
+
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from midi_rwkv.engine.make import make_engine
+from midi_rwkv.model import packing as packing_module
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.style import adapters as adapters
+from midi_rwkv.style.adapters import adapt, full_nats
+from midi_rwkv.style.personalize import draw_fills, prepare, read_pieces
+from midi_rwkv.style.style import Style
+from midi_rwkv.style.tuning import read_fill, styled_nats
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return load_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture(scope="module")
+def folder(build_midi, note, tmp_path_factory):
+    """STYLE/tune and STYLE/test of two styles: one climbs, one stays."""
+    root = tmp_path_factory.mktemp("styles")
+    for style, step in (("climbing", 1), ("staying", 0)):
+        for part, count in (("tune", 4), ("test", 2)):
+            (root / style / part).mkdir(parents=True)
+            for i in range(count):
+                rng = np.random.default_rng((step, i, part == "test"))
+                events = [(0, bytes.fromhex("ff580404021808"))]
+                for b in range(12):
+                    start = 55 + int(rng.integers(0, 12))
+                    for k in range(4):
+                        events += note(b * 1920 + k * 480, start + step * k, 240)
+                (root / style / part / f"{i}.mid").write_bytes(build_midi([sorted(events, key=lambda e: e[0])]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def pieces(folder):
+    return read_pieces([folder / "climbing" / "tune"])[0]
+
+
+@pytest.fixture(scope="module")
+def samples(folder, checkpoint):
+    test = read_pieces([folder / "climbing" / "test"])[0]
+    return [s for _, s, _ in draw_fills([(p, (0, 12)) for p in test], checkpoint, count=6, seed=0, held_out=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("lora-4", 2 * 4 * (4 * 128 + 2 * 320)),
+        ("bone", 2 * 16 * (4 * 64 + 256 + 64)),
+        ("full", None),
+        ("initial-state", 2 * 1 * 64 * 64),
+    ],
+)
+def test_a_method_learns_in_its_own_parameters(checkpoint, pieces, samples, method, parameters, monkeypatch):
+    monkeypatch.setitem(adapters.RATES, method, 1e-2)
+    before = full_nats(checkpoint.model(), samples).sum()
+    adapted = adapt(method, checkpoint, pieces, seed=0)
+    assert adapted.parameters == (parameters or sum(w.size for w in checkpoint.weights.values()))
+    assert adapted.held_out[1] < adapted.held_out[0]
+    assert adapted.steps > 0
+    assert adapted.nats(samples).sum() < before
+    changed = {k for k, v in adapted.model.state_dict().items() if k in checkpoint.weights and method != "full"
+               and not np.array_equal(v.numpy(), checkpoint.weights[k])}  # fmt: skip
+    assert not changed  # the base weights stay
+
+
+def test_a_prefix_is_read_before_the_prompt(checkpoint, pieces, samples):
+    adapted = adapt("prefix", checkpoint, pieces, seed=0)
+    model = checkpoint.model()
+    sample = samples[0]
+    with torch.no_grad():
+        _, state = model.hidden(torch.tensor([adapted.prefix]))
+        logits, _ = model(torch.tensor([sample.ids[:-1]]), state)
+    nats = -torch.log_softmax(logits[0], -1)[torch.arange(len(sample.ids) - 1), torch.tensor(sample.ids[1:])]
+    expected = float(nats[torch.tensor(sample.roles[1:]) == 2].sum())
+    assert adapted.nats([sample])[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_losses_are_those_of_the_plain_form(checkpoint, samples):
+    model = checkpoint.model()
+    expected = [styled_nats(model, s, checkpoint.tokenizer.id("Context_Middle"), Style("none")) for s in samples]
+    np.testing.assert_allclose(full_nats(model, samples), expected, rtol=1e-4)
+
+
+def test_unknown_methods_are_refused(checkpoint, pieces):
+    with pytest.raises(ValueError, match="method must be one of lora-4"):
+        adapt("nonsense", checkpoint, pieces, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["kernel", "decorrelated"])
+def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, script, variant, monkeypatch):
+    monkeypatch.setattr(packing_module, "wkv7", packing_module.wkv7)  # put back afterwards
+    plain = prepare(pieces, checkpoint, checkpoint.model().requires_grad_(False))
+    tuning = script("state_variants").make_variant(variant, plain)
+    assert tuning.before == pytest.approx(plain.before, rel=1e-5)
+    engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
+    fills = [read_fill(engine, s, checkpoint.tokenizer.id("Context_Middle"), notes=1, unit=0) for s in samples]
+    before = tuning.nats(fills).sum()
+    tuning.steps = 8
+    tuning.run()
+    assert tuning.best < tuning.before
+    assert tuning.nats(fills).sum() < before
+
+
+@pytest.mark.slow
+def test_the_script_compares_and_adds_up(folder, checkpoint_folder, script, tmp_path, monkeypatch):
+    compare = script("compare_styles")
+    monkeypatch.setattr("midi_rwkv.model.checkpoint.DEFAULT_CHECKPOINT", checkpoint_folder)
+    monkeypatch.setattr(compare, "TEST_FILLS", 6)
+    for cached in (compare.test_material, compare.test_fills, compare.frozen_model):
+        cached.cache_clear()
+    module = sys.modules["midi_rwkv.style.personalize"]  # `midi_rwkv.style.personalize` is the function
+    monkeypatch.setattr(module, "TUNE_FILLS", 20)
+    monkeypatch.setattr(module, "HELD_OUT_FILLS", 12)
+    records = []
+    for method in ("base", "state", "prefix"):
+        for style in ("climbing", "staying"):
+            job = compare.Job(style, 0 if method == "base" else 4, method, 0)
+            records.append(compare.do(job, folder, tmp_path))
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, records)))
+    text = compare.table(tmp_path)
+    by_key = {r["key"]: r for r in records}
+    base, state = (compare.per_note(by_key[k]) for k in ("climbing/0/base/0", "climbing/4/state/0"))
+    assert f"| base | {base:.4f} |" in text
+    assert f"| state | {state - base:+.4f} |" in text
+    assert state < base
+    assert "| 4, state against base |" in text
+    with zipfile.ZipFile(tmp_path / "valid.zip", "w") as archive:
+        for i in range(2):
+            archive.write(folder / "staying" / "test" / f"{i}.mid", f"folk/{i}.mid")
+    monkeypatch.setattr(compare, "VALID_FILLS", 4)
+    text = compare.more(folder, tmp_path, tmp_path / "valid.zip", 4)
+    assert f"| climbing | {state - base:+.4f} |" in text
+    assert "4 fills of 1 sources of valid.zip" in text

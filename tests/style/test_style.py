@@ -1,0 +1,265 @@
+"""Style files, their names, weights and blends, and what they do to a fill."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midi_rwkv.commands.cli import main
+from midi_rwkv.commands.convert import convert
+from midi_rwkv.fill.infill import Infiller, infill
+from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.style.style import (
+    Style,
+    blend,
+    check_name,
+    describe,
+    find_style,
+    load_style,
+    parse_blend,
+    read_info,
+    save_style,
+    style_path,
+    styles_folder,
+)
+
+SHAPE = (2, 1, 64, 64)
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path, monkeypatch):
+    """A user's data folder of this test's own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return styles_folder()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return load_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture
+def keep(checkpoint):
+    """keep("mine", run=array, ...) keeps a style of the tiny checkpoint by name."""
+
+    def call(name, run=None, wkv=None, **info):
+        save_style(
+            Style(name, wkv, run, {"base": checkpoint_hash(checkpoint), **info}),
+            styles_folder() / f"{name}.safetensors",
+        )
+        return styles_folder() / f"{name}.safetensors"
+
+    return call
+
+
+def random_state(seed, scale=3.0):
+    return (scale * np.random.default_rng(seed).normal(size=SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def song():
+    notes = tuple(Note(b * 1920 + k * 480, 60 + (b + k) % 7, 240, 80) for b in range(8) for k in range(4))
+    bass = tuple(Note(b * 1920, 36 + b % 5, 960, 80) for b in range(8))
+    return Score(480, (Track("Lead", 73, False, notes), Track("Bass", 33, False, bass)), (TimeSignature(0, 4, 4),))
+
+
+REGION = Region.rectangle([0, 1], [(2, 4), (6, 7)])
+
+
+def fills_of(candidates):
+    return [c.fills for c in candidates]
+
+
+def test_a_style_comes_back_as_it_was_kept(checkpoint, keep):
+    run = random_state(0)
+    path = keep("my songs", run, files="5")
+    found = load_style("my songs", checkpoint)
+    assert np.array_equal(found.run, run)
+    assert found.wkv is None
+    assert (found.name, found.info["files"]) == ("my songs", "5")
+    assert np.array_equal(load_style(path, checkpoint).run, run)
+    assert sorted(p.name for p in styles_folder().iterdir()) == [path.name]
+
+
+def test_strength_0_is_exactly_the_base_model(checkpoint, keep, song):
+    keep("mine", random_state(0))
+    plain = infill(song, REGION, checkpoint, candidates=2, seed=3)
+    nothing = infill(song, REGION, checkpoint, candidates=2, seed=3, style=find_style("mine", checkpoint, 0.0))
+    zero = infill(song, REGION, checkpoint, candidates=2, seed=3, style="mine:0")
+    assert fills_of(plain) == fills_of(nothing) == fills_of(zero)
+    assert find_style("mine", checkpoint, 0.0) is None
+    full = infill(song, REGION, checkpoint, candidates=2, seed=3, style="mine")
+    assert fills_of(full) != fills_of(plain)
+
+
+@pytest.mark.parametrize("place", ["run", "wkv"])
+def test_a_state_is_put_in_its_place(checkpoint, song, place):
+    """The first cell's logits are those of the plain sequence form with the state put in by hand."""
+    model, state = checkpoint.model(), random_state(1)
+    style = Style("mine", **{place: state})
+    infiller = Infiller(checkpoint, style=style, precision="float32")
+    seen = []
+    engine = infiller.engine
+    prefill = engine.prefill
+
+    def spy(ids, rows):
+        logits = prefill(ids, rows)
+        seen.append((list(ids), logits.copy()))
+        return logits
+
+    engine.prefill = spy
+    infiller(song, Region.rectangle([0], [(3, 4)]), seed=0)
+    middle = infiller.tokens.middle
+    first = next(k for k, (ids, _) in enumerate(seen) if infiller.tokens.fill_start in ids)
+    ids = [i for part, _ in seen[: first + 1] for i in part]
+    at = ids.index(middle)
+    start = model.new_state(1)
+    if place == "wkv":
+        start.wkv += torch.from_numpy(state)[:, None]
+    with torch.no_grad():
+        _, after = model(torch.tensor([ids[:at]]), start)
+        if place == "run":
+            after.wkv += torch.from_numpy(state)[:, None]
+        expected, _ = model(torch.tensor([ids[at:]]), after)
+    np.testing.assert_allclose(seen[first][1][0], expected[0, -1].numpy(), rtol=1e-3, atol=1e-3)
+    reads = [ids for ids, _ in seen if infiller.tokens.bos in ids]
+    assert len(reads) == 1  # the context is read once
+
+
+def test_candidates_that_read_the_same_read_it_once(checkpoint, keep, song):
+    keep("mine", random_state(0))
+    infiller = Infiller(checkpoint, style=find_style("mine", checkpoint))
+    rows = []
+    prefill = infiller.engine.prefill
+    infiller.engine.prefill = lambda ids, state: rows.append((len(ids), state.batch)) or prefill(ids, state)
+    infiller(song, Region.rectangle([0], [(3, 4)]), candidates=3, seed=0)
+    assert [batch for _, batch in rows] == [1, 1]
+
+
+def test_blends_are_weighted_sums(checkpoint, keep):
+    a, b = random_state(0), random_state(1)
+    keep("a", a)
+    keep("b", b)
+    mixed = find_style("a:0.7,b:0.3", checkpoint, 0.5)
+    np.testing.assert_allclose(mixed.run, 0.35 * a + 0.15 * b, rtol=1e-5, atol=1e-6)
+    assert mixed.name == "a:0.35+b:0.15"
+    assert np.array_equal(find_style("a", checkpoint).run, a)
+    both = blend([(Style("x", wkv=a), 0.5), (Style("y", run=b), 1.0)])
+    np.testing.assert_allclose(both.wkv, 0.5 * a)
+    np.testing.assert_allclose(both.run, b)
+
+
+@given(
+    st.lists(
+        st.tuples(st.from_regex(r"[a-z][a-z0-9 _.-]{0,9}[a-z]", fullmatch=True), st.integers(0, 100)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_is_written_as_a_blend_is_read_as_one(parts):
+    text = ",".join(f"{name}:{weight / 100}" for name, weight in parts)
+    assert parse_blend(text) == [(name, weight / 100) for name, weight in parts]
+    assert parse_blend(",".join(name for name, _ in parts)) == [(name, 1.0) for name, _ in parts]
+
+
+def test_a_path_may_hold_a_colon():
+    assert parse_blend(r"C:\styles\mine.safetensors") == [(r"C:\styles\mine.safetensors", 1.0)]
+    assert parse_blend(r"C:\styles\mine.safetensors:0.5") == [(r"C:\styles\mine.safetensors", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gone", "no style is called 'gone'; there are: mine"),
+        ("gone.safetensors", "no style file gone.safetensors"),
+        ("../mine", "no style file ../mine"),
+        ("mine:1.5", "weight must lie in 0-1, got 1.5 for mine"),
+        ("mine:-1", "weight must lie in 0-1"),
+        ("mine:nan", "weight must lie in 0-1"),
+        ("mine,", "NAME or NAME:WEIGHT"),
+        ("", "NAME or NAME:WEIGHT"),
+        (":0.5", "no style is called ':0.5'"),
+    ],
+)
+def test_bad_texts_are_refused(checkpoint, keep, text, words):
+    keep("mine", random_state(0))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find_style(text, checkpoint)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a:b", "a,b", "x" * 65, "mine.safetensors", "a\nb"])
+def test_bad_names_are_refused(name):
+    with pytest.raises(ValueError, match="a style's name is letters"):
+        check_name(name)
+
+
+def test_a_style_of_another_checkpoint_is_refused(checkpoint, keep):
+    path = keep("mine", random_state(0), base="0123456789abcdef")
+    with pytest.raises(ValueError, match=r"mine was tuned on another checkpoint \(0123456789abcdef\)"):
+        load_style(path, checkpoint)
+    keep("wide", np.zeros((2, 2, 64, 64), np.float32))
+    with pytest.raises(ValueError, match=r"holds 'run' of shape \(2, 2, 64, 64\)"):
+        load_style("wide", checkpoint)
+    keep("broken", np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(ValueError, match="holds values that are no numbers"):
+        load_style("broken", checkpoint)
+
+
+def test_strength_needs_a_style_and_lies_in_0_to_1(checkpoint, keep):
+    keep("mine", random_state(0))
+    with pytest.raises(ValueError, match="needs a style"):
+        find_style(None, checkpoint, 0.5)
+    with pytest.raises(ValueError, match="strength must lie in 0-1, got 2"):
+        find_style("mine", checkpoint, 2.0)
+
+
+def test_a_full_disk_leaves_the_old_style(keep, monkeypatch):
+    path = keep("mine", random_state(0))
+    before = path.read_bytes()
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match=r"mine.safetensors could not be written: No space left on device"):
+        keep("mine", random_state(1))
+    assert path.read_bytes() == before
+    assert len(list(styles_folder().iterdir())) == 1
+
+
+def test_the_command_lists_shows_and_removes(keep, capsys):
+    assert main(["styles"]) == 0
+    assert "midi-rwkv personalize my1.mid my2.mid --name mine" in capsys.readouterr().out
+    facts = {"files": "5", "bars": "64", "notes": "900", "date": "2026-01-02"}
+    path = keep("mine", random_state(0), held_out_before="2.0", held_out_after="1.9", **facts)
+    keep("plain", random_state(0))
+    assert main(["styles"]) == 0
+    line = "5 files, 64 bars, 900 notes; held out 2.000 -> 1.900 nats a note (-5.0 %); 2026-01-02"
+    assert f"mine   {line}" in capsys.readouterr().out
+    assert describe(read_info(path)) == line
+    assert main(["styles", "mine"]) == 0
+    assert "  held_out_after: 1.9" in capsys.readouterr().out
+    assert main(["styles", "mine", "--remove"]) == 0
+    assert not path.exists()
+    assert main(["styles", "mine", "--remove"]) == 2
+    assert "no style is called 'mine'; there are: plain" in capsys.readouterr().err
+    assert style_path("plain").exists()
+
+
+def test_rwkv_peft_files_come_in_and_go_out(checkpoint, keep, song, tmp_path):
+    state = random_state(2)
+    keep("mine", state)
+    convert(style_path("mine"), tmp_path / "state.pth")
+    saved = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert np.array_equal(saved["blocks.1.att.time_state"].numpy(), state[1].transpose(0, 2, 1))
+    convert(tmp_path / "state.pth", tmp_path / "back.safetensors")
+    back = load_style(tmp_path / "back.safetensors", checkpoint)
+    assert np.array_equal(back.wkv, state)
+    assert infill(song, REGION, checkpoint, seed=1, style=back)
+    save_style(Style("both", state, state), tmp_path / "both.safetensors")
+    with pytest.raises(ValueError, match="has room for one"):
+        convert(tmp_path / "both.safetensors", tmp_path / "both.pth")
