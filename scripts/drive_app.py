@@ -1,6 +1,6 @@
 """The app in a process of its own, and a composer at its page: for the tests, the benchmark and the screenshots.
 
-Not a command: tests/page, benchmark_app.py and picture_app.py use it.
+Not a command: tests/app/page, benchmark_app.py and picture_app.py use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Songs as arrays, and token shards, from which training samples are assembled without re-tokenizing.
 
 A shard holds every song's cells (track x bar) as ids with offsets, so any window, region and track order can be cut out
-of arrays. A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on (`corpus_build.py`
+of arrays. A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on (`build.py`
 writes them). Songs are read with symusic, which is quick; `midi.read_midi` says first whether they can be.
 """
 

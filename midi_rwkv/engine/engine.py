@@ -6,9 +6,9 @@
     state = state.repeat(8)                        # eight candidates from here on
     logits = engine.step(chosen, state)            # (8, V)
 
-Three engines do the same: "numba" (engine_numba.py: one compiled function, no torch), "torch" (engine_torch.py, for
-where numba cannot run) and "triton" (engine_triton.py, on a GPU). Neither torch nor numba is imported before an engine
-is made. A Transformer's weights get an engine of their own (engine_attention.py).
+Three engines do the same: "numba" (numba_engine.py: one compiled function, no torch), "torch" (torch_engine.py, for
+where numba cannot run) and "triton" (triton_engine.py, on a GPU). Neither torch nor numba is imported before an engine
+is made. A Transformer's weights get an engine of their own (attention_engine.py).
 """
 
 from __future__ import annotations

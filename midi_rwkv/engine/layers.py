@@ -1,4 +1,4 @@
-"""The pieces of a token's way through RWKV-7, written as vectors: what engine_numba.py puts together.
+"""The pieces of a token's way through RWKV-7, written as vectors: what numba_engine.py puts together.
 
 Each is a kernel of flat float32 arrays and offsets into them. `work` is the engine's workspace, `count` = batch x steps
 the number of tokens in it, `size` the model's width C, and `w_at` where a kernel's weights begin.

@@ -75,7 +75,7 @@ def _advance(  # type: ignore[no-untyped-def]
     the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x stands at
     the beginning of `work` and the first layer's values after it. `starts` says where the weights of each layer begin,
     and where those after the last. `block` is `matmul`'s. `vocabulary` and the ranks of the adapters are padded. The
-    order of the weights is engine_pack.py's.
+    order of the weights is pack.py's.
     """
     count, layers = batch * steps, starts.shape[0] - 1
     full, heads = count * size, size // head_size
@@ -167,7 +167,7 @@ def _advance(  # type: ignore[no-untyped-def]
 class NumbaEngine(Engine):
     """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows.
 
-    A step of a single row is shared as engine_pair.py says, as long as that is quicker.
+    A step of a single row is shared as pair.py says, as long as that is quicker.
     """
 
     block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache

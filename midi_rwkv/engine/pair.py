@@ -1,4 +1,4 @@
-"""One token of one candidate on two threads: engine_numba.py's `advance`, cut into parts that either thread claims.
+"""One token of one candidate on two threads: numba_engine.py's `advance`, cut into parts that either thread claims.
 
 A matrix is cut by rows, the recurrence by heads. Vectors are so short that each thread computes them for itself.
 """

@@ -72,7 +72,7 @@ class Trainer:
         workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
         that one forward pass takes, where a step's share does not fit the memory; 0: all. piece: ids of a row at a
         time, for rows that do not fit (state_passing.py); 0: whole rows. compiled: train through torch.compile
-        (train_compile.py).
+        (compiled.py).
         """
         self.run_folder, self.config = run, config
         if not (shards / "tokenizer.json").exists():
