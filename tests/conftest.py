@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when the kernels are imported
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 RawEvent = tuple[int, bytes]  # absolute tick, the message with its status byte
