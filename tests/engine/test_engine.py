@@ -400,8 +400,8 @@ def test_unsuitable_weights_are_refused():
 
 PROGRAM = """
 import sys
-from midi_rwkv import engine_numba
-print(len(engine_numba.advance("float32")._cache_hits), "torch" in sys.modules)
+from midi_rwkv.engine import numba_engine
+print(len(numba_engine.advance("float32")._cache_hits), "torch" in sys.modules)
 """
 
 

@@ -336,7 +336,7 @@ def test_a_full_disk_leaves_nothing(song, tmp_path):
     program = (
         "import resource, signal, sys\n"
         "from midi_rwkv.score.midi import *\n"
-        "from midi_rwkv.score import *\n"
+        "from midi_rwkv.score.score import *\n"
         "score = read_midi('in.mid')\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
