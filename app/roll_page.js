@@ -85,15 +85,16 @@ function complain(text) {
   forgetting = setTimeout(() => say(model.status ? model.status.text : ""), MESSAGE);
 }
 
-// Gradio's notes on the page lie over its buttons: while the song is shown their text is told below it instead.
+// Gradio's notes on the page lie over its buttons: while the song is shown their text is told below it instead. A note
+// that comes while one is going may be put into the same box, so what has been told is known by its text, not its box.
+const told = new WeakMap();
 new MutationObserver(() => {
-  const toasts = document.querySelectorAll('[data-testid="toast-body"]:not([hidden])');
-  if (!toasts.length || !isShown()) return;
+  const fresh = [...document.querySelectorAll('[data-testid="toast-text"]')].filter((note) => told.get(note) !== note.textContent);
+  if (!fresh.length || !isShown()) return;
   lookForServer();
-  const texts = [...document.querySelectorAll('[data-testid="toast-text"]')].map((text) => text.innerText.trim());
-  if (!texts.length) return;
-  complain([...new Set(texts)].join(" "));
-  for (const toast of toasts) {
+  for (const note of fresh) told.set(note, note.textContent);
+  complain([...new Set(fresh.map((note) => note.textContent.trim()))].join(" "));
+  for (const toast of document.querySelectorAll('[data-testid="toast-body"]')) {
     toast.hidden = true;
     toast.style.display = "none";
     toast.querySelector('[data-testid="toast-close"]').click();

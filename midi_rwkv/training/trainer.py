@@ -157,6 +157,7 @@ class Trainer:
         if self.group.first:
             self.curve.cut(self.tokens)
             print(f"going on at {self.tokens:,} tokens", flush=True)
+            self._save_checkpoint("checkpoint", self.model)  # a kill may have come between the state and this
 
     def save(self) -> None:
         """`state.pt` and `checkpoint/`, each file whole or not at all; the first process's work."""
