@@ -57,6 +57,6 @@ def wkv7_packed(
         carried = state.masked_fill(packing.starts[:, 0, None, None, None], 0.0)  # (B, H, K, V)
         segments = len(packing.cu_seqlens) - 1
         initial = state.new_zeros(segments, *state.shape[1:]).index_copy(0, packing.leading, carried)
-    rows = (x.reshape(1, B * T, *x.shape[2:]) for x in (r, log_decay, k, v, a, b))
-    y, final = wkv7(*rows, initial, cu_seqlens=packing.cu_seqlens, backend=backend)
+    r, log_decay, k, v, a, b = (x.reshape(1, B * T, *x.shape[2:]) for x in (r, log_decay, k, v, a, b))
+    y, final = wkv7(r, log_decay, k, v, a, b, initial, cu_seqlens=packing.cu_seqlens, backend=backend)
     return y.view(B, T, *y.shape[2:]), final[packing.last]
