@@ -34,7 +34,7 @@ ORDERED = ("contract",)  # multiplication and addition may fuse
 FREE = ("contract", "reassoc", "nsz")  # and sums may be reordered; NaN and infinity stay what they are
 
 INTEGER = ir.IntType(64)
-NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int8: ir.IntType(8)}
+LLVM_TYPES = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int8: ir.IntType(8)}
 
 
 class Index:
@@ -265,7 +265,7 @@ def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> 
         kinds = signature.args[0].types
         arrays, integers = (cgutils.unpack_tuple(builder, x) for x in args)
         pointers = [context.make_array(t)(context, builder, value=x).data for t, x in zip(kinds, arrays, strict=True)]
-        numbers = [NUMBERS[t.dtype] for t in kinds]
+        numbers = [LLVM_TYPES[t.dtype] for t in kinds]
         builder.call(_function(builder.module, name, body, numbers, len(integers)), pointers + integers)
         return context.get_dummy_value()
 

@@ -102,18 +102,12 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     if job.method == "base":
         seconds = 0.0
         nats = fills_nats(frozen_model(), test_fills(folder, job.style))
-    elif job.method.startswith("state"):
-        variant = job.method.removeprefix("state").removeprefix("-")
+    elif job.method == "state":
         tuning = prepare(read_pieces(files)[0], checkpoint, frozen_model(), seed=job.seed)
-        if variant:
-            from state_variants import make_variant
-
-            tuning = make_variant(variant, tuning)
         tuning.run()
         seconds = time.monotonic() - began
-        if not variant:
-            path = out / "styles" / f"{job.style}-{job.count}-{job.seed}.safetensors"
-            save_style(Style(path.stem, run=tuning.best_state.numpy()), path)
+        path = out / "styles" / f"{job.style}-{job.count}-{job.seed}.safetensors"
+        save_style(Style(path.stem, run=tuning.best_state.numpy()), path)
         nats = tuning.nats(test_fills(folder, job.style))
         more = {
             "steps": tuning.best_step,

@@ -36,13 +36,10 @@ class Variant:
     train: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     shards: str = ""  # put after SHARDS
-    hybrid: bool = False  # one layer of sliding-window attention (hybrid_model.py)
-    tied: bool = False  # one matrix for embedding and head (tied_model.py)
 
     def settings(self, **common: Any) -> str:
-        """What tells its run from others, whatever it is called. `tied` came later: results from before lack it."""
-        own = {k: v for k, v in asdict(self).items() if k != "tied" or v}
-        return json.dumps({**own, "name": "", **common}, sort_keys=True)
+        """What tells its run from others, whatever it is called; "hybrid" stands in the results of earlier versions."""
+        return json.dumps({**asdict(self), "name": "", "hybrid": False, **common}, sort_keys=True)
 
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
@@ -82,12 +79,7 @@ def groups(shards: Path) -> dict[str, list[Variant]]:
             Variant("2 x 192", model=size(2, 192)),
         ],
         "heads": [Variant("of 64"), Variant("of 32", model={"head_size": 32})],
-        "embeddings": [Variant("untied"), Variant("tied", tied=True)],
-        "arch": [
-            Variant("rwkv7"),
-            Variant("transformer", model={"arch": "transformer"}),
-            Variant("rwkv7, one layer of window attention", hybrid=True),
-        ],
+        "arch": [Variant("rwkv7"), Variant("transformer", model={"arch": "transformer"})],
         "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (0, 1024, 2048, 8192, 16384))],
     }
 
@@ -101,21 +93,11 @@ AT_EQUAL_TIME = ("shape", "arch", "bpe")
 
 def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     """A trainer, new or going on, of one variant."""
-    from hybrid_model import HybridRWKV7
-    from tied_model import TiedRWKV7
-
     from midi_rwkv.model.config import ModelConfig
-    from midi_rwkv.training import trainer as train
+    from midi_rwkv.training.trainer import Trainer
 
-    usual = train.make_model
-    train.make_model = (  # type: ignore[assignment]
-        HybridRWKV7 if variant.hybrid else TiedRWKV7 if variant.tied else usual
-    )
-    try:
-        own = Path(f"{shards}{variant.shards}")
-        return train.Trainer(own, run, ModelConfig(**variant.model), replace(config, **variant.train))
-    finally:
-        train.make_model = usual
+    own = Path(f"{shards}{variant.shards}")
+    return Trainer(own, run, ModelConfig(**variant.model), replace(config, **variant.train))
 
 
 def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: Any) -> list[float]:

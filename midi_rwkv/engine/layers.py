@@ -8,11 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import types
-
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, Row, vector_kernel
-
-NUMBERS = {"float32": types.float32, "int8": types.int8}  # of a matrix, by the engine's precision
 
 
 @vector_kernel
@@ -145,23 +141,22 @@ def mix_values(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 @vector_kernel
 def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """What goes into the recurrence, for `heads` heads from the first on of `count` tokens; weights w0, a0, k_k, k_a.
+    """What goes into the recurrence of `count` tokens; weights w0, a0, k_k, k_a.
 
     In place: w becomes the decay, k the key that is stored, a the removal key -kk, and b (written) kk * rate.
     decay = exp(-exp(-softplus(-z) - 0.5)) = exp(-exp(-0.5) * sigmoid(z))
     """
     weights, work = arrays
-    w_at, w, k, a, b, count, size, head_size, first_head, heads = at
-    with emit.span(count) as n, emit.span(heads) as more:
-        head = first_head + more
+    w_at, w, k, a, b, count, size, head_size = at
+    with emit.span(count) as n, emit.span(size, head_size) as head:
         squares = emit.sum()
         with emit.span(head_size, LANES) as i:
-            here = head * head_size + i
+            here = head + i
             kk = work.row(k + n * size + here) * weights.row(w_at + size * 2 + here)
             squares.add(kk * kk)
         scale = emit.one() / squares.row().sum().sqrt().at_least(1e-12)
         with emit.span(head_size, LANES) as i:
-            channel = head * head_size + i
+            channel = head + i
             here = n * size + channel
             decay = ((weights.row(w_at + channel) + work.row(w + here)).sigmoid() * -math.exp(-0.5)).exp()
             rate = (weights.row(w_at + size + channel) + work.row(a + here)).sigmoid()
@@ -174,16 +169,15 @@ def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 
 def recurrence(width: int) -> Any:
-    """kernels/wkv7_reference.py for `heads` heads from the first on, `width` value channels at a time."""
+    """kernels/wkv7_reference.py, `width` value channels at a time."""
 
     @vector_kernel
     def kernel(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
         wkv, work = arrays
-        state_at, r, w, k, v, a, b, y, batch, steps, size, head_size, first_head, heads = at
-        with emit.span(batch) as row, emit.span(heads) as more, emit.span(head_size, width) as column:
-            head = first_head + more
-            state = state_at + (row * size + head * head_size) * head_size + column
-            first = row * steps * size + head * head_size
+        state_at, r, w, k, v, a, b, y, batch, steps, size, head_size = at
+        with emit.span(batch) as row, emit.span(size, head_size) as head, emit.span(head_size, width) as column:
+            state = state_at + (row * size + head) * head_size + column
+            first = row * steps * size + head
             found = emit.sum(width)  # a^T S for the coming token
             with emit.span(head_size) as i:
                 found.add(wkv.row(state + i * head_size, width) * work.spread(a + first + i))
@@ -209,16 +203,15 @@ recurrence_64, recurrence_16 = recurrence(64), recurrence(16)
 
 @vector_kernel
 def finish(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """(group norm of y + bonus) * gate, in place of y, for some heads; weights r_k, ln_x's scale, its bias."""
+    """(group norm of y + bonus) * gate, in place of y; weights r_k, ln_x's scale, its bias."""
     weights, work = arrays
-    w_at, r, k, v, g, y, count, size, head_size, first_head, heads = at
-    with emit.span(count) as n, emit.span(heads) as more:
-        head = first_head + more
+    w_at, r, k, v, g, y, count, size, head_size = at
+    with emit.span(count) as n, emit.span(size, head_size) as head:
         total, squares, bonus = emit.sum(), emit.sum(), emit.sum()
-        first = n * size + head * head_size
+        first = n * size + head
         with emit.span(head_size, LANES) as i:
             total.add(work.row(y + first + i))
-            r_k = weights.row(w_at + head * head_size + i)
+            r_k = weights.row(w_at + head + i)
             bonus.add(work.row(r + first + i) * work.row(k + first + i) * r_k)
         mean, weight = total.row().sum() / head_size.number(), bonus.row().sum()
         with emit.span(head_size, LANES) as i:
@@ -226,6 +219,6 @@ def finish(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
             squares.add(rest * rest)
         scale = emit.one() / (squares.row().sum() / head_size.number() + 64e-5).sqrt()
         with emit.span(head_size, LANES) as i:
-            here, channel = first + i, w_at + head * head_size + i
+            here, channel = first + i, w_at + head + i
             row = (work.row(y + here) - mean) * scale * weights.row(channel + size) + weights.row(channel + size * 2)
             work.put(y + here, (row + weight * work.row(v + here)) * work.row(g + here))

@@ -11,7 +11,6 @@ A token of a small model costs as long as its weights take to be read, so everyt
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -21,13 +20,12 @@ from numba import types
 from numba.extending import register_jitable
 from numpy.typing import ArrayLike
 
-from midi_rwkv.engine import layers as engine_kernels
 from midi_rwkv.kernels import numba_vectors
 
+from . import layers
 from .cache import compiled
 from .engine import Engine, Floats, Ids, State
 from .layers import (
-    NUMBERS,
     add,
     enter,
     finish,
@@ -43,9 +41,9 @@ from .layers import (
     tanh,
 )
 from .pack import BLOCK, pack
-from .pair import Pace, Pair
 
-SOURCES = [__file__, engine_kernels.__file__, numba_vectors.__file__]
+SOURCES = [__file__, layers.__file__, numba_vectors.__file__]
+MATRIX_TYPES = {"float32": types.float32, "int8": types.int8}  # by precision
 
 floats, integers = types.float32[::1], types.int64[::1]
 
@@ -53,7 +51,7 @@ floats, integers = types.float32[::1], types.int64[::1]
 @cache
 def advance(precision: str) -> Callable[..., None]:
     """The compiled `_advance` for matrices of this precision."""
-    arrays = (integers, floats, floats, NUMBERS[precision][::1], floats, types.int64[:, ::1], *[floats] * 6)
+    arrays = (integers, floats, floats, MATRIX_TYPES[precision][::1], floats, types.int64[:, ::1], *[floats] * 6)
     return compiled(types.void(*arrays, *[types.intp] * 13), SOURCES)(_advance)
 
 
@@ -78,7 +76,7 @@ def _advance(  # type: ignore[no-untyped-def]
     order of the weights is pack.py's.
     """
     count, layers = batch * steps, starts.shape[0] - 1
-    full, heads = count * size, size // head_size
+    full = count * size
     x, first_values, h = 0, full, 2 * full
     m = 3 * full + batch * size  # h has one token more a row
     r, w, k, v = m + full, m + 2 * full, m + 3 * full, m + 4 * full
@@ -135,15 +133,15 @@ def _advance(  # type: ignore[no-untyped-def]
         sigmoid(only, (low, count * rank_g))
         place = project(product, place, (size, rank_g, count, low, g))
 
-        prepare(both, (at, w, k, a, b, count, size, head_size, 0, heads))
+        prepare(both, (at, w, k, a, b, count, size, head_size))
         at += 4 * size
         state = (layer * rows + first_row) * size * head_size
-        places = (state, r, w, k, v, a, b, y, batch, steps, size, head_size, 0, heads)
+        places = (state, r, w, k, v, a, b, y, batch, steps, size, head_size)
         if head_size % 64 == 0:
             recurrence_64((wkv, work), places)
         else:
             recurrence_16((wkv, work), places)
-        finish(both, (at, r, k, v, g, y, count, size, head_size, 0, heads))
+        finish(both, (at, r, k, v, g, y, count, size, head_size))
         at += 3 * size
         place = project(product, place, (size, size, count, y, m))
         add(only, (x, m, full))
@@ -165,10 +163,7 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 class NumbaEngine(Engine):
-    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows.
-
-    A step of a single row is shared as pair.py says, as long as that is quicker.
-    """
+    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
 
     block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
 
@@ -180,14 +175,11 @@ class NumbaEngine(Engine):
         self.other = ThreadPoolExecutor(1) if threads > 1 else None
         self.advance = advance(precision)
         self.precision = precision
-        self.pair: Pair | None = None  # the other thread watches for the next step of a single row
-        self.pace = Pace()
         self.packed = pack(weights, self.n_layer, precision)
         self.nothing = np.empty(0, np.float32)
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
         ids = self.check_tokens(tokens)
-        self._dismiss()
         logits = self._logits(state.batch)
         steps = max(1, self.block_tokens // state.batch)
         pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
@@ -212,9 +204,6 @@ class NumbaEngine(Engine):
 
     def step(self, tokens: ArrayLike, state: State) -> Floats:
         ids = self.check_tokens(tokens, state.batch)
-        if self.other is not None and state.batch == 1:
-            return self._step_one(ids, state)[:, : self.vocab_size]
-        self._dismiss()
         logits = self._logits(state.batch)
         layers, half = (0, self.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
         if self.other is None or not 0 < half < state.batch:
@@ -225,29 +214,6 @@ class NumbaEngine(Engine):
             self._advance(ids[half:], state, spaces[1], logits, layers, (half, state.batch))
             first.result()
         return logits[:, : self.vocab_size]
-
-    def _step_one(self, ids: Ids, state: State) -> Floats:
-        """A step of one row, on two threads where that is quicker."""
-        began = time.perf_counter()
-        pair, self.pair = self.pair, None  # one that is interrupted loses count of its parts: it is not used again
-        if pair is not None and not (self.pace.together and pair.serves(state)):
-            pair.dismiss()
-            pair = None
-        if self.pace.together and self.other is not None:
-            pair = pair or Pair(self.packed, self.head_size, self.precision, state=state, pool=self.other)
-            logits = pair.step(int(ids[0]))[None]
-            self.pair = pair
-        else:
-            logits = self._logits(1)
-            self._advance(ids, state, self._workspace(1, 1), logits, (0, self.n_layer))
-        self.pace.note(time.perf_counter() - began)
-        return logits
-
-    def _dismiss(self) -> None:
-        """Make the other thread free for something else."""
-        if self.pair is not None:
-            self.pair.dismiss()
-            self.pair = None
 
     def _logits(self, batch: int) -> Floats:
         return np.empty((batch, self.packed.vocabulary), np.float32)

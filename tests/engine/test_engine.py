@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,7 @@ import pytest
 
 from midi_rwkv.engine.engine import Engine, State
 from midi_rwkv.engine.make import make_engine
-from midi_rwkv.engine.numba_engine import NumbaEngine
 from midi_rwkv.engine.pack import quantised
-from midi_rwkv.engine.pair import CYCLES, TRIAL, Pace
 
 VOCABULARY = 90  # not a multiple of 16
 
@@ -321,55 +318,6 @@ def test_int8_without_numba_is_refused(monkeypatch):
     monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="numba is not installed; use precision='float32'"):
         make_engine(WEIGHTS, precision="int8")
-
-
-class Follower:
-    """In place of the second thread: comes never, before the leader (and leaves, out of patience), or a token late."""
-
-    def __init__(self, when: str) -> None:
-        self.when, self.jobs = when, []
-
-    def submit(self, run, token, begin, patience) -> Future:
-        self.jobs.append(lambda: run(token, begin, 10))
-        if self.when == "first":
-            self.jobs.pop()()
-        if self.when == "late" and len(self.jobs) > 1:
-            self.jobs.pop(0)()
-        over: Future = Future()
-        over.set_result(-1)
-        return over
-
-
-@pytest.mark.parametrize("when", ["really", "never", "first", "late"])
-@pytest.mark.parametrize(("precision", "head_size"), [("float32", 64), ("int8", 64), ("float32", 16)])
-def test_one_row_on_two_threads_is_the_same_numbers(when: str, precision: str, head_size: int):
-    weights = random_weights(3, 192, head_size)
-    one, two = (NumbaEngine(weights, head_size, threads, precision) for threads in (1, 2))
-    if when != "really":
-        two.other = Follower(when)
-    states = [one.new_state(), two.new_state()]
-    for i, token in enumerate(random_tokens(400)):
-        np.testing.assert_array_equal(one.step([token], states[0]), two.step([token], states[1]))
-        if i % 50 == 49:  # go on from a copy
-            states = [state.copy() for state in states]
-    for name in ("att_shift", "ffn_shift", "wkv"):
-        np.testing.assert_array_equal(*(getattr(state, name) for state in states))
-
-
-def test_the_quicker_number_of_threads_is_used_and_both_are_tried_again():
-    def used(seconds: dict[bool, float], steps: int) -> int:
-        together = 0
-        for _ in range(steps):
-            together += pace.together
-            pace.note(seconds[pace.together])
-        return together
-
-    pace, (shortest, longest) = Pace(), CYCLES
-    assert used({True: 1.0, False: 2.0}, shortest) == shortest - TRIAL
-    assert used({True: 2.0, False: 1.0}, 2 * shortest) == TRIAL
-    assert used({True: 2.0, False: 1.0}, 4 * shortest) == TRIAL
-    assert used({True: 2.0, False: 1.0}, 10 * longest) < 20 * TRIAL
-    assert used({True: 1.0, False: 2.0}, 2 * longest) > longest - TRIAL
 
 
 def test_auto_takes_numba_and_says_so(monkeypatch):

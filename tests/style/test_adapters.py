@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from midi_rwkv.engine.make import make_engine
-from midi_rwkv.model import packing as packing_module
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.style import adapters as adapters
 from midi_rwkv.style.adapters import adapt, full_nats
-from midi_rwkv.style.personalize import draw_fills, prepare, read_pieces
+from midi_rwkv.style.personalize import draw_fills, read_pieces
 from midi_rwkv.style.style import Style
-from midi_rwkv.style.tuning import read_fill, styled_nats
+from midi_rwkv.style.tuning import styled_nats
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +94,6 @@ def test_losses_are_those_of_the_plain_form(checkpoint, samples):
 def test_unknown_methods_are_refused(checkpoint, pieces):
     with pytest.raises(ValueError, match="method must be one of lora-4"):
         adapt("nonsense", checkpoint, pieces, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["kernel", "decorrelated"])
-def test_variants_begin_at_the_base_and_learn(checkpoint, pieces, samples, script, variant, monkeypatch):
-    monkeypatch.setattr(packing_module, "wkv7", packing_module.wkv7)  # put back afterwards
-    plain = prepare(pieces, checkpoint, checkpoint.model().requires_grad_(False))
-    tuning = script("state_variants").make_variant(variant, plain)
-    assert tuning.before == pytest.approx(plain.before, rel=1e-5)
-    engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
-    fills = [read_fill(engine, s, checkpoint.tokenizer.id("Context_Middle"), notes=1, unit=0) for s in samples]
-    before = tuning.nats(fills).sum()
-    tuning.steps = 8
-    tuning.run()
-    assert tuning.best < tuning.before
-    assert tuning.nats(fills).sum() < before
 
 
 @pytest.mark.slow
