@@ -10,7 +10,7 @@ from midi_rwkv.score.score import Region, Score, Track
 
 def track_name(track: Track) -> str:
     """Its name, or that of its instrument where it has none."""
-    return track.name.strip() or program_name(track.program, track.is_drum)
+    return track.name.strip() or program_name(track.program, is_drum=track.is_drum)
 
 
 def region_text(score: Score, region: Region) -> str:

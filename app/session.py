@@ -72,7 +72,10 @@ class Session:
         key = self.version.file, self.version.new_tracks, self.version.taken
         if key not in self._scores:
             score = read_midi(self.data, self.name)
-            new = (Track(program_name(p, is_drum), p, is_drum, ()) for p, is_drum in self.version.new_tracks)
+            new = (
+                Track(program_name(p, is_drum=is_drum), p, (), is_drum=is_drum)
+                for p, is_drum in self.version.new_tracks
+            )
             for track, program, is_drum in self.version.taken:
                 score = score.with_instrument(track, program, is_drum=is_drum)
             self._scores[key] = replace(score, tracks=(*score.tracks, *new))
@@ -117,7 +120,7 @@ class Session:
         if count >= MAX_TRACKS:
             raise RequestError(f"the song has {count} tracks; the app shows at most {MAX_TRACKS}")
         tracks = (*self.version.new_tracks, (program, is_drum))
-        self._add(f"added {program_name(program, is_drum)}", new_tracks=tracks)
+        self._add(f"added {program_name(program, is_drum=is_drum)}", new_tracks=tracks)
 
     def take(self, track: int, instrument: tuple[int, bool] | None) -> None:
         """Take one of the file's tracks for a program or for drums, or for what the file says (None): a step. The file
@@ -128,7 +131,7 @@ class Session:
         others = (taken for taken in self.version.taken if taken[0] != track)
         taken = tuple(sorted([*others, *([(track, *instrument)] if instrument else [])]))
         if taken != self.version.taken:
-            what = program_name(*instrument) if instrument else "what the file says"
+            what = program_name(instrument[0], is_drum=instrument[1]) if instrument else "what the file says"
             self._add(f"{label(self.score.tracks[track], track)} taken for {what}", taken=taken)
 
     def mark(self, cells: Iterable[Cell]) -> None:

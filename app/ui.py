@@ -23,7 +23,7 @@ KEYS = [
     for mode in ("major", "minor")
     for tonic in ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
 ]
-INSTRUMENTS = ["Drums", *(program_name(p, False) for p in range(128))]
+INSTRUMENTS = ["Drums", *(program_name(p) for p in range(128))]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own: nothing is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """

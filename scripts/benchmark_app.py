@@ -75,7 +75,7 @@ def long_song(bars: int) -> bytes:
                 if example.bar_index_at(n.onset_ticks) == bar % len(example.bars):
                     ticks = [x * 480 // example.ticks_per_beat for x in (n.onset_ticks, n.duration_ticks)]
                     notes.append(Note(ticks[0] + shift, n.pitch, max(1, ticks[1]), n.velocity))
-        tracks.append(Track(t.name, t.program, t.is_drum, tuple(sorted(notes))))
+        tracks.append(Track(t.name, t.program, tuple(sorted(notes)), is_drum=t.is_drum))
     return midi(Score(480, tuple(tracks), (TimeSignature(0, 4, 4),)))
 
 
@@ -87,7 +87,7 @@ def many_notes(tracks: int, bars: int, notes: int) -> bytes:
     for t in range(tracks):
         slots = sorted(rng.sample(range(bars * 16), each))
         own = tuple(Note(s * 120, 48 + rng.randrange(24), 110, 80) for s in slots)
-        made.append(Track(f"track {t + 1}", 8 * t, False, own))
+        made.append(Track(f"track {t + 1}", 8 * t, own))
     return midi(Score(480, tuple(made), (TimeSignature(0, 4, 4),)))
 
 

@@ -155,7 +155,7 @@ def main() -> None:
         names = []
         for t in region.tracks:
             track = score.tracks[t]
-            instrument = program_name(track.program, track.is_drum)
+            instrument = program_name(track.program, is_drum=track.is_drum)
             names.append(f"{t + 1} {track.name} ({instrument})" if track.name else f"{t + 1} {instrument}")
         bars = [b + score.first_bar_number for b in region.bars]
         title = f"{name} · track {', '.join(names)} · bars {bars[0]}-{bars[-1]}"

@@ -165,7 +165,7 @@ def shards(tokenizer, tmp_path_factory):
     for i in range(4):
         notes = tuple(Note(b * 1920 + k * 480, 48 + (i + b + 2 * k) % 12, 240, 80) for b in range(24) for k in range(4))
         drums = tuple(Note(b * 960, 36 + 2 * (b % 2), 120, 100) for b in range(48))
-        score = Score(480, (Track("a", i, False, notes), Track("b", 0, True, drums)), (TimeSignature(0, 4, 4),))
+        score = Score(480, (Track("a", i, notes), Track("b", 0, drums, is_drum=True)), (TimeSignature(0, 4, 4),))
         songs.append((f"a/{i}", tokenizer.encode(score)))
     for name in ("a", "valid", *DEFAULT_SOURCE_WEIGHTS):
         write_shard(folder / f"{name}.npz", songs)

@@ -190,7 +190,7 @@ def run_infill(options: argparse.Namespace) -> None:
     data, name = read_source(options.song)
     score = parse_as(options.taken_as, read_midi(data, name, allow_empty=bool(options.new_track)))
     for path in paths:
-        check_output(path, options.overwrite)
+        check_output(path, overwrite=options.overwrite)
     bars = parse_bars(options.bars, score)
     if options.tracks is not None:
         tracks = parse_tracks(options.tracks, score)
@@ -200,7 +200,7 @@ def run_infill(options: argparse.Namespace) -> None:
         from midi_rwkv.score.instruments import find_program, program_name
 
         program, is_drum = find_program(text)
-        new = Track(program_name(program, is_drum), program, is_drum, ())
+        new = Track(program_name(program, is_drum=is_drum), program, (), is_drum=is_drum)
         tracks.append(len(score.tracks))
         score = replace(score, tracks=(*score.tracks, new))
     check_new_tracks(data, score)

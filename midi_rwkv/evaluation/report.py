@@ -334,7 +334,7 @@ def _shown(case: Case, heading: str, main: str, records: Records, songs: Songs) 
         shown = [f"{label} {m[name]:.2f}" for label, name in figures if m.get(name) is not None]
         lines[system] = ", ".join([*shown, f"{sum(map(len, record['notes'].values()))} notes"])
     tracks = [score.tracks[t] for t in case.tracks]
-    names = ", ".join(t.name or program_name(t.program, t.is_drum) for t in tracks)
+    names = ", ".join(t.name or program_name(t.program, is_drum=t.is_drum) for t in tracks)
     bars = f"bars {case.first + score.first_bar_number}-{case.last - 1 + score.first_bar_number}"
     count = records[main][case.id]["original_notes"]
     return Shown(heading, f"{case.file}, {bars}, {names}", score, case.region, fills, lines, f"{count} notes")

@@ -149,7 +149,7 @@ def _legend(case: Shown) -> str:
     items = []
     for t in case.region.tracks:
         track = case.score.tracks[t]
-        instrument = program_name(track.program, track.is_drum)
+        instrument = program_name(track.program, is_drum=track.is_drum)
         name = track.name.strip()
         label = f"{t + 1} {name} ({instrument})" if name and name != instrument else f"{t + 1} {instrument}"
         items.append(f'<li><i style="background:{_colour(case.region, t)}"></i>{escape(label)}</li>')

@@ -85,7 +85,7 @@ class Rules:
         track, beat = self.score.tracks[t], self.score.ticks_per_beat
         notes = sorted({*track.notes, *self.locked.get(t, ())})
         if len(notes) < SINGLE_NOTES:
-            return plays_single_notes(track.program, track.is_drum) and is_monophonic(notes, beat)
+            return plays_single_notes(track.program, is_drum=track.is_drum) and is_monophonic(notes, beat)
         return is_monophonic(notes, beat)
 
     def _allowed_pitches(
@@ -94,7 +94,7 @@ class Rules:
         """(128,) bool, where `program` is in force. ValueError where there is none."""
         track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
         used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
-        allowed = playable(program, track.is_drum, used)
+        allowed = playable(program, used, is_drum=track.is_drum)
         if sampling.pitch_range:
             low, high = sampling.pitch_range
             inside = (every >= low) & (every <= high)
@@ -170,7 +170,7 @@ class Rules:
             low, high = float(np.median(played)) / MARGIN, float(np.median(played)) * MARGIN
         else:
             busier = self._busier(t, b)
-            low, high = (n * busier for n in usual_notes(track.program, track.is_drum)[::2])
+            low, high = (n * busier for n in usual_notes(track.program, is_drum=track.is_drum)[::2])
         bar = self.score.bar(b)
         beats = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
         return max(1, round(low * beats)), max(1, math.ceil(high * beats))
@@ -188,7 +188,7 @@ class Rules:
             played = [n for near in nearby if other != t and (n := self._per_beat(other, near))]
             if played:
                 track = self.score.tracks[other]
-                logs.append(math.log(float(np.median(played)) / usual_notes(track.program, track.is_drum)[1]))
+                logs.append(math.log(float(np.median(played)) / usual_notes(track.program, is_drum=track.is_drum)[1]))
         busier = math.exp(DENSITY_EXPONENT * float(np.mean(logs))) if logs else 1.0
         return min(MOST_BUSIER, max(1 / MOST_BUSIER, busier))
 

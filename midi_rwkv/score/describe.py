@@ -91,7 +91,7 @@ def track_rows(score: Score) -> list[dict[str, Any]]:
                     "number": i + 1,
                     "name": track.name,
                     "program": None if track.is_drum else program,
-                    "instrument": program_name(program, track.is_drum),
+                    "instrument": program_name(program, is_drum=track.is_drum),
                     "from_bar": next(bar for p, bar in runs if p == program) + score.first_bar_number,
                     "channel": track.channel,
                     "notes": sounding.count(program),
@@ -111,7 +111,7 @@ def track_names(score: Score) -> list[TrackNames]:
     found = []
     for i, track in enumerate(score.tracks):
         number, shown = str(i + 1), _shown(track)
-        instruments = [program_name(p, track.is_drum) for p in track.programs]
+        instruments = [program_name(p, is_drum=track.is_drum) for p in track.programs]
         named = (shown, *(f"{shown} ({text})" for text in instruments))
         numbered = (number, heading(score, i), *(f"{number} {text}" for text in (*named, *instruments)))
         found.append(TrackNames(*(tuple(map(normal, x)) for x in (numbered, named, instruments))))
@@ -134,7 +134,7 @@ def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for 
     drums = [i for i, t in enumerate(score.tracks) if looks_like_drums(t, score.ticks_per_beat)]
     if drums:
         many = len(drums) > 1
-        taken = listed(sorted({program_name(score.tracks[t].program, False) for t in drums}))
+        taken = listed(sorted({program_name(score.tracks[t].program) for t in drums}))
         said = remedy.format(tracks=",".join(str(t + 1) for t in drums), them="them" if many else "it")
         found.append(
             f"{labels(score, drums)} {'look' if many else 'looks'} like drums but {'are' if many else 'is'} not on "
@@ -208,15 +208,15 @@ def _plays_a_kit(track: Track, ticks_per_beat: int) -> bool:
 
 
 def _shown(track: Track) -> str:
-    return track.name.strip() or program_name(track.program, track.is_drum)
+    return track.name.strip() or program_name(track.program, is_drum=track.is_drum)
 
 
 def _stretches(score: Score, index: int) -> list[tuple[str, int]]:
     """Instruments one after another, each with the index of its first bar; the bar after the song counts too."""
     track = score.tracks[index]
     if not track.program_changes:
-        return [(program_name(track.program, track.is_drum), 0)]
-    return [(program_name(program, track.is_drum), bar) for program, bar in _program_runs(score, index)]
+        return [(program_name(track.program, is_drum=track.is_drum), 0)]
+    return [(program_name(program, is_drum=track.is_drum), bar) for program, bar in _program_runs(score, index)]
 
 
 def _program_runs(score: Score, index: int) -> list[tuple[int, int]]:

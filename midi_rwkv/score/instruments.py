@@ -184,7 +184,7 @@ _PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B
 REGISTER_NOTES, REGISTER_MARGIN = 16, 5
 
 
-def program_name(program: int, is_drum: bool) -> str:
+def program_name(program: int, *, is_drum: bool = False) -> str:
     return "Drums" if is_drum else PROGRAM_NAMES[program]
 
 
@@ -223,7 +223,7 @@ def instrument_range(program: int) -> tuple[int, int]:
     return next((span for (a, b), span in _RANGES.items() if a <= program <= b), (21, 108))
 
 
-def playable(program: int, is_drum: bool, used: Iterable[int]) -> np.ndarray:
+def playable(program: int, used: Iterable[int], *, is_drum: bool = False) -> np.ndarray:
     """(128,) bool: pitches the instrument can play, and those its track uses already. A drum track of a handful of hits
     keeps to the pads that it uses: nobody knows what else its kit has."""
     allowed = np.zeros(128, bool)
@@ -238,12 +238,12 @@ def playable(program: int, is_drum: bool, used: Iterable[int]) -> np.ndarray:
     return allowed
 
 
-def usual_notes(program: int, is_drum: bool) -> tuple[float, float, float]:
+def usual_notes(program: int, *, is_drum: bool = False) -> tuple[float, float, float]:
     """Notes a quarter of tracks of this kind, in bars where they sound: lower quartile, median, upper quartile."""
     return _DRUM_NOTES if is_drum else _FAMILY_NOTES[program // 8]
 
 
-def plays_single_notes(program: int, is_drum: bool) -> bool:
+def plays_single_notes(program: int, *, is_drum: bool = False) -> bool:
     """Whether players of this instrument play one note at a time: basses, solo winds and brass."""
     return not is_drum and (32 <= program < 40 or 56 <= program < 61 or 64 <= program < 80)
 

@@ -63,7 +63,7 @@ MAX_TICKS = 2**31 - 1
 MAX_DENOMINATOR = 128  # of a time signature
 
 
-def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, allow_empty: bool = False) -> Score:
+def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, *, allow_empty: bool = False) -> Score:
     """Reads a type 0 or type 1 file: one Track for each channel with notes of each track chunk, in that order.
 
     `name` stands in messages and in `Score.name` (the file's own name by default). The song ends with its last note,
@@ -141,7 +141,7 @@ def write_candidates(
     origin: the file that the bytes of `source` were read of. It is replaced only while it holds them.
     """
     for path in paths:
-        check_output(path, overwrite)
+        check_output(path, overwrite=overwrite)
     data, name = load_midi(source, score.name)
     if score.digest and score.digest != digest_of(data):
         raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
@@ -160,7 +160,7 @@ def write_candidates(
         ) from None
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> None:
+def check_output(path: str | Path, *, overwrite: bool = False) -> None:
     """Raises MidiError unless a file can be written to `path`: to be asked before any long work."""
     try:
         target = os.path.realpath(path)
@@ -309,7 +309,15 @@ class _Reading:
             program, later = self._programs(part, channel)
             notes = self._notes(chunk, part)
             tracks.append(
-                Track(name, program, drums, notes, chunk=chunk, channel=channel, program_changes=() if drums else later)
+                Track(
+                    name,
+                    program,
+                    notes,
+                    is_drum=drums,
+                    chunk=chunk,
+                    channel=channel,
+                    program_changes=() if drums else later,
+                )
             )
         return tuple(tracks)
 

@@ -86,9 +86,9 @@ class Track:
 
     name: str
     program: int
-    is_drum: bool
     notes: tuple[Note, ...]
     _: KW_ONLY
+    is_drum: bool = False
     chunk: int | None = None
     channel: int | None = None
     program_changes: tuple[ProgramChange, ...] = ()

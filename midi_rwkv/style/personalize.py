@@ -309,7 +309,7 @@ def transpositions(score: Score) -> list[int]:
     for shift in TRANSPOSITIONS:
         for track in score.tracks:
             by_program = [(p, {n.pitch for n in track.notes_of(p)}) for p in ([] if track.is_drum else track.programs)]
-            allowed = [(playable(program, False, pitches), pitches) for program, pitches in by_program]
+            allowed = [(playable(program, pitches), pitches) for program, pitches in by_program]
             if not all(0 <= p + shift <= 127 and can[p + shift] for can, pitches in allowed for p in pitches):
                 break
         else:

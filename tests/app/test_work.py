@@ -34,7 +34,7 @@ def worker(checkpoint):
 def score():
     lead = tuple(Note(b * BAR + k * 480, 60 + (b + k) % 7, 240, 80) for b in range(12) for k in range(4))
     bass = tuple(Note(b * BAR, 36 + b % 5, 960, 80) for b in range(12))
-    return Score(480, (Track("lead", 73, False, lead), Track("bass", 33, False, bass)), (TimeSignature(0, 4, 4),))
+    return Score(480, (Track("lead", 73, lead), Track("bass", 33, bass)), (TimeSignature(0, 4, 4),))
 
 
 def fills(worker, score, candidates=2, seed=3, **options):

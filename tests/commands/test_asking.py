@@ -23,7 +23,7 @@ def song(*tracks):
     return Score(
         480,
         tuple(
-            Track(name, 0 if p == "Drums" else p, p == "Drums", (Note(0, 60, 1, 1),), chunk=0, channel=c)
+            Track(name, 0 if p == "Drums" else p, (Note(0, 60, 1, 1),), is_drum=p == "Drums", chunk=0, channel=c)
             for c, (name, p) in enumerate(tracks)
         ),
         name="song.mid",
@@ -127,8 +127,8 @@ def test_all_instruments_of_a_track_name_it():
     score = Score(
         480,
         (
-            Track("Solo", 33, False, notes, chunk=0, channel=0, program_changes=changes),
-            Track("", 0, False, notes, chunk=1, channel=1),
+            Track("Solo", 33, notes, chunk=0, channel=0, program_changes=changes),
+            Track("", 0, notes, chunk=1, channel=1),
         ),
     )
     text = (
@@ -138,7 +138,7 @@ def test_all_instruments_of_a_track_name_it():
     for name in ("Flute", "1 Flute", "oboe", "solo (flute)", f"1 Solo ({text})"):
         assert parse_tracks(name, score) == [0]
     restless = tuple(ProgramChange((b + 1) * BAR, 40 + b % 2) for b in range(15))
-    score = Score(480, (Track("", 33, False, notes, chunk=0, channel=0, program_changes=restless),))
+    score = Score(480, (Track("", 33, notes, chunk=0, channel=0, program_changes=restless),))
     assert (
         instrument_text(score, 0).endswith("then Viola from bar 12 and 4 more") or len(instrument_text(score, 0)) < 400
     )
@@ -259,9 +259,7 @@ def test_a_row_for_each_instrument_of_a_track(build_midi, note, tmp_path, capsys
 
 
 def track(name="", program=0, pitches=(60, 64, 67), length=240, step=240, count=64):
-    return Track(
-        name, program, False, tuple(Note(i * step, pitches[i % len(pitches)], length, 80) for i in range(count))
-    )
+    return Track(name, program, tuple(Note(i * step, pitches[i % len(pitches)], length, 80) for i in range(count)))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +289,7 @@ def performance(seed, beat=480.0, drift=0.0, jitter=0.0, steps=(0.5,), notes=400
         out.append(Note(onset, 60 + i % 12, 100, 80))
         at += beat * steps[i % len(steps)]
         beat *= 1 + rnd.gauss(0, drift)
-    return Score(480, (Track("Piano", 0, False, tuple(sorted(out))),))
+    return Score(480, (Track("Piano", 0, tuple(sorted(out))),))
 
 
 @pytest.mark.parametrize("seed", range(5))

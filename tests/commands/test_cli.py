@@ -285,7 +285,7 @@ def test_version_names_program_and_checkpoint(capsys):
 
 
 def test_a_track_number_wins_over_a_track_of_that_name():
-    score = Score(480, tuple(Track(name, 0, False, (Note(0, 60, 1, 1),)) for name in ("3", "Bass", "2", "bass two")))
+    score = Score(480, tuple(Track(name, 0, (Note(0, 60, 1, 1),)) for name in ("3", "Bass", "2", "bass two")))
     assert parse_tracks("3,2", score) == [2, 1]
     assert parse_tracks("two,Bass", score) == [3, 1]
     with pytest.raises(ValueError, match="several tracks match 'ba'"):

@@ -35,7 +35,7 @@ BAR = 1920
 
 def test_notes_move_by_whole_bars():
     notes = (Note(0, 60, 480, 80), Note(1440, 64, 480, 70), Note(1920, 67, 960, 60), Note(5000, 50, 10, 90))
-    score = Score(480, (Track("a", 0, False, notes),), (TimeSignature(0, 4, 4),), end_ticks=8 * BAR)
+    score = Score(480, (Track("a", 0, notes),), (TimeSignature(0, 4, 4),), end_ticks=8 * BAR)
     assert copied_notes(score, 0, 0, first=4, n_bars=2) == [
         Note(4 * BAR, 60, 480, 80),
         Note(4 * BAR + 1440, 64, 480, 70),
@@ -50,7 +50,7 @@ def test_a_longer_bar_is_cut_and_nothing_sounds_beyond_the_region():
     first = 4 * BAR  # where 3/4 begins
     notes = (Note(0, 60, 5000, 80), Note(1440, 62, 100, 80), Note(1920 + 960, 64, 960, 80))
     signatures = (TimeSignature(0, 4, 4), TimeSignature(first, 3, 4))
-    score = Score(480, (Track("a", 0, False, notes),), signatures, end_ticks=first + 4 * 1440)
+    score = Score(480, (Track("a", 0, notes),), signatures, end_ticks=first + 4 * 1440)
     assert copied_notes(score, 0, 0, first=4, n_bars=2) == [
         Note(first, 60, 2880, 80),
         Note(first + 1440 + 960, 64, 480, 80),
@@ -62,7 +62,7 @@ def test_a_shorter_bar_keeps_its_beats():
     first = 2 * 1440
     notes = (Note(0, 60, 480, 80), Note(960, 62, 480, 80), Note(1440, 64, 480, 80))
     signatures = (TimeSignature(0, 3, 4), TimeSignature(first, 4, 4))
-    score = Score(480, (Track("a", 0, False, notes),), signatures, end_ticks=first + 2 * BAR)
+    score = Score(480, (Track("a", 0, notes),), signatures, end_ticks=first + 2 * BAR)
     assert copied_notes(score, 0, 0, first=2, n_bars=2) == [
         Note(first, 60, 480, 80),
         Note(first + 960, 62, 480, 80),
@@ -84,7 +84,7 @@ def phrased(order: str, melody=lambda bar: 70 + bar) -> Score:
     bars = [bar for phrase in order for bar in PHRASES[phrase]]
     lead = tuple(Note(b * BAR, melody(b), 480, 80) for b in range(len(bars)))
     low = tuple(Note(b * BAR + k * 480, pitch, 240, 80) for b, bar in enumerate(bars) for k, pitch in bar)
-    tracks = (Track("lead", 0, False, lead), Track("low", 32, False, low))
+    tracks = (Track("lead", 0, lead), Track("low", 32, low))
     return Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=len(bars) * BAR)
 
 
@@ -230,7 +230,7 @@ def scores():
         half = tune(rng, 12)
         lead = (*half, *(n._replace(onset_ticks=n.onset_ticks + 12 * BAR) for n in half))
         kit = tuple(Note(b * 960, 36 + 2 * (b % 2), 120, 100) for b in range(48))
-        tracks = (Track("a", i, False, lead), Track("kit", 0, True, kit))
+        tracks = (Track("a", i, lead), Track("kit", 0, kit, is_drum=True))
         songs.append(Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=24 * BAR))
     return songs
 
@@ -265,7 +265,7 @@ def test_a_copy_of_a_song_that_repeats_costs_far_less_than_the_ngram(scores, che
     rng = np.random.default_rng(8)
     four = tune(rng, 4)
     repeating = [n._replace(onset_ticks=n.onset_ticks + 4 * BAR * k) for k in range(5) for n in four]
-    tracks = (Track("a", 0, False, tuple(repeating)),)
+    tracks = (Track("a", 0, tuple(repeating)),)
     literal = Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=20 * BAR)
     other = literal.with_notes(0, tune(rng, 20))
     case = Case("song", 0, "x.mid", (0,), 8, 4)
@@ -287,7 +287,7 @@ def test_calibration_counts_how_often_a_guess_is_right(scores, tokenizer, shards
     loop = tuple(n._replace(onset_ticks=n.onset_ticks + BAR * b) for b in range(24) for n in same)
     found = []
     for name, tunes in (("loop", [loop] * 6), ("noise", noise)):
-        songs = [Score(480, (Track("a", 0, False, notes),), (TimeSignature(0, 4, 4),)) for notes in tunes]
+        songs = [Score(480, (Track("a", 0, notes),), (TimeSignature(0, 4, 4),)) for notes in tunes]
         write_shard(tmp_path / f"{name}.npz", [(name, tokenizer.encode(s)) for s in songs])
         found.append(calibrate([Shard(tmp_path / f"{name}.npz")], tokenizer))
     certain, doubtful = found
@@ -314,14 +314,14 @@ def test_runs_of_a_shard_are_those_of_the_songs_notes(tokenizer, tmp_path):
         kit = {(t, int(rng.choice([36, 38, 42]))) for t in range(4 * length, 9 * length, 240)}
         few = {(k * length, 60 + k) for k in range(RUN_NOTES - 1)}
         tracks = tuple(
-            Track(name, i, name == "kit", tuple(Note(t, p, 120, 80) for t, p in sorted(notes)))
+            Track(name, i, tuple(Note(t, p, 120, 80) for t, p in sorted(notes)), is_drum=name == "kit")
             for name, notes in (("lead", lead), ("silent", set()), ("kit", kit), ("few", few))
         )
         signatures = [TimeSignature(0, n, d)]
         if i == 3:
             signatures.append(TimeSignature(10 * length, 3, 4))
         songs.append(Score(480, tracks, tuple(signatures), end_ticks=end))
-    songs.insert(1, Score(480, (Track("silent", 0, False, ()),), (TimeSignature(0, 4, 4),), end_ticks=BAR))
+    songs.insert(1, Score(480, (Track("silent", 0, ()),), (TimeSignature(0, 4, 4),), end_ticks=BAR))
     write_shard(tmp_path / "a.npz", [(str(i), tokenizer.encode(s)) for i, s in enumerate(songs)])
     found = list(shard_runs(Shard(tmp_path / "a.npz"), tokenizer))
     tracks = [track for song in songs for track in song.tracks]

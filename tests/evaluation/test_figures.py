@@ -93,7 +93,7 @@ def shown_of(case, score):
     for t, track in enumerate(score.tracks):
         end = case.last if t in case.tracks else case.first
         kept = tuple(n for n in track.notes if n.onset_ticks < end * BAR)
-        tracks.append(Track(track.name, track.program, track.is_drum, kept))
+        tracks.append(Track(track.name, track.program, kept, is_drum=track.is_drum))
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), score.tempos, end_ticks=case.last * BAR)
 
 
@@ -226,7 +226,7 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
 
 def test_wishes_stay_within_what_can_be_asked_for():
     crowded = tuple(Note(b * 1920 + k // 25 * 200, 40 + k % 25, 5, 80) for b in range(12) for k in range(225))
-    score = Score(480, (Track("a", 0, False, crowded),), (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
+    score = Score(480, (Track("a", 0, crowded),), (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
     asked = wishes(Case("controls", 0, "x", (0,), 4, 2), score, SamplingConfig())
     assert asked.density == (200, 200)
     assert asked.polyphony == (20, 20)

@@ -64,7 +64,7 @@ def song(melody=(), bars=10, tempos=(), name="Lead <b>"):
     bass = tuple(Note(BAR * b, 40, BAR, 80) for b in range(bars))
     drums = tuple(Note(BAR * b + at, 36, 60, 90) for b in range(bars) for at in (0, 960))
     melody = melody or [Note(BAR * b + at, 69 + b % 3, 470, 90) for b in range(bars) for at in (0, 480, 960)]
-    tracks = (Track(name, 0, False, tuple(melody)), Track("Bass", 32, False, bass), Track("Kit", 0, True, drums))
+    tracks = (Track(name, 0, tuple(melody)), Track("Bass", 32, bass), Track("Kit", 0, drums, is_drum=True))
     return Score(480, tracks, (TimeSignature(0, 4, 4),), tuple(tempos), end_ticks=BAR * bars)
 
 
@@ -217,7 +217,7 @@ def test_louder_notes_sound_louder(soundfont):
 
 
 def test_a_program_or_kit_that_the_font_lacks_is_played_by_another(soundfont):
-    for track in (Track("", 90, False, (Note(0, 60, 480, 90),)), Track("", 25, True, (Note(0, 60, 1, 90),))):
+    for track in (Track("", 90, (Note(0, 60, 480, 90),)), Track("", 25, (Note(0, 60, 1, 90),), is_drum=True)):
         assert np.abs(audio.render(Score(480, (track,)), 0, 1, soundfont)).max() == pytest.approx(0.9, abs=0.001)
 
 

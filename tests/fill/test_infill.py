@@ -21,7 +21,7 @@ def infiller(checkpoint_folder):
 def score():
     notes = tuple(Note(b * 1920 + k * 480, 60 + (b + k) % 7, 400, 80) for b in range(12) for k in range(4))
     long = (Note(1800, 50, 4000, 90), *(Note(b * 1920 + 10, 40, 300, 90) for b in range(4, 12)))
-    return Score(480, (Track("a", 0, False, notes), Track("b", 42, False, long)), (TimeSignature(0, 4, 4),))
+    return Score(480, (Track("a", 0, notes), Track("b", 42, long)), (TimeSignature(0, 4, 4),))
 
 
 def inside(score, region, track, note):

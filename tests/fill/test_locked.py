@@ -28,7 +28,7 @@ def tables(tokenizer):
 def score():
     lead = tuple(Note(b * BAR + k * 480, 60 + (b + k) % 7, 480, 80) for b in range(8) for k in range(4))
     chords = tuple(sorted(Note(b * BAR, p, 1920, 70) for b in range(8) for p in (48, 52, 55)))
-    return Score(480, (Track("lead", 0, False, lead), Track("chords", 0, False, chords)), (TimeSignature(0, 4, 4),))
+    return Score(480, (Track("lead", 0, lead), Track("chords", 0, chords)), (TimeSignature(0, 4, 4),))
 
 
 def written_places(tokenizer, rules, seed) -> list[tuple[int, int]]:

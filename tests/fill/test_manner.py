@@ -33,7 +33,7 @@ def song(*tracks: Track) -> Score:
 
 def drums(pads, bars=12) -> Track:
     hits = [Note(b * BAR + k * 480, pads[k % len(pads)], 60, 90) for b in range(bars) for k in range(4)]
-    return Track("kit", 0, True, tuple(hits))
+    return Track("kit", 0, tuple(hits), is_drum=True)
 
 
 def lead(overlap: int, program: int = 73) -> Track:
@@ -43,7 +43,7 @@ def lead(overlap: int, program: int = 73) -> Track:
         length = 240 if at % 960 else 480
         notes.append(Note(at, 60 + at // 240 % 9, length + overlap, 80))
         at += length
-    return Track("lead", program, False, tuple(notes))
+    return Track("lead", program, tuple(notes))
 
 
 def pitches(infiller, score, sampling=None, track=0, seed=0):
@@ -103,7 +103,7 @@ def strings(switch_velocity=1, lengths=100, switch_pitches=(24, 26), early=0) ->
     if early:  # before some phrases
         switches = switches[1::4]
     music = [Note(b * BAR + k * 480, 60 + (b + 2 * k) % 9, 300, 84) for b in range(12) for k in range(4)]
-    return Track("strings", 48, False, tuple(sorted([*switches, *music])))
+    return Track("strings", 48, tuple(sorted([*switches, *music])))
 
 
 @pytest.mark.parametrize("track", [strings(), strings(switch_velocity=100, early=150)])
@@ -174,9 +174,9 @@ def test_a_file_keeps_its_keyswitches_and_inspect_names_them(
 def test_a_new_track_plays_as_its_kind_does(infiller, program, is_drum):
     """In every bar about as many notes as tracks of its kind, more beside a busy song; a wish goes before that."""
     region = Region.rectangle([1], [(2, 8)])
-    low, _, high = usual_notes(program, is_drum)
+    low, _, high = usual_notes(program, is_drum=is_drum)
     for other in (lead(0), replace(lead(0), notes=tuple(n for n in lead(0).notes if n.onset_ticks % BAR == 0))):
-        score = song(other, Track("new", program, is_drum, ()))
+        score = song(other, Track("new", program, (), is_drum=is_drum))
         [found] = infiller(score, region, seed=5)
         counts = [len(found.score.notes_in(1, b)) for b in range(2, 8)]
         assert all(1 <= c <= 8 * high + 1 for c in counts)
@@ -187,7 +187,7 @@ def test_a_new_track_plays_as_its_kind_does(infiller, program, is_drum):
 
 def test_a_track_that_plays_in_the_region_alone_keeps_its_density(infiller):
     """Silence all around it would else be gone on with."""
-    solo = Track("solo", 0, False, tuple(Note(4 * BAR + k * 160, 60 + k % 12, 160, 80) for k in range(48)))
+    solo = Track("solo", 0, tuple(Note(4 * BAR + k * 160, 60 + k % 12, 160, 80) for k in range(48)))
     score = song(lead(0), solo)
     [found] = infiller(score, Region.rectangle([1], [(4, 8)]), seed=5)
     assert all(8 <= len(found.score.notes_in(1, b)) <= 18 for b in range(4, 8))

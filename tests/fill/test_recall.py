@@ -39,7 +39,7 @@ def song_of(bars: list[list[list[tuple[int, int]]]]) -> Score:
     tracks = []
     for t in range(len(bars[0])):
         notes = [Note(b * BAR + at * 120, p, 120, 80) for b, bar in enumerate(bars) for at, p in sorted(set(bar[t]))]
-        tracks.append(Track(f"track {t}", 0, False, tuple(sorted(notes))))
+        tracks.append(Track(f"track {t}", 0, tuple(sorted(notes))))
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), end_ticks=len(bars) * BAR)
 
 

@@ -82,10 +82,10 @@ def song() -> Score:
     chords.append(Note(2 * bar + 100, 59, 3 * bar, 70))  # rings through bars 3 and 4
     kit = [Note(b * bar + k * 240, (60, 72)[k], 60, 99) for b in range(8) for k in range(2)]
     tracks = (
-        Track("lead", 56, False, tuple(lead)),
-        Track("chords", 0, False, tuple(sorted(chords))),
-        Track("kit", 0, True, tuple(kit)),
-        Track("new", 40, False, ()),
+        Track("lead", 56, tuple(lead)),
+        Track("chords", 0, tuple(sorted(chords))),
+        Track("kit", 0, tuple(kit), is_drum=True),
+        Track("new", 40, ()),
     )
     return Score(480, tracks, (TimeSignature(0, 1, 4),), end_ticks=8 * bar)
 

@@ -246,7 +246,7 @@ def test_weights_of_the_other_architecture_are_refused(folder, checkpoint_folder
 def test_it_fills_a_song(folder):
     notes = tuple(Note(b * 1920 + k * 480, 60 + (b + k) % 7, 400, 80) for b in range(12) for k in range(4))
     bass = tuple(Note(b * 1920, 40 + b % 5, 1900, 90) for b in range(12))
-    tracks = (Track("a", 0, False, notes), Track("b", 33, False, bass))
+    tracks = (Track("a", 0, notes), Track("b", 33, bass))
     score = Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
     region = Region(frozenset({(0, 3), (0, 4), (1, 4), (0, 8)}))
     sampling = SamplingConfig(density=(2, 12))

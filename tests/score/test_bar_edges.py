@@ -60,7 +60,7 @@ def test_the_loudest_of_several_notes_is_read(tokenizer):
     """A flam is no ghost note, whichever of its strokes comes first or is longer."""
     for soft, loud in ((0, 12), (12, 0)):
         notes = (Note(480 + soft, 38, 200, 34), Note(480 + loud, 38, 60, 112))
-        score = Score(480, (Track("Drums", 0, True, tuple(sorted(notes))),))
+        score = Score(480, (Track("Drums", 0, tuple(sorted(notes)), is_drum=True),))
         [read] = tokenizer.decode_cell(tokenizer.encode(score).cell(0, 0), score.bar(0), 480, True)
         assert (read.onset_ticks, read.pitch) == (480, 38)
         assert abs(read.velocity - 112) <= 4
@@ -186,7 +186,7 @@ def test_bends_and_pedal_go_with_the_early_notes(build_midi, note):
 def test_a_song_of_many_notes_is_read_at_once():
     rng = np.random.default_rng(0)
     onsets = np.sort(rng.integers(0, 1000 * BAR, 100_000)).tolist()
-    track = Track("a", 0, False, tuple(Note(t, 60, 10, 80) for t in onsets), usual_lead=30)
+    track = Track("a", 0, tuple(Note(t, 60, 10, 80) for t in onsets), usual_lead=30)
     score = Score(480, (track,), (TimeSignature(0, 4, 4),))
     sample = range(0, 100_000, 997)
     bars = score.note_bars(0)

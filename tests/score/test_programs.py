@@ -74,7 +74,7 @@ def test_changes_may_stand_in_another_chunk_and_drums_have_none(build_midi, note
     ("tick", "expected"), [(BAR - 200, FLUTE), (BAR + 30, FLUTE), (BAR + 960, BASS), (BAR + 1800, BASS)]
 )
 def test_a_bar_goes_by_the_program_that_is_in_force_longest(tick, expected):
-    track = Track("", BASS, False, (), program_changes=(ProgramChange(tick, FLUTE),))
+    track = Track("", BASS, (), program_changes=(ProgramChange(tick, FLUTE),))
     assert track.program_in(Bar(BAR, 2 * BAR, 4, 4)) == expected
 
 
@@ -107,9 +107,9 @@ def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
 def test_transpositions_keep_each_instrument_in_its_range():
     """A flute that plays its lowest note cannot go down, though the bass before it could."""
     notes = (Note(0, 40, 240, 80), Note(BAR, 59, 240, 80))
-    changing = Track("", BASS, False, notes, program_changes=(ProgramChange(BAR, FLUTE),))
+    changing = Track("", BASS, notes, program_changes=(ProgramChange(BAR, FLUTE),))
     assert min(transpositions(Score(480, (changing,)))) == 0
-    assert min(transpositions(Score(480, (Track("", BASS, False, notes),)))) < 0
+    assert min(transpositions(Score(480, (Track("", BASS, notes),)))) < 0
 
 
 def test_a_track_taken_for_drums_is_written_on_its_own_channel(infiller, build_midi, note):
@@ -141,5 +141,5 @@ def test_a_new_track_shares_no_channel_that_only_seems_to_play_its_instrument(bu
     region = Region.rectangle([15], [(0, 1)])
     fills = {15: [Note(0, 70, 240, 80)]}
     with pytest.raises(MidiError, match="no free channel"):
-        splice(source, score, region, fills, new_tracks=[Track("Violin", 40, False, ())])
-    splice(source, score, region, fills, new_tracks=[Track("Piano", 0, False, ())])
+        splice(source, score, region, fills, new_tracks=[Track("Violin", 40, ())])
+    splice(source, score, region, fills, new_tracks=[Track("Piano", 0, ())])

@@ -8,7 +8,7 @@ from midi_rwkv.score.score import Note, Region, Score, Tempo, TimeSignature, Tra
 
 
 def song(signatures=(), end=0, notes=(), tpq=480):
-    return Score(tpq, (Track("Piano", 0, False, tuple(sorted(notes))),), tuple(signatures), (), end_ticks=end)
+    return Score(tpq, (Track("Piano", 0, tuple(sorted(notes))),), tuple(signatures), (), end_ticks=end)
 
 
 def test_bars_follow_the_time_signatures():

@@ -193,7 +193,7 @@ def test_bars_beyond_the_end_continue_the_song(build_midi, note, check_fill):
 def test_a_new_track_gets_a_chunk_and_a_free_channel(build_midi, note, check_fill):
     tracks = [note(0, 60, 480, channel=c) for c in (0, 1, 3)] + [[(0, b"\xb2\x07\x64")]]
     song = build_midi([*tracks, b"LAST\x00\x00\x00\x01x"])
-    flute, drums = Track("Flûte", 73, False, ()), Track("Drums", 0, True, ())
+    flute, drums = Track("Flûte", 73, ()), Track("Drums", 0, (), is_drum=True)
     region = Region(frozenset({(3, 0), (3, 1), (4, 1)}))
     fills = {3: [Note(0, 80, 100, 90)], 4: [Note(2000, 36, 100, 90)]}
     out = splice(song, read_midi(song), region, fills, new_tracks=[flute, drums])
@@ -211,13 +211,11 @@ def test_a_new_track_gets_a_chunk_and_a_free_channel(build_midi, note, check_fil
 def test_a_new_track_of_a_type_0_file_joins_its_only_chunk(build_midi, note, check_fill):
     song = build_midi([sorted(note(0, 60, 480) + note(0, 36, 480, channel=9))], kind=0)
     region = Region.rectangle([2], [(0, 1)])
-    out = splice(
-        song, read_midi(song), region, {2: [Note(10, 80, 100, 90)]}, new_tracks=[Track("Flute", 73, False, ())]
-    )
+    out = splice(song, read_midi(song), region, {2: [Note(10, 80, 100, 90)]}, new_tracks=[Track("Flute", 73, ())])
     assert check_fill(song, out, [(0, 1, 0, BAR)], new_tracks=1) == []
     assert [(t.program, t.channel) for t in read_midi(out).tracks] == [(0, 0), (73, 1), (0, 9)]
     more = [Note(100, 36, 10, 90), Note(500, 36, 10, 90)]
-    out = splice(song, read_midi(song), region, {2: more}, new_tracks=[Track("More drums", 0, True, ())])
+    out = splice(song, read_midi(song), region, {2: more}, new_tracks=[Track("More drums", 0, (), is_drum=True)])
     assert read_midi(out).tracks[1].notes == (Note(0, 36, 480, 80), more[1])
 
 
@@ -225,10 +223,10 @@ def test_without_a_free_channel_a_new_track_shares_that_of_its_program_or_is_ref
     channels = [c for c in range(16) if c != 9]
     song = build_midi([[(0, bytes([0xC0 | c, 40 + c])), *note(0, 60, 480, channel=c)] for c in channels])
     score, region, fills = read_midi(song), Region.rectangle([15], [(0, 1)]), {15: [Note(10, 80, 100, 90)]}
-    made = read_midi(splice(song, score, region, fills, new_tracks=[Track("Again", 43, False, ())])).tracks[-1]
+    made = read_midi(splice(song, score, region, fills, new_tracks=[Track("Again", 43, ())])).tracks[-1]
     assert (made.name, made.program, made.channel) == ("Again", 43, 3)
     with pytest.raises(MidiError, match="no free channel"):
-        splice(song, score, region, fills, new_tracks=[Track("Flute", 73, False, ())])
+        splice(song, score, region, fills, new_tracks=[Track("Flute", 73, ())])
 
 
 def test_a_song_without_notes_takes_a_new_track(build_midi):
@@ -239,7 +237,7 @@ def test_a_song_without_notes_takes_a_new_track(build_midi):
         score,
         Region.rectangle([0], [(0, 4)]),
         {0: [Note(1440, 60, 10, 80)]},
-        new_tracks=[Track("A", 1, False, ())],
+        new_tracks=[Track("A", 1, ())],
     )
     assert [b.start_ticks for b in read_midi(out).bars] == [0, 1440]
 
@@ -255,7 +253,7 @@ def test_what_does_not_fit_is_refused(build_midi, note):
         "give one each": (score, region, {}),
         "name cells of the score": (score, Region.rectangle([1], [(0, 1)]), {1: []}),
         "does not belong": (read_midi(build_midi([note(0, 60, 1)], ticks_per_beat=96)), region, {0: []}),
-        "have the new tracks": ({"new_tracks": [Track("A", 0, False, ())]}, region, {0: []}),
+        "have the new tracks": ({"new_tracks": [Track("A", 0, ())]}, region, {0: []}),
     }
     for message, (given_score, *rest) in wrong.items():
         options = given_score if isinstance(given_score, dict) else {}
@@ -324,7 +322,7 @@ def songs(draw, build, chunk, whole):
 
 def onsets_of(score, track, lo, hi):
     """Where the notes of bars [lo, hi) may begin; the track may be a new one."""
-    grown = replace(score, tracks=(*score.tracks, Track("New", 0, False, ())))
+    grown = replace(score, tracks=(*score.tracks, Track("New", 0, ())))
     return grown.cell_ticks(track, lo)[0], grown.cell_ticks(track, hi - 1)[1]
 
 
@@ -376,7 +374,7 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
         score = read_midi(song, allow_empty=True)
         region, fills, mask = region_and_fills(data, score, new=1)
         kind, index = song[9], len(score.tracks)
-        track = Track("New", 33, kind == 1 and data.draw(st.booleans()), ())
+        track = Track("New", 33, (), is_drum=kind == 1 and data.draw(st.booleans()))
         out = splice(song, score, region, fills, new_tracks=[track])
         chunk = read_layout(song).tracks.__len__() if kind else 0
         made = [t for t in read_midi(out, allow_empty=True).tracks if t.chunk == chunk]

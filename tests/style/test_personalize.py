@@ -204,7 +204,7 @@ def test_parts_cover_the_bars():
 def test_regions_stay_within_their_part(checkpoint):
     """Every bar has a pitch of its own, so that what is to be written says where it stood."""
     notes = tuple(Note(b * 1920 + k * 480, 40 + b, 240, 80) for b in range(16) for k in range(4))
-    piece = Piece("x", Score(480, (Track("Piano", 0, False, notes),)), b"")
+    piece = Piece("x", Score(480, (Track("Piano", 0, notes),)), b"")
     tokenizer = checkpoint.tokenizer
     for low, high in _parts(16, 4):
         found = set()
@@ -233,15 +233,15 @@ def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_
 
 
 def test_transposed_copies_stay_within_the_instrument():
-    high = Score(480, (Track("Flute", 73, False, (Note(0, 96, 480, 80), Note(480, 60, 480, 80))),))
+    high = Score(480, (Track("Flute", 73, (Note(0, 96, 480, 80), Note(480, 60, 480, 80))),))
     shifts = transpositions(high)
     assert 0 in shifts
     assert 6 not in shifts  # 102 is above a flute
     for shift in shifts:
-        assert all(playable(73, False, [60, 96])[n.pitch] for n in transposed(high, shift).tracks[0].notes)
-    kit = Score(480, (Track("Drums", 0, True, (Note(0, 36, 120, 80),)),))
+        assert all(playable(73, [60, 96])[n.pitch] for n in transposed(high, shift).tracks[0].notes)
+    kit = Score(480, (Track("Drums", 0, (Note(0, 36, 120, 80),), is_drum=True),))
     assert transpositions(kit) == [0]
-    both = Score(480, (*kit.tracks, Track("Piano", 0, False, (Note(0, 60, 480, 80),))))
+    both = Score(480, (*kit.tracks, Track("Piano", 0, (Note(0, 60, 480, 80),))))
     moved = transposed(both, 3)
     assert [t.notes[0].pitch for t in moved.tracks] == [36, 63]
 

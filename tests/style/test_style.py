@@ -64,7 +64,7 @@ def random_state(seed, scale=3.0):
 def song():
     notes = tuple(Note(b * 1920 + k * 480, 60 + (b + k) % 7, 240, 80) for b in range(8) for k in range(4))
     bass = tuple(Note(b * 1920, 36 + b % 5, 960, 80) for b in range(8))
-    return Score(480, (Track("Lead", 73, False, notes), Track("Bass", 33, False, bass)), (TimeSignature(0, 4, 4),))
+    return Score(480, (Track("Lead", 73, notes), Track("Bass", 33, bass)), (TimeSignature(0, 4, 4),))
 
 
 REGION = Region.rectangle([0, 1], [(2, 4), (6, 7)])

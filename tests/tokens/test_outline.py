@@ -40,7 +40,7 @@ def score_of(bars: list[Played], drum: bool, second: list[Played] | None = None)
     for name, cells in (("a", bars), ("b", second)):
         if cells is not None:
             notes = {(b, at, p): Note(b * BAR + at * 120, p, 120, v) for b, bar in enumerate(cells) for at, p, v in bar}
-            tracks.append(Track(name, 0, drum, tuple(sorted(notes.values()))))
+            tracks.append(Track(name, 0, tuple(sorted(notes.values())), is_drum=drum))
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), end_ticks=len(bars) * BAR)
 
 

@@ -20,9 +20,9 @@ def score():
         )
 
     tracks = (
-        Track("lead", 73, False, part(70)),
-        Track("bass", 33, False, part(30, silent=range(15))),
-        Track("drums", 0, True, tuple(n._replace(pitch=36) for n in part(36))),
+        Track("lead", 73, part(70)),
+        Track("bass", 33, part(30, silent=range(15))),
+        Track("drums", 0, tuple(n._replace(pitch=36) for n in part(36)), is_drum=True),
     )
     return Score(480, tracks, (TimeSignature(0, 4, 4),))
 

@@ -41,7 +41,7 @@ def scores(draw):
             for p, pitch in places
         ]
         drum = draw(st.booleans())
-        tracks.append(Track(f"t{i}", 0 if drum else draw(st.integers(0, 127)), drum, tuple(sorted(notes))))
+        tracks.append(Track(f"t{i}", 0 if drum else draw(st.integers(0, 127)), tuple(sorted(notes)), is_drum=drum))
     return Score(TPQ, tuple(tracks), tuple(signatures))
 
 
@@ -147,14 +147,16 @@ def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
 
 
 def test_velocities_are_given_back_where_the_track_tells_them():
-    track = Track("x", 0, False, (Note(0, 60, 1, 80), Note(1, 60, 1, 80), Note(2, 60, 1, 78)))
+    track = Track("x", 0, (Note(0, 60, 1, 80), Note(1, 60, 1, 80), Note(2, 60, 1, 78)))
     out = in_the_manner_of(track, [Note(5, 60, 9, 79), Note(6, 60, 9, 127)])
     assert [n.velocity for n in out] == [80, 127]
     assert [n.duration_ticks for n in out] == [9, 9]
 
 
 def test_drum_hits_are_as_long_as_the_tracks_own():
-    kit = Track("x", 0, True, (Note(0, 36, 10, 80), Note(1, 36, 10, 80), Note(2, 38, 30, 80), Note(3, 36, 12, 80)))
+    kit = Track(
+        "x", 0, (Note(0, 36, 10, 80), Note(1, 36, 10, 80), Note(2, 38, 30, 80), Note(3, 36, 12, 80)), is_drum=True
+    )
     out = in_the_manner_of(kit, [Note(5, 36, 120, 80), Note(6, 38, 120, 80), Note(7, 42, 120, 80)])
     assert [n.duration_ticks for n in out] == [10, 30, 10]
 
