@@ -26,7 +26,7 @@ from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.tokens.outline import MOST_COUNTED, OutlineVotes
-from midi_rwkv.tokens.prompt import PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
 from midi_rwkv.training.dataset import FILL, lay_out
 
@@ -95,7 +95,7 @@ def places(
     notes: list[int] = []
     for song, targets, open_end in regions:
         budget = prompt_budget(song, targets, checkpoint.context)
-        prompt = build_prompt(tokens, song, targets, budget=budget, open_end=open_end, order=checkpoint.prompt)
+        prompt = build_prompt(tokens, song, targets, Shown(budget=budget, open_end=open_end), order=checkpoint.prompt)
         sample = lay_out(tokenizer, tokens, song, prompt)
         if len(sample.ids) > LONGEST_PROMPT:
             continue

@@ -114,11 +114,17 @@ def check_fill(script: Callable[[str], ModuleType]) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """Our vocabulary with a few merges learned on made-up bars, so that ids stand for several base tokens."""
+    """Our vocabulary with a few merges that MidiTok learned on made-up bars, so that ids stand for several base tokens,
+    as in the paper's tokenizer."""
+    import json
+    import tempfile
+
     import numpy as np
+    from miditok import MMM
 
     from midi_rwkv.score.score import Bar
-    from midi_rwkv.tokens.tokenizer import base_tokenizer, train_tokenizer
+    from midi_rwkv.tokens.tokenizer import Tokenizer
+    from midi_rwkv.tokens.vocabulary import base_tokenizer, miditok_config
 
     base = base_tokenizer()
     rng = np.random.default_rng(0)
@@ -128,9 +134,14 @@ def tokenizer():
             n = int(rng.integers(1, 12))
             columns = [rng.integers(0, 16, n) * 120, rng.choice([36, 38, 42, 60, 64, 67], n)]
             notes = np.stack([*columns, rng.choice([120, 240, 480], n), rng.choice([64, 80, 96], n)], 1)
-            texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, drum)
+            texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, is_drum=drum)
     texts += [base.header_text(Bar(0, 1920, 4, 4), 480)] * 50
-    return train_tokenizer(texts, 1024)
+    learned = MMM(miditok_config())
+    learned.train(vocab_size=1024, model="BPE", iterator=texts)
+    with tempfile.TemporaryDirectory() as folder:
+        learned.save(Path(folder) / "tokenizer.json")
+        params = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    return Tokenizer({**params, "midi_rwkv": base.params["midi_rwkv"]})
 
 
 @pytest.fixture(scope="session")

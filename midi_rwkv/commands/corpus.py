@@ -28,9 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
         "files with valid.zip. A manifest.csv beside it (columns id, licence) tells the licences",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; a tokenizer.json in it is kept")
-    parser.add_argument(
-        "--vocab-size", type=int, default=config.vocab_size, help="ids, merges (BPE) included; 0, the default: none"
-    )
     parser.add_argument("--valid", type=float, default=config.valid, help="share of the pieces (default: 0.05)")
     parser.add_argument("--test", type=float, default=config.test, help="share of the pieces (default: 0)")
     parser.add_argument("--transpose", type=int, default=0, metavar="N", help="copies in other keys (default: 0)")
@@ -50,7 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
         value = getattr(filters, name)
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(value), default=value, help=f"{text} (default: {value})")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of songs to learn tokens from")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; -1: one a core (default: 1)")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="who does the work (default: local)")
     parser.add_argument("--address", default="", help="of the Dask scheduler or Ray head (default: start one here)")
@@ -75,12 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         licences[source] = licence
     filters = Filters(**{f.name: getattr(options, f.name) for f in fields(Filters)})
     config = CorpusConfig(
-        vocab_size=options.vocab_size,
         valid=options.valid,
         test=options.test,
         transpose=options.transpose,
-        seed=options.seed,
         filters=filters,
+        licences=licences,
     )
     engine = Engine(options.engine, options.jobs, options.address)
     build(
@@ -88,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out,
         config=config,
         engine=engine,
-        licences=licences,
         overwrite=options.overwrite,
         say=lambda line: say(line),
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.config import ARCHS, AVERAGES, PRESETS, ModelConfig, TrainConfig, check_threads
+from midi_rwkv.model.config import ARCHS, PRESETS, ModelConfig, TrainConfig, check_threads
 from midi_rwkv.tokens.prompt import ORDERS
 
 from .terminal import Parser
@@ -33,7 +33,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="go through rows N ids at a time, the state carried and gradients exact: long rows in little memory",
     )
     parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
-    parser.add_argument("--average", choices=AVERAGES, default="none", help="weights to average (default: none)")
     parser.add_argument("--order", choices=ORDERS, default="bars", help="of the prompt, see prompt.py (default: bars)")
     parser.add_argument(
         "--compile", action="store_true", dest="compiled", help="through torch.compile: quicker, needs a C++ compiler"
@@ -52,9 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         "total_tokens": "where the run ends",
         "warmup_tokens": "of rising learning rate",
         "lr": "highest learning rate",
-        "optimizer": "muon or adamw",
         "decay_fraction": "of the run, with falling learning rate",
-        "ema": "share of the average that a step leaves, with --average ema",
+        "ema": "decay of an exponential moving average of the weights, such as 0.999; 0: none",
         "context_weight": "what an id of the context counts in the loss, 0-1, one of a fill counting 1",
         "seed": "same seed, same rows",
         "save_seconds": "between two saved states",
@@ -88,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(build_parser().parse_args(arguments))
     import torch
 
-    from midi_rwkv.training.trainer import Trainer
+    from midi_rwkv.training.trainer import Machine, Trainer
 
     shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
     preset, threads, arch = (options.pop(k) for k in ("preset", "threads", "arch"))
@@ -107,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options["bf16"] = not options.pop("float32")
     options["source_weights"] = parse_weights(options["source_weights"])
-    Trainer(shards, run, model_config, replace(TrainConfig(), **options), start=start, **machine).run()
+    Trainer(shards, run, model_config, replace(TrainConfig(), **options), machine=Machine(**machine), start=start).run()

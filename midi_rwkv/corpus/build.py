@@ -27,8 +27,9 @@ import numpy as np
 
 from midi_rwkv.errors import CorpusError, RequestError, packages_for
 from midi_rwkv.files import whole_files
-from midi_rwkv.model.config import Config, check_seed
-from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer, base_tokenizer, train_tokenizer
+from midi_rwkv.model.config import Config
+from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
+from midi_rwkv.tokens.vocabulary import base_tokenizer
 
 from .checks import Filters, Piece, Sorted, scan, sort_pieces
 from .engines import Engine
@@ -36,7 +37,6 @@ from .inputs import Chunk, chunks, find_sources, read_chunk
 from .shards import CorpusSong, read_song, write_shard
 
 PART_IDS = 8_000_000  # in one file, about; so many are held in memory
-BPE_TRAINING_SONGS = 2500
 TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
 
 
@@ -45,21 +45,17 @@ class CorpusConfig(Config):
     """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
     piece."""
 
-    vocab_size: int = 0  # 0: base tokens, no merges
     valid: float = 0.05
     test: float = 0.0
     transpose: int = 0
-    seed: int = 0
     filters: Filters = field(default_factory=Filters)
+    licences: dict[str, str] = field(default_factory=dict)  # by source, where no manifest says one
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             raise RequestError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
         if not 0 <= self.transpose <= len(TRANSPOSITIONS):
             raise RequestError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
-        if not 0 <= self.vocab_size < 2**16:
-            raise RequestError(f"vocab_size must lie in 0-65535, got {self.vocab_size}")
 
 
 def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
@@ -110,23 +106,6 @@ def _moves(name: str) -> list[int]:
     return [int(m) for m in rng.permutation(TRANSPOSITIONS)]
 
 
-def cell_texts(chunk: Chunk, places: Sequence[int]) -> list[str]:
-    """What a tokenizer learns from: the cells and bar headers of some files as base characters."""
-    base = _base()
-    texts: list[str] = []
-    for place, file in enumerate(read_chunk(chunk)):
-        if place in places and not file.lost:
-            song = read_song(file.data, file.name, checked=True)
-            for notes, (_, is_drum), lead in zip(song.tracks, song.programs, song.leads, strict=True):
-                cells = base.cell_texts(notes, song.bars, song.ticks_per_beat, is_drum, lead=lead)
-                texts += [t for t in cells if t]
-            texts += [base.header_text(bar, song.ticks_per_beat) for bar in song.bars]
-    return texts
-
-
-_base = functools.cache(base_tokenizer)
-
-
 class ShardWriter:
     """Songs in, `<name>.npz`, `<name>.1.npz` ... out, so that no more than one part is in memory."""
 
@@ -159,7 +138,7 @@ class ShardWriter:
 
 
 @contextmanager
-def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+def _whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Build in a folder beside `out`; its files move there when all are complete, all of them or none. Old shards go
     then, and only then. After a kill that folder (`.*.partial`) is left."""
     if out.exists() and not out.is_dir():
@@ -188,13 +167,22 @@ def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the first reading found: pieces in their order, the (chunk, place in it) of each, and what becomes of it."""
+
+    work: Sequence[Chunk]
+    pieces: Sequence[Piece]
+    places: Sequence[tuple[int, int]]
+    sorted_: Sorted
+
+
 def build(
     inputs: Sequence[str],
     out: Path,
     *,
     config: CorpusConfig | None = None,
     engine: Engine | None = None,
-    licences: Mapping[str, str] | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -207,7 +195,7 @@ def build(
     with packages_for("corpus"):  # said now rather than when all files have been read
         import datasketch  # noqa: F401
     config, engine = config or CorpusConfig(), engine or Engine()
-    work = [c for source in find_sources(inputs, licences) for c in chunks(source)]
+    work = [c for source in find_sources(inputs, config.licences) for c in chunks(source)]
     if not work:
         raise CorpusError(f"no MIDI files in {', '.join(inputs)}")
     lost: set[str] = set()
@@ -216,80 +204,50 @@ def build(
         lost.add(name)
         say(f"skipped {name}: reading it ended the process")
 
-    with _whole_folder(out, overwrite) as folder, engine.started(on_lost):
-        began = time.perf_counter()
-        read = list(engine.run(scan, [(c, config.filters) for c in work]))
-        pieces = [p for part in read for p in part]
-        places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
-        say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s, {peak_memory():.0f} MiB")
-        sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
-        for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
-            say(f"left out {count:,}: {reason}")
-        if "train" not in sorted_.splits:
-            raise CorpusError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
+    with _whole_folder(out, overwrite=overwrite) as folder, engine.started(on_lost):
+        reading = _read(engine, work, config, say)
         if (out / "tokenizer.json").exists():
             tokenizer = Tokenizer.load(out / "tokenizer.json")
             say(f"took the {tokenizer.vocab_size:,} tokens of {out / 'tokenizer.json'}")
         else:
-            began = time.perf_counter()
-            tokenizer = _learn(engine, work, pieces, places, sorted_, config)
+            tokenizer = base_tokenizer()
             tokenizer.save(folder / "tokenizer.json")
-            seconds, held = time.perf_counter() - began, peak_memory()
-            merges = f"merges learned in {seconds:.0f} s" if config.vocab_size else "no merges"
-            say(f"{tokenizer.vocab_size:,} tokens, {merges}, {held:.0f} MiB")
         began = time.perf_counter()
-        tokens = _tokenize(engine, work, pieces, places, sorted_, config.transpose, tokenizer, folder, say)
+        tokens = _tokenize(engine, reading, tokenizer, folder, copies=config.transpose, say=say)
         say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
-        _write_pieces(folder / "pieces.csv", pieces, sorted_, lost)
+        _write_pieces(folder / "pieces.csv", reading, lost)
 
 
-def _learn(
-    engine: Engine,
-    work: Sequence[Chunk],
-    pieces: Sequence[Piece],
-    places: Sequence[tuple[int, int]],
-    sorted_: Sorted,
-    config: CorpusConfig,
-) -> Tokenizer:
-    """BPE over the cells of at most `BPE_TRAINING_SONGS` training pieces, spread evenly over the sources; none where
-    `vocab_size` is 0."""
-    if not config.vocab_size:
-        return base_tokenizer()
-    rng = np.random.default_rng(config.seed)
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for i, piece in enumerate(pieces):
-        if sorted_.splits[i] == "train":
-            by_source[piece.source].append(i)
-    chosen: dict[int, list[int]] = defaultdict(list)  # by chunk: places
-    for _, numbers in sorted(by_source.items()):
-        take = min(len(numbers), BPE_TRAINING_SONGS // len(by_source) + 1)
-        for k in sorted(rng.choice(len(numbers), take, replace=False)):
-            chunk, place = places[numbers[k]]
-            chosen[chunk].append(place)
-    texts = engine.run(cell_texts, [(work[c], chosen[c]) for c in sorted(chosen)])
-    return train_tokenizer((t for part in texts for t in part), config.vocab_size)
+def _read(engine: Engine, work: Sequence[Chunk], config: CorpusConfig, say: Callable[[str], None]) -> Reading:
+    """The first reading: every file is judged, copies are left out, splits are drawn."""
+    began = time.perf_counter()
+    read = list(engine.run(scan, [(c, config.filters) for c in work]))
+    pieces = [p for part in read for p in part]
+    places = [(c, k) for c, part in enumerate(read) for k in range(len(part))]
+    say(f"read {len(pieces):,} files, {_rate(len(pieces), began)} files/s, {peak_memory():.0f} MiB")
+    sorted_ = sort_pieces(pieces, config.filters, {"valid": config.valid, "test": config.test})
+    for reason, count in Counter(r.split(":")[0].split(" of ")[0] for r in sorted_.reasons if r).most_common():
+        say(f"left out {count:,}: {reason}")
+    if "train" not in sorted_.splits:
+        raise CorpusError(f"nothing is left to train on of {len(pieces)} files; first: {_first(pieces, sorted_)}")
+    return Reading(work, pieces, places, sorted_)
 
 
 def _tokenize(
-    engine: Engine,
-    work: Sequence[Chunk],
-    pieces: Sequence[Piece],
-    places: Sequence[tuple[int, int]],
-    sorted_: Sorted,
-    copies: int,
-    tokenizer: Tokenizer,
-    folder: Path,
-    say: Callable[[str], None],
+    engine: Engine, reading: Reading, tokenizer: Tokenizer, folder: Path, *, copies: int, say: Callable[[str], None]
 ) -> int:
-    """The second reading: what is kept goes into the shards of its source, or of its split. Returns the tokens."""
+    """The second reading: what is kept goes into the shards of its source, or of its split. Returns the tokens.
+
+    copies: transpositions of each training piece."""
+    splits = reading.sorted_.splits
     wanted: dict[int, dict[int, int]] = defaultdict(dict)  # by chunk: by place: transpositions
     number = {}
-    for i, (chunk, place) in enumerate(places):
+    for i, (chunk, place) in enumerate(reading.places):
         number[chunk, place] = i
-        if sorted_.splits[i]:
-            wanted[chunk][place] = copies if sorted_.splits[i] == "train" else 0
+        if splits[i]:
+            wanted[chunk][place] = copies if splits[i] == "train" else 0
     params = json.dumps(tokenizer.params, ensure_ascii=False)
-    jobs = [(work[c], wanted[c], params) for c in sorted(wanted)]
+    jobs = [(reading.work[c], wanted[c], params) for c in sorted(wanted)]
     held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
     writer: ShardWriter | None = None
     tokens = 0
@@ -299,13 +257,14 @@ def _tokenize(
         for place, name, song in songs:
             i = number[c, place]
             tokens += len(song.cells)
-            if sorted_.splits[i] != "train":
-                held_out[sorted_.splits[i]].add(name, song)
+            if splits[i] != "train":
+                held_out[splits[i]].add(name, song)
                 continue
-            if writer is None or writer.name != pieces[i].source:  # chunks come source by source
+            source = reading.pieces[i].source
+            if writer is None or writer.name != source:  # chunks come source by source
                 if writer is not None:
                     say(writer.close())
-                writer = ShardWriter(folder, pieces[i].source)
+                writer = ShardWriter(folder, source)
             writer.add(name, song)
     for last in (writer, *held_out.values()):
         if last is not None and last.count:
@@ -314,11 +273,12 @@ def _tokenize(
     return tokens
 
 
-def _write_pieces(path: Path, pieces: Sequence[Piece], sorted_: Sorted, lost: Collection[str]) -> None:
+def _write_pieces(path: Path, reading: Reading, lost: Collection[str]) -> None:
+    splits, reasons = reading.sorted_.splits, reading.sorted_.reasons
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "source", "split", "licence", "bars", "notes", "left_out"])
-        for p, split, reason in zip(pieces, sorted_.splits, sorted_.reasons, strict=True):
+        for p, split, reason in zip(reading.pieces, splits, reasons, strict=True):
             if not reason and p.name in lost:
                 split, reason = "", "broken: tokenizing it ended the process"
             writer.writerow([p.name, p.source, split, p.licence or "unknown", p.bars, p.notes, reason])

@@ -23,7 +23,7 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.score.score import Note, Score
 from midi_rwkv.style.style import find_style, parse_blend, style_path
-from midi_rwkv.tokens.prompt import Prompt, PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import TokenizedSong
 from midi_rwkv.training.dataset import FILL, Sample, lay_out, to_batches
 
@@ -181,9 +181,7 @@ class System:
             self.tokens,
             song,
             targets,
-            budget=budget,
-            context_bars=case.context_bars,
-            open_end=left_only,
+            Shown(budget=budget, context_bars=case.context_bars, open_end=left_only),
             order=self.checkpoint.prompt,
         )
 

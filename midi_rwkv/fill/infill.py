@@ -24,7 +24,7 @@ from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.score.single import one_at_a_time
 from midi_rwkv.score.splice import masked_runs, settle
 from midi_rwkv.style.style import Style, find_style
-from midi_rwkv.tokens.prompt import ORDERS, Prompt, PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.prompt import ORDERS, Prompt, PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import in_the_manner_of
 
 from .limits import CellLimits
@@ -143,7 +143,8 @@ class Infiller:
                     for memory, new_ids in zip(memories or (), written, strict=False):
                         memory.write(b, t, new_ids)
                     notes = [
-                        self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, track.is_drum) for ids in written
+                        self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, is_drum=track.is_drum)
+                        for ids in written
                     ]
                     notes = [in_the_manner_of(track, n) for n in notes]
                     for fill, new in zip(fills, notes, strict=True):
@@ -178,10 +179,12 @@ class Infiller:
                     self.tokens,
                     ids,
                     targets,
-                    masked=unfilled,
-                    budget=prompt_budget(ids, targets, self.checkpoint.context),
-                    context_bars=context_bars,
-                    open_end=max(targets) >= n_bars,
+                    Shown(
+                        masked=unfilled,
+                        budget=prompt_budget(ids, targets, self.checkpoint.context),
+                        context_bars=context_bars,
+                        open_end=max(targets) >= n_bars,
+                    ),
                     order=self.checkpoint.prompt,
                 )
             )

@@ -33,7 +33,6 @@ class Config:
 
 
 ARCHS = ("rwkv7", "transformer")
-AVERAGES = ("none", "ema", "decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,6 @@ class TrainConfig(Config):
     lr: float = 2e-3
     warmup_tokens: int = 400_000
     decay_fraction: float = 0.3
-    optimizer: str = "muon"  # "muon" (matrices) or "adamw" (all)
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
@@ -163,18 +161,14 @@ class TrainConfig(Config):
     seed: int = 0
     save_seconds: float = 300.0
     eval_tokens: int = 1_000_000  # between two evaluations
-    average: str = "none"  # weights: "ema", exponentially over all steps; "decay", plainly over the decay phase's
-    ema: float = 0.999  # share of the average that a step leaves
+    ema: float = 0.0  # decay of an exponential moving average of the weights; 0: none is kept
     source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
     order: str = "bars"  # of the prompt, one of prompt.ORDERS
-    sections: str = "several"  # or "one": RegionSampler of dataset.py
     context_weight: float = 1.0  # what an id of the context counts in the loss, one of a fill counting 1
 
     def __post_init__(self) -> None:
-        if self.average not in AVERAGES:
-            raise RequestError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
         if not 0 <= self.context_weight <= 1:
             raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
         check_seed(self.seed)
-        if not 0 < self.ema < 1:
-            raise RequestError(f"ema must lie between 0 and 1, got {self.ema}")
+        if not 0 <= self.ema < 1:
+            raise RequestError(f"ema must be 0 (no average) or a decay below 1, such as 0.999, got {self.ema}")

@@ -10,9 +10,9 @@ notes of that cell; a cell that is masked and not yet filled holds `Infill_Bar`.
 `Program FillBar_Start [controls] notes FillBar_End`. So a fill continues the bars before it, right after what the other
 tracks play in the same bar, and every cell stands in the sequence exactly once.
 
-That is the order "bars". A model may be trained in three others: "asked-late", the question after the context; "twice",
-the context read twice; and "tracks", the paper's, where the context is one track after another with the run's bars in
-their places, then the question, then the cells to fill, track by track. A checkpoint says which is its own.
+That is the order "bars". A model may also be trained in the paper's order, "tracks": the context is one track after
+another with the run's bars in their places, then comes the question, then the cells to fill, track by track. A
+checkpoint says which order is its own.
 
 A region of several runs is filled run by run, each in the context of those already filled. Where the song is longer
 than the budget, the bars nearest to the run are kept, of all tracks; tracks silent in what is kept are left out.
@@ -27,7 +27,7 @@ import numpy as np
 
 from .tokenizer import Kind, TokenizedSong, Tokenizer
 
-ORDERS = ("bars", "asked-late", "twice", "tracks")
+ORDERS = ("bars", "tracks")
 MAX_ASKED_BARS = 16
 POLYPHONY_LEVELS = 6
 DENSITY_LEVELS = 18
@@ -83,86 +83,117 @@ class Prompt:
         return [(plan.bar, t) for plan in self.bars for t in plan.targets]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What of the song a prompt may show, apart from the cells to write.
+
+    budget: tokens of `asked`, context and given cells together; the run's own bars are always kept. context_bars: at
+    most this many bars on each side of the run, None for no limit. masked: further (bar, track) cells that are hidden
+    because they are not filled yet. absent: tracks of which nothing is shown. open_end: the song goes on after the run
+    and nothing of that is known (a continuation).
+    """
+
+    budget: int = 2048
+    context_bars: int | None = None
+    masked: Collection[tuple[int, int]] = ()
+    absent: Collection[int] = ()
+    open_end: bool = False
+
+
+WHOLE_SONG = Shown()
+
+
 def build_prompt(
     tokens: PromptTokens,
     song: TokenizedSong,
     targets: Mapping[int, Sequence[int]],
+    shown: Shown = WHOLE_SONG,
     *,
-    masked: Collection[tuple[int, int]] = (),
-    budget: int = 2048,
-    context_bars: int | None = None,
-    open_end: bool = False,
-    absent: Collection[int] = (),
     order: str = "bars",
 ) -> Prompt:
     """The prompt for one run of bars.
 
-    targets: per bar of the run (consecutive bar indices), the tracks to write. masked: further (bar, track) cells
-    that are hidden because they are not filled yet. budget: ids of `asked`, context and given cells together; the
-    run's own bars are always kept. context_bars: at most so many bars on each side. open_end: the song goes on after
-    the run and nothing of that is known (a continuation). absent: tracks of which nothing is shown. order: one of
-    ORDERS.
+    targets: per bar of the run (consecutive bar indices), the tracks to write. order: one of ORDERS.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, given {order!r}")
-    first, last = min(targets), max(targets) + 1
-    if sorted(targets) != list(range(first, last)):
+    run = range(min(targets), max(targets) + 1)
+    if sorted(targets) != list(run):
         raise ValueError(f"the bars of a run must be consecutive, got {sorted(targets)}")
     asked_tracks = sorted({t for ts in targets.values() for t in ts})
-    hidden = {(b, t) for b, ts in targets.items() for t in ts} | set(masked)
+    hidden = {(b, t) for b, ts in targets.items() for t in ts} | set(shown.masked)
     visible = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
     for b, t in hidden:
         visible[b, t] = 0
-    visible[:, list(absent)] = 0
-    asked = _asked(tokens, song, asked_tracks, first, last)
-    end = last if open_end else song.n_bars
-    lo, hi = _window(visible, first, last, budget - len(asked) - 6, context_bars, end, order)
+    visible[:, list(shown.absent)] = 0
+    asked = _asked(tokens, song, asked_tracks, run)
+    sounding = int((visible.sum(0) > 0).sum())
+    # In the order "tracks" each track has its own header in every bar, and a hidden cell is a token.
+    cost = visible.sum(1) + (3 * sounding if order == "tracks" else sounding + 2)
+    window = _window(cost, run, shown, shown.budget - len(asked) - 6)
+    heard = visible[window.start : window.stop].sum(0) > 0
+    tracks = [t for t in range(song.n_tracks) if heard[t] and t not in asked_tracks]
+    tracks += [t for t in asked_tracks if heard[t]]
+    layout = _Layout(tokens, song, targets, hidden, tracks, window)
+    return layout.by_track(asked) if order == "tracks" else layout.by_bar(asked, open_end=shown.open_end)
 
-    shown = visible[lo:hi].sum(0) > 0
-    in_order = [t for t in range(song.n_tracks) if shown[t] and t not in asked_tracks]
-    in_order += [t for t in asked_tracks if shown[t]]
 
-    def programs(bar: int) -> list[int]:
-        return [song.program(bar, t) for t in range(song.n_tracks)]
+@dataclass(frozen=True)
+class _Layout:
+    """Lays out the bars of a window, their tracks in this order."""
 
-    def bar_ids(bar: int, tracks: Sequence[int]) -> list[int]:
-        ids = list(song.headers[bar])
+    tokens: PromptTokens
+    song: TokenizedSong
+    targets: Mapping[int, Sequence[int]]
+    hidden: Collection[tuple[int, int]]
+    tracks: Sequence[int]
+    window: range
+
+    def by_bar(self, asked: list[int], *, open_end: bool) -> Prompt:
+        """The order "bars"."""
+        first, last = min(self.targets), max(self.targets) + 1
+        context = [self.tokens.after]
+        for bar in range(last, self.window.stop):
+            context += self._bar(bar, self.tracks)
+        if self.window.stop == self.song.n_bars and not open_end:
+            context.append(self.tokens.song_end)
+        context.append(self.tokens.before)
+        if self.window.start == 0:
+            context.append(self.tokens.song_start)
+        for bar in range(self.window.start, first):
+            context += self._bar(bar, self.tracks)
+        plans = []
+        for bar in range(first, last):
+            given = self._bar(bar, [t for t in self.tracks if t not in self.targets[bar]])
+            plans.append(BarPlan(bar, given, tuple(self.targets[bar]), self._programs(bar)))
+        return Prompt(asked, [*context, self.tokens.middle], plans, self.window.start, self.window.stop)
+
+    def by_track(self, asked: list[int]) -> Prompt:
+        """The order "tracks"."""
+        first = min(self.targets)
+        context: list[int] = []
+        for t in self.tracks:
+            context += [self.tokens.track_start, self.song.program(first, t)]
+            for bar in self.window:
+                context += [*self.song.headers[bar], *self._cell(bar, t)]
+            context.append(self.tokens.track_end)
+        asked_tracks = sorted({t for ts in self.targets.values() for t in ts})
+        cells = [(bar, t) for t in asked_tracks for bar in sorted(self.targets) if t in self.targets[bar]]
+        plans = [BarPlan(bar, [], (t,), self._programs(bar)) for bar, t in cells]
+        context += [*asked[2:], self.tokens.middle]
+        return Prompt(asked[:2], context, plans, self.window.start, self.window.stop)
+
+    def _programs(self, bar: int) -> list[int]:
+        return [self.song.program(bar, t) for t in range(self.song.n_tracks)]
+
+    def _bar(self, bar: int, tracks: Sequence[int]) -> list[int]:
+        ids = list(self.song.headers[bar])
         for t in tracks:
-            ids.append(song.program(bar, t))
-            ids += [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
+            ids += [self.song.program(bar, t), *self._cell(bar, t)]
         return ids
 
-    if order == "tracks":
-        context = []
-        for t in in_order:
-            context += [tokens.track_start, song.program(first, t)]
-            for bar in range(lo, hi):
-                cell = [tokens.infill_bar] if (bar, t) in hidden else song.cell(bar, t).tolist()
-                context += [*song.headers[bar], *cell]
-            context.append(tokens.track_end)
-        cells = [(bar, t) for t in asked_tracks for bar in range(first, last) if t in targets[bar]]
-        plans = [BarPlan(bar, [], (t,), programs(bar)) for bar, t in cells]
-        return Prompt(asked[:2], [*context, *asked[2:], tokens.middle], plans, lo, hi)
-
-    context = [tokens.after]
-    for bar in range(last, hi):
-        context += bar_ids(bar, in_order)
-    if hi == song.n_bars and not open_end:
-        context.append(tokens.song_end)
-    context.append(tokens.before)
-    if lo == 0:
-        context.append(tokens.song_start)
-    for bar in range(lo, first):
-        context += bar_ids(bar, in_order)
-    if order == "twice":
-        context += context
-    plans = [
-        BarPlan(bar, bar_ids(bar, [t for t in in_order if t not in targets[bar]]), tuple(targets[bar]), programs(bar))
-        for bar in range(first, last)
-    ]
-    if order == "asked-late":
-        asked, context = asked[:2], context + asked[2:]
-    return Prompt(asked, [*context, tokens.middle], plans, lo, hi)
+    def _cell(self, bar: int, track: int) -> list[int]:
+        return [self.tokens.infill_bar] if (bar, track) in self.hidden else self.song.cell(bar, track).tolist()
 
 
 def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], context: int) -> int:
@@ -177,32 +208,22 @@ def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], con
     return context - min(context // 2, int(answer))
 
 
-def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], first: int, last: int) -> list[int]:
-    ids = [tokens.bos, int(song.tempos[first])]
+def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], run: range) -> list[int]:
+    ids = [tokens.bos, int(song.tempos[run.start])]
     for t in tracks:
-        ids += [tokens.infill_track, song.program(first, t)]
-    return ids + [tokens.infill_bar] * min(last - first, MAX_ASKED_BARS)
+        ids += [tokens.infill_track, song.program(run.start, t)]
+    return ids + [tokens.infill_bar] * min(len(run), MAX_ASKED_BARS)
 
 
-def _window(
-    visible: np.ndarray, first: int, last: int, budget: int, context_bars: int | None, end: int, order: str
-) -> tuple[int, int]:
-    """Bars to show, half-open: the run and, a bar at a time on either side in turn, as many neighbours as fit.
+def _window(cost: np.ndarray, run: range, shown: Shown, budget: int) -> range:
+    """Bars to show: the run and, a bar at a time on either side in turn, as many neighbours as fit the budget.
 
-    visible: (bars, tracks) ids in each cell that may be shown.
+    cost: (bars,) tokens that each bar takes.
     """
-    tracks = int((visible.sum(0) > 0).sum())
-    if order == "tracks":  # each has its own header in every bar, and what is hidden a token
-        cost = visible.sum(1) + 3 * tracks
-    else:
-        cost = visible.sum(1) + tracks + 2
-    if order == "twice":
-        cost[:first] *= 2
-        cost[last:] *= 2
-    reach = len(visible) if context_bars is None else context_bars
-    floor, ceiling = max(0, first - reach), min(end, last + reach)
-    left = budget - int(cost[first:last].sum())
-    lo, hi = first, last
+    reach = len(cost) if shown.context_bars is None else shown.context_bars
+    floor, ceiling = max(0, run.start - reach), min(run.stop if shown.open_end else len(cost), run.stop + reach)
+    left = budget - int(cost[run.start : run.stop].sum())
+    lo, hi = run.start, run.stop
     growing = True
     while growing:
         growing = False
@@ -214,7 +235,7 @@ def _window(
             left -= int(cost[hi])
             hi += 1
             growing = True
-    return lo, hi
+    return range(lo, hi)
 
 
 def control_ids(

@@ -1,15 +1,15 @@
-"""Notes <-> token ids, over MidiTok's MMM vocabulary and its byte-pair encoding.
+"""Notes <-> token ids, over MidiTok's MMM vocabulary.
 
 Two index spaces, kept apart by name: a *base* token is one event ("Position_12", "Pitch_60"), a plain *id* is what the
-model sees: a BPE token that stands for one or several base tokens. Only `Tokenizer.expansions` and `encode_cells`
-cross.
+model sees. In our own vocabulary an id stands for one base token; in a file with merges (byte-pair encoding), such as
+the paper's, it may stand for several. Only `Tokenizer.expansions` and `encode_cells` cross.
 
-MidiTok makes the vocabulary, learns the merges and writes the JSON; this module reads that JSON directly. MidiTok's own
+MidiTok makes the vocabulary (vocabulary.py) and writes the JSON; this module reads that JSON directly. MidiTok's own
 `encode` is not used on songs: it lays its own bar grid over a resampled copy, whereas a fill must agree bar for bar and
 tick for tick with the file it is spliced into. A test holds the two against each other.
 
 The unit is the *cell*: the notes of one track in one bar, `(Position (Pitch Velocity Duration)+)*`, sorted by position
-and pitch. BPE never crosses a cell.
+and pitch. No merge crosses a cell.
 """
 
 from __future__ import annotations
@@ -34,21 +34,6 @@ from midi_rwkv.score.score import (
     bars_of,
     lead_at_end,
     lead_ticks,
-)
-
-SPECIAL_TOKENS = (
-    "PAD",
-    "BOS",
-    "EOS",
-    "Infill_Bar",
-    "Infill_Track",
-    "FillBar_Start",
-    "FillBar_End",
-    "Context_After",
-    "Context_Before",
-    "Context_Middle",
-    "Song_Start",
-    "Song_End",
 )
 
 
@@ -194,7 +179,7 @@ class Tokenizer:
     def __contains__(self, name: str) -> bool:
         return name in self._id_of
 
-    def program_id(self, program: int, is_drum: bool) -> int:
+    def program_id(self, program: int, *, is_drum: bool) -> int:
         """Id of the track's Program token; a program that the vocabulary lacks becomes its nearest neighbour."""
         if is_drum:
             return self.id("Program_-1")
@@ -234,7 +219,7 @@ class Tokenizer:
         return count
 
     def cell_texts(
-        self, notes: np.ndarray, bars: Sequence[Bar], ticks_per_beat: int, is_drum: bool, *, lead: int | None = None
+        self, notes: np.ndarray, bars: Sequence[Bar], ticks_per_beat: int, *, is_drum: bool, lead: int | None = None
     ) -> list[str]:
         """One string of base characters a bar, for one track.
 
@@ -290,7 +275,7 @@ class Tokenizer:
         return values[last][is_note], values[is_note], index[is_note]
 
     def encode_cells(self, texts: Sequence[str]) -> list[list[int]]:
-        """BPE ids of each cell's string of base characters."""
+        """The ids of each cell's string of base characters."""
         filled = [i for i, text in enumerate(texts) if text]
         ids: list[list[int]] = [[] for _ in texts]
         for i, encoding in zip(filled, self._bpe.encode_batch([texts[i] for i in filled]), strict=True):
@@ -308,7 +293,7 @@ class Tokenizer:
         tempos = [score.tempo_at(b.start_ticks) for b in bars]
         leads = [score.lead_ticks(t) for t in score.tracks]
         changing = {
-            i: np.array([self.program_id(t.program_in(bar), False) for bar in bars], np.int32)
+            i: np.array([self.program_id(t.program_in(bar), is_drum=False) for bar in bars], np.int32)
             for i, t in enumerate(score.tracks)
             if t.program_changes
         }
@@ -329,7 +314,7 @@ class Tokenizer:
         its lead in ticks (None: see `cell_texts`)."""
         leads = [lead_ticks(ticks_per_beat)] * len(tracks) if leads is None else leads
         columns = [
-            self.cell_texts(notes, bars, ticks_per_beat, is_drum, lead=lead)
+            self.cell_texts(notes, bars, ticks_per_beat, is_drum=is_drum, lead=lead)
             for notes, (_, is_drum), lead in zip(tracks, programs, leads, strict=True)
         ]
         ids = self.encode_cells([text for row in zip(*columns, strict=True) for text in row])
@@ -340,14 +325,14 @@ class Tokenizer:
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(i) for i in ids], out=offsets[1:])
         return TokenizedSong(
-            programs=np.array([self.program_id(p, d) for p, d in programs], np.int32),
+            programs=np.array([self.program_id(p, is_drum=d) for p, d in programs], np.int32),
             headers=tuple(header_of[self.header_text(b, ticks_per_beat)] for b in bars),
             tempos=np.array([tempo_of[t] for t in tempos], np.int32),
             cells=np.array([i for cell in ids for i in cell], np.int32),
             offsets=offsets,
         )
 
-    def decode_cell(self, ids: Iterable[int], bar: Bar, ticks_per_beat: int, is_drum: bool) -> list[Note]:
+    def decode_cell(self, ids: Iterable[int], bar: Bar, ticks_per_beat: int, *, is_drum: bool) -> list[Note]:
         """Notes of one cell, in ticks. ValueError when the ids do not parse as a cell."""
         step = self.ticks_per_position(bar.denominator, ticks_per_beat)
         default = max(1, ticks_per_beat // 4)
@@ -403,52 +388,3 @@ def in_the_manner_of(track: Track, notes: Sequence[Note]) -> list[Note]:
             )
         )
     return out
-
-
-def miditok_config() -> Any:
-    """The MidiTok configuration of our own tokenizer (`TokenizerConfig`)."""
-    from miditok import TokenizerConfig
-
-    return TokenizerConfig(
-        pitch_range=(0, 127),
-        drums_pitch_range=(0, 127),
-        beat_res={(0, 2): POSITIONS_PER_BEAT, (2, 4): 4, (4, 8): 2, (8, 16): 1},
-        num_velocities=16,
-        special_tokens=list(SPECIAL_TOKENS),
-        use_programs=True,
-        use_pitchdrum_tokens=True,
-        use_note_duration_programs=list(range(128)),
-        use_tempos=True,
-        num_tempos=32,
-        tempo_range=(40, 240),
-        use_time_signatures=True,
-        time_signature_range={d: list(range(1, n + 1)) for d, n in ((1, 4), (2, 8), (4, 16), (8, 16), (16, 16))},
-        encode_ids_split="no",
-        base_tokenizer="REMI",
-        ac_polyphony_bar=True,
-        ac_note_density_bar=True,
-        ac_note_duration_bar=True,
-        ac_pitch_class_bar=True,
-    )
-
-
-def base_tokenizer() -> Tokenizer:
-    """Our vocabulary before any merge: every id stands for one base token."""
-    return train_tokenizer([], 0)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn BPE merges from cell strings (`Tokenizer.cell_texts` of `base_tokenizer()`); none where vocab_size is 0."""
-    import tempfile
-
-    from miditok import MMM
-
-    tokenizer = MMM(miditok_config())
-    size = max(vocab_size, len(tokenizer.vocab) + 1)
-    tokenizer.train(vocab_size=size, model="BPE", iterator=list(texts) if vocab_size else [])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        tokenizer.save(path)
-        params = json.loads(path.read_text(encoding="utf-8"))
-    params["midi_rwkv"] = {"grid": "quarter"}
-    return Tokenizer(params)

@@ -13,7 +13,7 @@ import numpy as np
 
 from midi_rwkv.corpus.shards import Shard, sources_in
 from midi_rwkv.errors import CorpusError
-from midi_rwkv.tokens.prompt import Prompt, PromptTokens, build_prompt, control_ids
+from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, control_ids
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
 # By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
@@ -48,13 +48,11 @@ class Sample:
 class RegionSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
-    def __init__(self, tokenizer: Tokenizer, evaluation: bool = False, order: str = "bars", sections: str = "several"):
-        """order: of the prompt, one of `prompt.ORDERS`. sections: "several" tracks at once where the draw says so, with
-        others not yet filled, or "one" always, as the paper has it."""
-        self.order, self.sections = order, sections
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, *, evaluation: bool = False, order: str = "bars"):
+        """evaluation: no control tokens, and nothing is hidden but the region. order: of the prompt, one of
+        `prompt.ORDERS`."""
+        self.tokenizer, self.evaluation, self.order = tokenizer, evaluation, order
         self.tokens = PromptTokens(tokenizer)
-        self.evaluation = evaluation  # no control tokens, nothing hidden but the region
 
     def draw(
         self, song: TokenizedSong, rng: np.random.Generator, budget: int, within: tuple[int, int] | None = None
@@ -71,7 +69,7 @@ class RegionSampler:
         if len(sounding) == 0:
             return None
         kind = rng.random()
-        if kind < 0.5 or len(sounding) == 1 or self.sections == "one":
+        if kind < 0.5 or len(sounding) == 1:
             pool = np.arange(song.n_tracks) if rng.random() < 0.1 else sounding
             tracks = [int(rng.choice(pool))]
         elif kind < 0.75:
@@ -86,7 +84,7 @@ class RegionSampler:
         absent: list[int] = []
         open_end = rng.random() < 0.12
         if not self.evaluation:
-            if rng.random() < 0.2 and self.sections != "one":  # other runs of the same region that are not filled yet
+            if rng.random() < 0.2:  # other runs of the same region that are not filled yet
                 start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
                 masked = {(b, t) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
             if len(tracks) < song.n_tracks and rng.random() < 0.1:
@@ -96,11 +94,7 @@ class RegionSampler:
             self.tokens,
             song,
             targets,
-            masked=masked,
-            budget=budget - answer_size,
-            context_bars=None,
-            open_end=open_end,
-            absent=absent,
+            Shown(budget=budget - answer_size, masked=masked, absent=absent, open_end=open_end),
             order=self.order,
         )
         density, polyphony = (not self.evaluation and rng.random() < 0.2 for _ in range(2))
@@ -144,7 +138,6 @@ class TrainingRows:
         seed: int,
         weights: Mapping[str, float] | None = None,
         order: str = "bars",
-        sections: str = "several",
     ):
         """weights: by source; None: `DEFAULT_SOURCE_WEIGHTS` where the folder has all of these sources, else the root
         of each source's bars. CorpusError where a source has no shard."""
@@ -163,7 +156,7 @@ class TrainingRows:
         self.p = np.array(list(weights.values())) / sum(weights.values())
         # A long song counts for more, but less than in proportion.
         self.song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]
-        self.sampler = RegionSampler(tokenizer, order=order, sections=sections)
+        self.sampler = RegionSampler(tokenizer, order=order)
         self.pad = self.sampler.tokens.pad
         self.seq_len, self.seed = seq_len, seed
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from midi_rwkv.errors import RequestError
+from midi_rwkv.model.config import TrainConfig
 
 from .dataset import CONTEXT, FILL, TrainingRows
 from .parallel import Group
@@ -59,25 +60,24 @@ class Loader:
     def __init__(
         self,
         rows: TrainingRows,
-        batch_size: int,
+        config: TrainConfig,
+        group: Group,
         *,
         first_row: int,
         steps: int,
-        group: Group,
         workers: int = 0,
-        context_weight: float = 1.0,
     ):
         """steps: how many batches. workers: processes that make rows; 0: the trainer makes them itself.
-        context_weight: what a target of the context counts, one of a fill counting 1.
 
         RequestError where the step has fewer rows than there are processes.
         """
+        batch_size = config.batch_size
         if batch_size < group.size:
             raise RequestError(f"--batch-size {batch_size} gives {group.size} processes no row each; use {group.size}")
         self.waited = 0.0
         fork = "fork" in multiprocessing.get_all_start_methods()  # the shards' arrays are shared then, not copied
         self._batches: DataLoader[Batch] = DataLoader(
-            _Steps(rows, batch_size, group.rank, group.size, context_weight),
+            _Steps(rows, batch_size, group.rank, group.size, config.context_weight),
             batch_size=None,
             sampler=range(first_row, first_row + steps * batch_size, batch_size),
             num_workers=workers,

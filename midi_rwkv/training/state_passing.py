@@ -1,10 +1,9 @@
 """Training on sequences longer than memory allows: piece by piece, the recurrent state carried from one to the next.
 
-A recurrent model's past is its state, so a long song needs the activations of one piece at a time. The exact form goes
-through the pieces once without gradients, keeping the state before each, then backwards: each piece runs again, with
-gradients, and the gradient of the state after it, which the later piece gave, is handed on to the state before it. That
-costs a second forward pass. The truncated form trains each piece as it goes and lets no gradient cross from one into
-the next: no second pass, and what a piece should have remembered for a later one is not learned.
+A recurrent model's past is its state, so a long song needs the activations of one piece at a time. The first pass goes
+through the pieces without gradients and keeps the state before each. The second goes backwards: each piece runs again,
+with gradients, and the gradient of the state after it, which the later piece gave, is handed on to the state before it.
+The gradients are those of the whole sequence; a second forward pass is what they cost.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ def backward_in_pieces(
     loss_of_piece: PieceLoss,
     piece: int,
     *,
-    exact: bool = True,
     state: ModelState | None = None,
-    backend: str = "auto",
     starts: Tensor | None = None,
 ) -> float:
     """Add the gradients of a sum of losses over the pieces of `ids` (B, T) to the model's parameters.
 
     loss_of_piece: logits (B, t, V) of a piece and its place in 0..T -> the piece's share of the loss, a scalar. For a
         mean, divide by the number of targets in the whole, not in the piece.
-    piece: tokens a piece. state: what stands before the first; its tensors get gradients if they want them and `exact`.
+    piece: tokens a piece. state: what stands before the first; its tensors get gradients if they want them.
     starts: (B, T), where packed samples begin (packing.py).
 
     Returns:
@@ -47,26 +44,16 @@ def backward_in_pieces(
         raise ValueError(f"pieces must have at least one token, given {piece}, of ids {tuple(ids.shape)}")
     places = [slice(start, min(start + piece, ids.shape[1])) for start in range(0, ids.shape[1], piece)]
     state = model.new_state(len(ids)) if state is None else state
-    if not exact:
-        total = 0.0
-        for place in places:
-            logits, state = model(ids[:, place], state, backend, _cut(starts, place))
-            share = loss_of_piece(logits, place)
-            share.backward()
-            total += float(share.detach())
-            state = _leaf(state, False)
-        return total
-
     first, before = state, []
     with torch.no_grad():
         for place in places:
             before.append(state)
             if place is not places[-1]:
-                _, state = model.hidden(ids[:, place], state, backend, _cut(starts, place))
+                _, state = model.hidden(ids[:, place], state, starts=_cut(starts, place))
     total, after = 0.0, None
     for place, kept in zip(reversed(places), reversed(before), strict=True):
-        start = _leaf(kept, True)
-        logits, end = model(ids[:, place], start, backend, _cut(starts, place))
+        start = _leaf(kept)
+        logits, end = model(ids[:, place], start, starts=_cut(starts, place))
         share = loss_of_piece(logits, place)
         total += float(share.detach())
         if after is None:
@@ -88,6 +75,6 @@ def _cut(starts: Tensor | None, place: slice) -> Tensor | None:
     return None if starts is None else starts[:, place]
 
 
-def _leaf(state: ModelState, wants_grad: bool) -> ModelState:
-    """The same numbers, without history."""
-    return ModelState(*(x.detach().requires_grad_(wants_grad) for x in _tensors(state)))
+def _leaf(state: ModelState) -> ModelState:
+    """The same numbers without history, to gather gradients."""
+    return ModelState(*(x.detach().requires_grad_() for x in _tensors(state)))

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,34 @@ from .dataset import TrainingRows, to_batches, validation_samples
 from .loader import Batch, Loader
 from .losses import fill_nats, music_nats, music_targets, target_weights, targets_nats
 from .muon import has_fast_bf16
-from .optim import WeightAverage, learning_rate, make_optimizers
+from .optim import learning_rate, make_optimizers, moving_average
 from .parallel import Group, join
 from .run_files import Curve, read_state, write_state
-from .start import starting_weights
 from .state_passing import backward_in_pieces
 
 EVAL_FILLS_PER_SOURCE = 8
 EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
 LOG_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How a machine takes a run's steps; which weights come out does not depend on it, up to rounding.
+
+    device: "auto", or what torch calls one. workers: processes that make rows ahead of time; None: up to 8 for a GPU,
+    none for a CPU. rows_at_once: rows that one forward pass takes, where a step's share does not fit the memory; 0:
+    all. piece: tokens of a row at a time, for rows that do not fit (state_passing.py); 0: whole rows. compiled: train
+    through torch.compile (compiled.py).
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    rows_at_once: int = 0
+    piece: int = 0
+    compiled: bool = False
+
+
+THIS_MACHINE = Machine()
 
 
 class Trainer:
@@ -60,21 +79,11 @@ class Trainer:
         model_config: ModelConfig,
         config: TrainConfig,
         *,
-        device: str = "auto",
+        machine: Machine = THIS_MACHINE,
         start: Path | None = None,
-        workers: int | None = None,
-        rows_at_once: int = 0,
-        piece: int = 0,
-        compiled: bool = False,
     ):
-        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that.
-
-        workers: processes that make rows ahead of time; None: up to 8 for a GPU, none for a CPU. rows_at_once: rows
-        that one forward pass takes, where a step's share does not fit the memory; 0: all. piece: ids of a row at a
-        time, for rows that do not fit (state_passing.py); 0: whole rows. compiled: train through torch.compile
-        (compiled.py).
-        """
-        self.run_folder, self.config = run, config
+        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that."""
+        self.run_folder, self.config, self.machine = run, config, machine
         if not (shards / "tokenizer.json").exists():
             raise CorpusError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
         self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
@@ -85,23 +94,21 @@ class Trainer:
             seed=config.seed,
             weights=config.source_weights or None,
             order=config.order,
-            sections=config.sections,
         )
-        self.group: Group = join(device)
+        self.group: Group = join(machine.device)
         self.device = self.group.device
         cores = (os.cpu_count() or 1) // self.group.size
-        self.workers = (min(8, max(1, cores)) if self.device.type == "cuda" else 0) if workers is None else workers
-        self.rows_at_once, self.piece = rows_at_once, piece
-        if piece and (self.group.size > 1 or model_config.arch != "rwkv7"):
+        usual = min(8, max(1, cores)) if self.device.type == "cuda" else 0
+        self.workers = usual if machine.workers is None else machine.workers
+        if machine.piece and (self.group.size > 1 or model_config.arch != "rwkv7"):
             raise RequestError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.model = make_model(self.model_config).to(self.device)
-        self.compiled = compiled
-        if compiled:
+        if machine.compiled:
             compile_blocks(self.model)
         self.optimizers = make_optimizers(self.model, config)
-        self.average = WeightAverage(self.model, config) if config.average != "none" else None
+        self.average = moving_average(self.model, config.ema) if config.ema else None
         samples = validation_samples(
             Shard(shards / "valid.npz"),
             self.tokenizer,
@@ -123,14 +130,16 @@ class Trainer:
         self.parallel = self.group.wrap(self.model)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
-        """A new run from a checkpoint's weights."""
-        weights, new = starting_weights(checkpoint, self.model_config, self.tokenizer)
-        self.model.load_state_dict(weights)
-        if self.group.first and tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
-            known = self.tokenizer.vocab_size - new
-            print(
-                f"another tokenizer: {known:,} ids keep the weights of {checkpoint.path}, {new:,} are new", flush=True
+        """A new run from a checkpoint's weights. CheckpointError where its vocabulary or its shape is another."""
+        if tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
+            raise CheckpointError(
+                f"{checkpoint.path} has another vocabulary than the shards; build them with its tokenizer.json"
             )
+        if checkpoint.config != self.model_config:
+            raise CheckpointError(
+                f"{checkpoint.path} is {checkpoint.config}, the run is {self.model_config}; use its preset"
+            )
+        self.model.load_state_dict({name: torch.from_numpy(w) for name, w in checkpoint.weights.items()})
 
     def _resume(self) -> None:
         state = read_state(self.state_path, self.device)
@@ -143,10 +152,6 @@ class Trainer:
                 f"{self.state_path} was trained on shards with another tokenizer; name a new run folder"
             )
         self.model.load_state_dict(state["model"])
-        if len(state["optimizers"]) != len(self.optimizers):
-            raise CheckpointError(
-                f"{self.state_path} holds another optimizer's state; use the --optimizer it began with"
-            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.row, self.tokens, self.step = state["row"], state["tokens"], state.get("step", 0)
@@ -196,7 +201,7 @@ class Trainer:
         model = self.model if model is None else model
         model.eval()
         mine = self.valid_batches[self.group.rank :: self.group.size]
-        with self.autocast(), uncompiled() if self.compiled else nullcontext():
+        with self.autocast(), uncompiled() if self.machine.compiled else nullcontext():
             nats = self.group.total(fill_nats(model, mine, samples=len(self.valid_notes)))
         model.train()
         by_source = {
@@ -212,13 +217,13 @@ class Trainer:
 
     def gradients(self, batch: Batch, targets: float) -> Tensor:
         """Gradients of the mean nats over `targets`, those of all processes; returns the sum over this one's, ()."""
-        chunk = self.rows_at_once or len(batch.ids)
+        chunk = self.machine.rows_at_once or len(batch.ids)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for at in range(0, len(batch.ids), chunk):
             ids, roles, starts = (x[at : at + chunk].to(self.device, non_blocking=True) for x in batch[:3])
             last = at + chunk >= len(batch.ids)  # only then are gradients exchanged
             with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                if self.piece:
+                if self.machine.piece:
                     total += self.gradients_by_piece(ids, roles, starts, targets)
                     continue
                 with self.autocast():
@@ -238,7 +243,7 @@ class Trainer:
             return targets_nats(logits, wanted[:, place], None if weights is None else weights[:, place]) / targets
 
         with self.autocast():
-            mean = backward_in_pieces(self.model, ids[:, :-1], share, self.piece, starts=starts[:, :-1])
+            mean = backward_in_pieces(self.model, ids[:, :-1], share, self.machine.piece, starts=starts[:, :-1])
         return mean * targets
 
     def train_step(self, batch: Batch, targets: float) -> float:
@@ -257,22 +262,14 @@ class Trainer:
         self.row += self.config.batch_size
         self.step += 1
         if self.average:
-            self.average.update(self.model, self.tokens)
+            self.average.update_parameters(self.model)
         return lr
 
     def batches(self) -> Loader:
         """What is left to train on."""
         c = self.config
         steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
-        return Loader(
-            self.rows,
-            c.batch_size,
-            first_row=self.row,
-            steps=steps,
-            group=self.group,
-            workers=self.workers,
-            context_weight=c.context_weight,
-        )
+        return Loader(self.rows, c, self.group, first_row=self.row, steps=steps, workers=self.workers)
 
     def run(self) -> None:
         """Train to `total_tokens`. Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt."""
@@ -321,15 +318,15 @@ class Trainer:
         done = {(r["kind"], r["tokens"]) for r in self.curve.rows()} if self.group.first else set()
         if not self.group.total(np.array([("valid", str(self.tokens)) in done]))[0]:
             self.evaluate()
-        if self.average and self.average.started:
-            self.evaluate(self.average.model, "valid average")
+        if self.average and int(self.average.n_averaged):
+            self.evaluate(self.average.module, "valid average")
             if self.group.first:
-                self._save_checkpoint("checkpoint-average", self.average.model)
+                self._save_checkpoint("checkpoint-average", self.average.module)
         self.group.close()
 
 
 @contextmanager
-def stop_requests(insist: bool) -> Iterator[threading.Event]:
+def stop_requests(*, insist: bool) -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets. insist: the second one interrupts at once."""
     stop = threading.Event()
 

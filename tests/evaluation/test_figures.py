@@ -16,7 +16,7 @@ from midi_rwkv.model.checkpoint import save_checkpoint
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
 from midi_rwkv.model.transformer import Transformer
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
-from midi_rwkv.tokens.prompt import PromptTokens, build_prompt, prompt_budget
+from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.training.dataset import FILL, lay_out
 
 
@@ -105,7 +105,7 @@ def nats_by_hand(checkpoint, case, score, open_end):
     targets = dict.fromkeys(range(case.first, case.last), case.tracks)
     budget = prompt_budget(song, targets, checkpoint.context)
     reach = 8 if case.setting == "near" else None
-    prompt = build_prompt(tokens, song, targets, budget=budget, context_bars=reach, open_end=open_end)
+    prompt = build_prompt(tokens, song, targets, Shown(budget=budget, context_bars=reach, open_end=open_end))
     sample = lay_out(checkpoint.tokenizer, tokens, song, prompt)
     with torch.no_grad():
         p = checkpoint.model()(torch.tensor([sample.ids]))[0][0].double().log_softmax(-1)

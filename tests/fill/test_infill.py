@@ -9,7 +9,7 @@ from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import TimeSignature
-from midi_rwkv.tokens.prompt import ORDERS, build_prompt, prompt_budget
+from midi_rwkv.tokens.prompt import ORDERS, Shown, build_prompt, prompt_budget
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
     song = infiller.tokenizer.encode(score).without(cells)
     targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.tokens
     budget = prompt_budget(song, targets, infiller.checkpoint.context)
-    prompt = build_prompt(tokens, song, targets, budget=budget, order=order)
+    prompt = build_prompt(tokens, song, targets, Shown(budget=budget), order=order)
     assert written == prompt.cells() == (by_track if order == "tracks" else cells)
     rest = iter(fed)
 

@@ -45,7 +45,7 @@ def tables(tokenizer):
 def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
     bar = Bar(960, 960 + 480 * quarters, quarters, 4)
     rules = CellRules(tables[drum], limits(tokenizer.positions_in(bar, 480), range(40, 70)))
-    notes = tokenizer.decode_cell(write(tokenizer, rules, SamplingConfig(), seed), bar, 480, drum)
+    notes = tokenizer.decode_cell(write(tokenizer, rules, SamplingConfig(), seed), bar, 480, is_drum=drum)
     assert all(bar.start_ticks <= n.onset_ticks < bar.end_ticks and 40 <= n.pitch < 70 for n in notes)
     assert len({(n.onset_ticks, n.pitch) for n in notes}) == len(notes)
     assert notes == sorted(notes)
@@ -63,7 +63,7 @@ def test_density_and_polyphony_are_met(tokenizer, tables, seed, low, extra, toge
     high = low + extra + together[1]
     rules = CellRules(tables[False], limits(48, [60, 62, 64, 65, 67], (low, high), together))
     config = SamplingConfig(density=(low, high), polyphony=together)
-    notes = tokenizer.decode_cell(write(tokenizer, rules, config, seed, end_bias), BAR, 480, False)
+    notes = tokenizer.decode_cell(write(tokenizer, rules, config, seed, end_bias), BAR, 480, is_drum=False)
     assert low <= len(notes) <= high
     struck = np.unique([n.onset_ticks for n in notes], return_counts=True)[1]
     assert all(together[0] <= s <= together[1] for s in struck)

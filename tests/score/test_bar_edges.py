@@ -61,7 +61,7 @@ def test_the_loudest_of_several_notes_is_read(tokenizer):
     for soft, loud in ((0, 12), (12, 0)):
         notes = (Note(480 + soft, 38, 200, 34), Note(480 + loud, 38, 60, 112))
         score = Score(480, (Track("Drums", 0, tuple(sorted(notes)), is_drum=True),))
-        [read] = tokenizer.decode_cell(tokenizer.encode(score).cell(0, 0), score.bar(0), 480, True)
+        [read] = tokenizer.decode_cell(tokenizer.encode(score).cell(0, 0), score.bar(0), 480, is_drum=True)
         assert (read.onset_ticks, read.pitch) == (480, 38)
         assert abs(read.velocity - 112) <= 4
 

@@ -5,7 +5,7 @@ import pytest
 
 from midi_rwkv.corpus.shards import Shard, write_shard
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
-from midi_rwkv.tokens.prompt import ORDERS, PromptTokens, build_prompt, control_ids, prompt_budget
+from midi_rwkv.tokens.prompt import ORDERS, PromptTokens, Shown, build_prompt, control_ids, prompt_budget
 from midi_rwkv.training.dataset import FILL, NOT_MUSIC, RegionSampler, TrainingRows, count_notes, validation_samples
 
 
@@ -42,7 +42,7 @@ def names(tokenizer, ids):
 
 
 def test_layout(tokenizer, tokens, song):
-    prompt = build_prompt(tokens, song, {8: (0,), 9: (0,)}, context_bars=2)
+    prompt = build_prompt(tokens, song, {8: (0,), 9: (0,)}, Shown(context_bars=2))
     asked = names(tokenizer, prompt.asked)
     assert asked[0] == "BOS_None"
     assert asked[1].startswith("Tempo")
@@ -64,32 +64,32 @@ def test_layout(tokenizer, tokens, song):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_shows_what_is_visible_and_keeps_the_budget(tokenizer, tokens, song, score, order):
-    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (0, 2)}, budget=100_000, order=order)
+    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (0, 2)}, Shown(budget=100_000), order=order)
     context, given = names(tokenizer, prompt.context), names(tokenizer, [i for p in prompt.bars for i in p.given])
     run = sum(len(score.notes_in(1, b)) for b in (8, 9))
     around = sum(len(score.notes_in(t, b)) for t in range(3) for b in range(20) if b not in (8, 9))
-    expected = {"tracks": (around + run, 0), "twice": (2 * around, run)}.get(order, (around, run))
+    expected = (around + run, 0) if order == "tracks" else (around, run)
     assert (sum(n.startswith("Pitch") for n in context), sum(n.startswith("Pitch") for n in given)) == expected
     assert [(p.bar, t) for p in prompt.bars for t in p.targets] == (
         [(8, 0), (9, 0), (8, 2), (9, 2)] if order == "tracks" else [(8, 0), (8, 2), (9, 0), (9, 2)]
     )
-    where = prompt.context if order in ("asked-late", "tracks") else prompt.asked
+    where = prompt.context if order == "tracks" else prompt.asked
     assert names(tokenizer, where).count("Infill_Track") == 2
     assert context[-1] == "Context_Middle"
     for budget in (200, 400, 700):
-        small = build_prompt(tokens, song, {8: (0,), 9: (0,)}, budget=budget, order=order)
+        small = build_prompt(tokens, song, {8: (0,), 9: (0,)}, Shown(budget=budget), order=order)
         assert len(small.asked) + len(small.context) + sum(len(p.given) for p in small.bars) <= budget
         assert small.last_bar - small.first_bar > 2
 
 
 def test_an_unknown_order_is_refused(tokens, song):
-    with pytest.raises(ValueError, match="order must be one of bars, asked-late, twice, tracks, given 'paper'"):
+    with pytest.raises(ValueError, match="order must be one of bars, tracks, given 'paper'"):
         build_prompt(tokens, song, {8: (0,)}, order="paper")
 
 
 def test_masked_notes_appear_nowhere(tokenizer, tokens, song, score):
     masked = {(b, 0) for b in (3, 4)}
-    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (2,)}, masked=masked)
+    prompt = build_prompt(tokens, song, {8: (0, 2), 9: (2,)}, Shown(masked=masked))
     ids = [*prompt.context, *(i for p in prompt.bars for i in p.given)]
     shown = names(tokenizer, ids)
     visible = sum(len(score.notes_in(t, b)) for t in range(3) for b in range(20))
@@ -106,15 +106,15 @@ def test_song_ends_and_continuations(tokenizer, tokens, song):
     assert "Song_End" in whole
     ending = names(tokenizer, build_prompt(tokens, song, {19: (0,)}).context)
     assert ending[:2] == ["Context_After", "Song_End"]
-    open_end = names(tokenizer, build_prompt(tokens, song, {19: (0,)}, open_end=True).context)
+    open_end = names(tokenizer, build_prompt(tokens, song, {19: (0,)}, Shown(open_end=True)).context)
     assert open_end[:2] == ["Context_After", "Context_Before"]
-    cut = names(tokenizer, build_prompt(tokens, song, {10: (0,)}, open_end=True).context)
+    cut = names(tokenizer, build_prompt(tokens, song, {10: (0,)}, Shown(open_end=True)).context)
     assert cut[1] == "Context_Before"
 
 
 @pytest.mark.parametrize("budget", [60, 150, 400, 1000])
-def test_budget_keeps_the_nearest_bars(tokenizer, tokens, song, budget):
-    prompt = build_prompt(tokens, song, {9: (0,), 10: (0,)}, budget=budget)
+def test_budget_keeps_the_nearest_bars(tokens, song, budget):
+    prompt = build_prompt(tokens, song, {9: (0,), 10: (0,)}, Shown(budget=budget))
     size = len(prompt.asked) + len(prompt.context) + sum(len(p.given) for p in prompt.bars)
     assert size <= budget
     left, right = 9 - prompt.first_bar, prompt.last_bar - 11
@@ -122,7 +122,7 @@ def test_budget_keeps_the_nearest_bars(tokenizer, tokens, song, budget):
 
 
 def test_new_track_is_absent_from_the_context(tokenizer, tokens, song):
-    shown = names(tokenizer, build_prompt(tokens, song, {9: (0,)}, absent=[0]).context)
+    shown = names(tokenizer, build_prompt(tokens, song, {9: (0,)}, Shown(absent=[0])).context)
     assert "Program_73" not in shown
 
 
@@ -158,7 +158,7 @@ def test_training_rows_are_reproducible_and_well_formed(tokenizer, song, tmp_pat
         assert not np.array_equal(ids, rows[i + 1][0])
 
 
-def test_validation_fills_count_their_notes(tokenizer, song, score, tmp_path):
+def test_validation_fills_count_their_notes(tokenizer, song, tmp_path):
     write_shard(tmp_path / "valid.npz", [("x/1", song), ("y/1", song)])
     samples = validation_samples(Shard(tmp_path / "valid.npz"), tokenizer, 512, per_source=3)
     assert [s for s, _, _ in samples] == ["x"] * 3 + ["y"] * 3

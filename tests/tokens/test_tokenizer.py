@@ -53,7 +53,7 @@ def test_round_trip_on_the_grid_is_exact(tokenizer, score):
         out = [
             n
             for b, bar in enumerate(score.bars)
-            for n in tokenizer.decode_cell(song.cell(b, t), bar, TPQ, track.is_drum)
+            for n in tokenizer.decode_cell(song.cell(b, t), bar, TPQ, is_drum=track.is_drum)
         ]
         want = [n._replace(duration_ticks=TPQ // 4) if track.is_drum else n for n in track.notes]
         assert out == want
@@ -76,16 +76,16 @@ def test_positions_are_twelfths_of_a_quarter_in_every_metre(tokenizer):
     for n, d in METRES:
         bar = Bar(0, TPQ * 4 * n // d, n, d)
         assert tokenizer.positions_in(bar, TPQ) == 48 * n // d
-        [text] = tokenizer.cell_texts(np.array([[STEP * 2, 60, STEP * 3, 80]]), [bar], TPQ, False)
+        [text] = tokenizer.cell_texts(np.array([[STEP * 2, 60, STEP * 3, 80]]), [bar], TPQ, is_drum=False)
         ids = tokenizer.encode_cells([text])[0]
-        assert tokenizer.decode_cell(ids, bar, TPQ, False)[0].onset_ticks == STEP * 2
+        assert tokenizer.decode_cell(ids, bar, TPQ, is_drum=False)[0].onset_ticks == STEP * 2
 
 
 def test_a_note_just_before_the_bar_line_counts_as_on_it(tokenizer):
     bars = [Bar(0, 1920, 4, 4), Bar(1920, 3840, 4, 4)]
-    texts = tokenizer.cell_texts(np.array([[1915, 60, 480, 80]]), bars, TPQ, False)
+    texts = tokenizer.cell_texts(np.array([[1915, 60, 480, 80]]), bars, TPQ, is_drum=False)
     assert texts[0] == ""
-    assert tokenizer.decode_cell(tokenizer.encode_cells(texts)[1], bars[1], TPQ, False)[0].onset_ticks == 1920
+    assert tokenizer.decode_cell(tokenizer.encode_cells(texts)[1], bars[1], TPQ, is_drum=False)[0].onset_ticks == 1920
 
 
 def test_base_tokens_and_ids_are_different_spaces(tokenizer):
@@ -94,9 +94,9 @@ def test_base_tokens_and_ids_are_different_spaces(tokenizer):
     assert tokenizer.vocab_size == 1024 > len(tokenizer.base_names)
     for name in ("Position_0", "Pitch_60", "FillBar_End", "Program_-1"):
         assert tokenizer.expansions[tokenizer.id(name)] == (tokenizer.base_ids[name],)
-    cell = tokenizer.encode_cells(tokenizer.cell_texts(np.array([[0, 60, 240, 80]]), [Bar(0, 1920, 4, 4)], TPQ, False))[
-        0
-    ]
+    cell = tokenizer.encode_cells(
+        tokenizer.cell_texts(np.array([[0, 60, 240, 80]]), [Bar(0, 1920, 4, 4)], TPQ, is_drum=False)
+    )[0]
     names = [tokenizer.base_names[b] for i in cell for b in tokenizer.expansions[i]]
     assert [n.split("_")[0] for n in names] == ["Position", "Pitch", "Velocity", "Duration"]
 
@@ -112,7 +112,7 @@ def test_the_vocabulary_survives_a_save(tokenizer, tmp_path):
     assert (again.base_names, again.expansions, again.grid) == (tokenizer.base_names, tokenizer.expansions, "quarter")
 
 
-def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
+def test_agrees_with_miditok_where_both_can_say_it():
     """In plain 4/4, MidiTok's own MMM encoding of the same notes has the same tokens, bar by bar."""
     from miditok import MMM
     from symusic import Note as SymusicNote
@@ -120,7 +120,7 @@ def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
     from symusic import TimeSignature as SymusicTimeSignature
     from symusic import Track as SymusicTrack
 
-    from midi_rwkv.tokens.tokenizer import base_tokenizer, miditok_config
+    from midi_rwkv.tokens.vocabulary import base_tokenizer, miditok_config
 
     base, theirs = base_tokenizer(), MMM(miditok_config())
     rng = np.random.default_rng(1)
@@ -132,7 +132,7 @@ def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
     rows = [r for r in rows if not any(s[1] == r[1] and r[0] < s[0] < r[0] + r[2] for s in rows)]
     song = SymusicScore(TPQ)
     song.time_signatures.append(SymusicTimeSignature(0, 4, 4))
-    track = SymusicTrack("x", 5, False)
+    track = SymusicTrack("x", 5, is_drum=False)
     for onset, pitch, duration, velocity in rows:
         track.notes.append(SymusicNote(onset, duration, pitch, velocity))
     song.tracks.append(track)
@@ -141,7 +141,7 @@ def test_agrees_with_miditok_where_both_can_say_it(tmp_path):
     text = re.sub(r"Position_0 Tempo_\S+", "", " ".join(tokens))  # MidiTok says the tempo inside the track
     want = [[t for t in bar.split() if t.startswith(kinds)] for bar in text.split("Bar_None")[1:]]
     bars = [Bar(i * 1920, (i + 1) * 1920, 4, 4) for i in range(len(want))]
-    texts = base.cell_texts(np.array(rows), bars, TPQ, False)
+    texts = base.cell_texts(np.array(rows), bars, TPQ, is_drum=False)
     ours = [[base.base_names[b] for i in ids for b in base.expansions[i]] for ids in base.encode_cells(texts)]
     assert ours == want
 
@@ -164,9 +164,9 @@ def test_drum_hits_are_as_long_as_the_tracks_own():
 def test_an_answer_that_does_not_parse_is_refused(tokenizer):
     bar = Bar(0, 1920, 4, 4)
     with pytest.raises(ValueError, match="out of place"):
-        tokenizer.decode_cell([tokenizer.id("Pitch_60")], bar, TPQ, False)
+        tokenizer.decode_cell([tokenizer.id("Pitch_60")], bar, TPQ, is_drum=False)
     with pytest.raises(ValueError, match="ends within"):
-        tokenizer.decode_cell([tokenizer.id("Position_0"), tokenizer.id("Pitch_60")], bar, TPQ, False)
+        tokenizer.decode_cell([tokenizer.id("Position_0"), tokenizer.id("Pitch_60")], bar, TPQ, is_drum=False)
 
 
 def test_a_miditok_file_with_beat_grid_loads(tokenizer):

@@ -73,17 +73,6 @@ def test_packed_samples_in_pieces(model, ids, piece: int):
         assert (grad - expected[name]).norm() < LIMIT * expected[name].norm(), name
 
 
-def test_truncated_pieces_have_the_loss_of_the_whole_and_other_gradients(model, ids):
-    exact = backward_in_pieces(model, ids[:, :-1], shares(ids), 5)
-    expected = gradients(model)
-    model.zero_grad()
-    truncated = backward_in_pieces(model, ids[:, :-1], shares(ids), 5, exact=False)
-    assert truncated == pytest.approx(exact)
-    found = gradients(model)
-    torch.testing.assert_close(found["head.weight"], expected["head.weight"])
-    assert (found["emb.weight"] - expected["emb.weight"]).norm() > 1e-3 * expected["emb.weight"].norm()
-
-
 def test_pieces_of_nothing_are_refused(model, ids):
     with pytest.raises(ValueError, match="at least one token, given 0"):
         backward_in_pieces(model, ids, shares(ids), 0)
