@@ -22,7 +22,7 @@ from midi_rwkv.model.config import SamplingConfig, check_seed
 from midi_rwkv.score.describe import remarks, track_rows
 from midi_rwkv.score.instruments import find_program
 from midi_rwkv.score.midi import read_midi, splice
-from midi_rwkv.score.score import Region, Score
+from midi_rwkv.score.score import Cell, Region, Score
 from midi_rwkv.style.style import blend, find_style, load_style, read_info, style_files
 
 from .faults import one_line
@@ -118,7 +118,7 @@ def endpoints(
             if not 1 <= num_candidates <= MOST_CANDIDATES:
                 raise RequestError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
             score = _take(score, instruments)
-            region = Region(frozenset((int(t), int(b)) for t in tracks for b in bars))
+            region = Region(frozenset(Cell(int(t), int(b)) for t in tracks for b in bars))
             sampling = SamplingConfig(
                 temperature=temperature,
                 top_p=top_p,

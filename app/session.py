@@ -18,11 +18,11 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.score.describe import label
 from midi_rwkv.score.instruments import program_name
 from midi_rwkv.score.midi import read_midi, splice
-from midi_rwkv.score.score import Region, Score, Track
+from midi_rwkv.score.score import Cell, Region, Score, Track
 
 from .folder import Folder, InUse
 from .names import region_text
-from .versions import Candidate, Cell, Fill, Lock, Version, View, over_added_track, view_from_json
+from .versions import Candidate, Fill, Lock, Version, View, over_added_track, view_from_json
 
 MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # of a song that is shown
 EXTRA_BARS = 8  # empty ones shown after the song's end, to go on in
@@ -136,7 +136,7 @@ class Session:
 
     def mark(self, cells: Iterable[Cell]) -> None:
         """Mark other cells. RequestError for a cell outside the song."""
-        wanted = tuple(sorted({(int(t), int(b)) for t, b in cells}))
+        wanted = tuple(sorted({Cell(int(t), int(b)) for t, b in cells}))
         limit = len(self.score.bars) + EXTRA_BARS
         for t, b in wanted:
             if not (0 <= t < len(self.score.tracks) and 0 <= b < limit):
@@ -196,7 +196,7 @@ class Session:
         own = len(score.tracks) - len(self.version.new_tracks)
         tracks = [t for t in range(len(score.tracks)) if t < own or fill.get(t)]
         place = {t: k for k, t in enumerate(tracks)}
-        cells = frozenset((place[t], b) for t, b in self.view.answered if t in place)
+        cells = frozenset(Cell(place[t], b) for t, b in self.view.answered if t in place)
         if not cells:
             raise RequestError("there is not a note in it, and a MIDI file has no empty tracks; infill once more")
         fills = {place[t]: fill.get(t, []) for t in {t for t, _ in self.view.answered} if t in place}
@@ -303,7 +303,7 @@ class Session:
             return View()  # the song is worth more
 
     def _cell(self, note: Lock) -> Cell:
-        return note[0], self.score.bar_of(note[0], note[1])
+        return Cell(note[0], self.score.bar_of(note[0], note[1]))
 
 
 def _midi(file: int) -> str:

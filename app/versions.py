@@ -6,9 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from midi_rwkv.score.score import Note
+from midi_rwkv.score.score import Cell, Note
 
-Cell = tuple[int, int]  # track, bar
 Lock = tuple[int, int, int]  # track, onset in ticks, pitch
 Fill = dict[int, list[Note]]
 
@@ -57,9 +56,9 @@ def view_from_json(data: bytes) -> View:
     """ValueError, KeyError or TypeError for what is no view."""
     record: dict[str, Any] = json.loads(data)
     return View(
-        tuple((t, b) for t, b in record["cells"]),
+        tuple(Cell(t, b) for t, b in record["cells"]),
         tuple((t, onset, pitch) for t, onset, pitch in record["locked"]),
-        tuple((t, b) for t, b in record["answered"]),
+        tuple(Cell(t, b) for t, b in record["answered"]),
         tuple(
             Candidate(c["seed"], {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()})
             for c in record["candidates"]
@@ -74,7 +73,7 @@ def over_added_track(here: View, there: View, shared: int) -> View:
     What is marked and locked on those stays, what was on the track that comes back is there again. The candidates are
     `there`'s if those of `here` are for the track that goes, or its own for the one that comes.
     """
-    cells = (*(c for c in here.cells if c[0] < shared), *(c for c in there.cells if c[0] >= shared))
+    cells = (*(c for c in here.cells if c.track < shared), *(c for c in there.cells if c.track >= shared))
     locked = (*(x for x in here.locked if x[0] < shared), *(x for x in there.locked if x[0] >= shared))
     shelf = there if any(t >= shared for t, _ in (*here.answered, *there.answered)) else here
     return View(cells, locked, shelf.answered, shelf.candidates, shelf.chosen)

@@ -12,11 +12,10 @@ from typing import Any
 
 from midi_rwkv.score.describe import instrument_text
 from midi_rwkv.score.keyswitches import keyswitches
-from midi_rwkv.score.score import Note, Score
+from midi_rwkv.score.score import Cell, Note, Score
 
 from .names import track_name
 from .session import EXTRA_BARS, Session
-from .versions import Cell
 
 
 def flat(notes: Iterable[Note], bars: Iterable[int]) -> list[int]:

@@ -25,6 +25,7 @@ from midi_rwkv.files import whole_file
 from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
+from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.outline import MOST_COUNTED, OutlineVotes
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
@@ -104,7 +105,7 @@ def places(
         log_p = torch.log_softmax(logits, -1).numpy()
         cells = prompt.cells()
         end = song.n_bars if open_end else max(targets) + 1
-        hidden = {*cells, *((b, t) for b in range(min(targets), end) for t in range(song.n_tracks) if open_end)}
+        hidden = {*cells, *(Cell(t, b) for b in range(min(targets), end) for t in range(song.n_tracks) if open_end)}
         memory = SongMemory(tokenizer, song, hidden, START, end_id=tokens.fill_end)
         for row, (sources, true) in zip(log_p, memory.follow(song, cells), strict=True):
             votes = sources.votes()

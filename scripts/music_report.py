@@ -30,6 +30,7 @@ from midi_rwkv.corpus.shards import Shard
 from midi_rwkv.evaluation.ngram import ORDER, NGram, fill_grams, sampled_stream
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import TrainConfig
+from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.prompt import PromptTokens
 from midi_rwkv.tokens.tokenizer import Tokenizer
 from midi_rwkv.training.dataset import Sample, TrainingRows, to_batches, validation_samples
@@ -50,7 +51,7 @@ def all_cells_stream(shards: Sequence[Shard], tokens: PromptTokens) -> tuple[np.
                 ids += song.headers[bar]
                 music += [False] * len(song.headers[bar])
                 for t in np.flatnonzero(lengths[start : start + BLOCK_BARS].sum(0)).tolist():
-                    cell = song.cell(bar, t).tolist()
+                    cell = song.cell(Cell(t, bar)).tolist()
                     ids += [int(song.programs[t]), tokens.fill_start, *cell, tokens.fill_end]
                     music += [False, False] + [True] * (len(cell) + 1)
             parts.append(np.array(ids, np.uint16))

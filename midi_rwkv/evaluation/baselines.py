@@ -19,7 +19,7 @@ import numpy as np
 
 from midi_rwkv.corpus.shards import Shard
 from midi_rwkv.errors import RequestError
-from midi_rwkv.score.score import Note, Score
+from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
 COPIES = ("copy before", "copy after", "copy similar")
@@ -36,8 +36,8 @@ class CellNotes:
         self.tokenizer, self.song = tokenizer, song
         self.of = cache(self._of)
 
-    def _of(self, bar: int, track: int) -> frozenset[tuple[int, int]]:
-        position, pitch, _ = self.tokenizer.places(self.song.cell(bar, track))
+    def _of(self, cell: Cell) -> frozenset[tuple[int, int]]:
+        position, pitch, _ = self.tokenizer.places(self.song.cell(cell))
         return frozenset(zip(position.tolist(), pitch.tolist(), strict=True))
 
 
@@ -54,17 +54,17 @@ def source_bar(
     if kind != "copy similar":
         raise RequestError(f"a copy must be one of {', '.join(COPIES)}, got {kind!r}")
     starts = [s for s in range(low, high - n_bars + 1) if s + n_bars <= first or s >= last]
-    hidden = {(b, t) for b in range(first, last) for t in tracks}
+    hidden = {Cell(t, b) for b in range(first, last) for t in tracks}
 
-    def seen(bar: int, track: int) -> frozenset[tuple[int, int]]:
-        return cells.of(bar, track) if low <= bar < high and (bar, track) not in hidden else frozenset()
+    def seen(cell: Cell) -> frozenset[tuple[int, int]]:
+        return cells.of(cell) if low <= cell.bar < high and cell not in hidden else frozenset()
 
     around = range(-SURROUNDINGS, n_bars + SURROUNDINGS)
     all_tracks = range(cells.song.n_tracks)
-    places = [(j, t) for j in around for t in all_tracks if seen(first + j, t)]
+    places = [(j, t) for j in around for t in all_tracks if seen(Cell(t, first + j))]
 
     def likeness(start: int) -> tuple[float, int]:
-        pairs = [(seen(first + j, t), seen(start + j, t)) for j, t in places]
+        pairs = [(seen(Cell(t, first + j)), seen(Cell(t, start + j))) for j, t in places]
         size = sum(len(a) + len(b) for a, b in pairs)
         return (2 * sum(len(a & b) for a, b in pairs) / size if size else 0.0), -abs(start - first)
 
@@ -92,9 +92,9 @@ def guesses(
     streak = 0
     for j in range(n_bars):
         for t in tracks:
-            said = [*song.cell(source + j, t).tolist(), end_id]
+            said = [*song.cell(Cell(t, source + j)).tolist(), end_id]
             at = 0
-            for true in [*song.cell(first + j, t).tolist(), end_id]:
+            for true in [*song.cell(Cell(t, first + j)).tolist(), end_id]:
                 guess = said[at] if at < len(said) else NO_GUESS
                 yield true, guess, min(streak, STREAKS)
                 if guess == true:

@@ -21,7 +21,7 @@ from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.rows import Rows
-from midi_rwkv.score.score import Note, Score
+from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import find_style, parse_blend, style_path
 from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import TokenizedSong
@@ -186,16 +186,16 @@ class System:
         )
 
     def _memory(
-        self, case: Case, score: Score, song: TokenizedSong, cells: list[tuple[int, int]], left_only: bool = False
+        self, case: Case, score: Score, song: TokenizedSong, cells: list[Cell], left_only: bool = False
     ) -> Iterator[tuple[CellMemory, int]] | None:
-        """What the song says elsewhere of each id of the answer; None where the system does without. cells: (bar,
-        track) in the order in which they are written."""
+        """What the song says elsewhere of each id of the answer; None where the system does without. cells: in the
+        order in which they are written."""
         weights = self.checkpoint.recall
         if weights is None or not self.setup.sampling.recall:
             return None
         low, high = case.window(score)
         high = case.first if left_only else high
-        outside = [(b, t) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]
+        outside = [Cell(t, b) for b in range(song.n_bars) if not low <= b < high for t in range(song.n_tracks)]
         memory = SongMemory(self.tokenizer, song, [*outside, *cells], weights, end_id=self.tokens.fill_end)
         return memory.follow(song, cells)
 

@@ -20,7 +20,7 @@ from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig, check_seed
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.score.keyswitches import without_keyswitches
-from midi_rwkv.score.score import Note, Region, Score
+from midi_rwkv.score.score import Cell, Note, Region, Score
 from midi_rwkv.score.single import one_at_a_time
 from midi_rwkv.score.splice import masked_runs, settle
 from midi_rwkv.style.style import Style, find_style
@@ -125,7 +125,7 @@ class Infiller:
         runs = region.bar_runs()
         done = 0
         for number, (first, last) in enumerate(runs):
-            unfilled = {(b, t) for t, b in region.cells if any(lo <= b < hi for lo, hi in runs[number + 1 :])}
+            unfilled = {c for c in region.cells if any(lo <= c.bar < hi for lo, hi in runs[number + 1 :])}
             targets = {b: region.tracks_in(b) for b in range(first, last)}
             session = _Session(
                 self, self._prompts(songs, targets, unfilled, context_bars, len(score.bars), max(region.bars) + 1)
@@ -138,10 +138,10 @@ class Infiller:
                     lo = next(lo for lo, hi in region.bar_runs(t) if lo <= b < hi)
                     silent = [not any(n.onset_ticks >= score.bar(lo).start_ticks for n in f[t]) for f in fills]
                     rules = [self._rules(asked.cell(t, b, s), track.is_drum) for s in silent]
-                    known = [m.cell(b, t) for m in memories] if memories else [None] * candidates
+                    known = [m.cell(Cell(t, b)) for m in memories] if memories else [None] * candidates
                     written = session.write(t, rules, asked.told(t, b), rngs, known)
                     for memory, new_ids in zip(memories or (), written, strict=False):
-                        memory.write(b, t, new_ids)
+                        memory.write(Cell(t, b), new_ids)
                     notes = [
                         self.tokenizer.decode_cell(ids, span, score.ticks_per_beat, is_drum=track.is_drum)
                         for ids in written
@@ -164,7 +164,7 @@ class Infiller:
         self,
         songs: Sequence[Score],
         targets: dict[int, tuple[int, ...]],
-        unfilled: set[tuple[int, int]],
+        unfilled: set[Cell],
         context_bars: int | None,
         n_bars: int,
         end: int,
@@ -200,14 +200,13 @@ class Infiller:
             return None
         bars = [score.bar(i) for i in range(max(len(score.bars), max(region.bars) + 1))]
         before = self.tokenizer.encode(score, bars)
-        cells = [(b, t) for t, b in region.cells]
-        refused = {(b, t): ids for b, t in cells if len(ids := before.cell(b, t).tolist())}
+        refused = {cell: ids for cell in region.cells if len(ids := before.cell(cell).tolist())}
         song = self.tokenizer.encode(blank, bars)
         reach = song.n_bars if context_bars is None else context_bars
         runs = [(lo - reach, hi + reach) for lo, hi in region.bar_runs()]
         ends = len(score.bars)  # what other tracks do after the song is not known
         unknown = [b for b in range(song.n_bars) if b >= ends or not any(lo <= b < hi for lo, hi in runs)]
-        hidden = {*cells, *((b, t) for b in unknown for t in range(song.n_tracks))}
+        hidden = {*region.cells, *(Cell(t, b) for b in unknown for t in range(song.n_tracks))}
         memory = SongMemory(self.tokenizer, song, hidden, weights, end_id=self.tokens.fill_end, refused=refused)
         return [memory, *(memory.fork() for _ in range(candidates - 1))]
 

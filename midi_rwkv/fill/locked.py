@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.score.score import POSITIONS_PER_BEAT, Note, Region, Score
+from midi_rwkv.score.score import POSITIONS_PER_BEAT, Cell, Note, Region, Score
 from midi_rwkv.tokens.tokenizer import Tokenizer
 
 from .limits import Place
@@ -14,8 +14,8 @@ from .limits import Place
 
 def places_of(
     tokenizer: Tokenizer, score: Score, region: Region, locked: Mapping[int, Sequence[Note]]
-) -> dict[tuple[int, int], list[Place]]:
-    """Where the locked notes stand as the model writes them, rising, by (bar, track) of the region's cells.
+) -> dict[Cell, list[Place]]:
+    """Where the locked notes stand as the model writes them, rising, by cell of the region.
 
     locked: by track index. RequestError where one does not begin inside the region.
     """
@@ -33,10 +33,10 @@ def places_of(
     bars = [alone.bar(b) for b in range(max(len(alone.bars), max(region.bars) + 1))]
     song = tokenizer.encode(alone, bars)
     found = {}
-    for t, b in region.cells:
-        position, pitch, _ = tokenizer.places(song.cell(b, t))
+    for cell in region.cells:
+        position, pitch, _ = tokenizer.places(song.cell(cell))
         if len(pitch):
-            found[b, t] = list(zip(position.tolist(), pitch.tolist(), strict=True))
+            found[cell] = list(zip(position.tolist(), pitch.tolist(), strict=True))
     return found
 
 

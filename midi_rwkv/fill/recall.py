@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi_rwkv.model.recall_mix import RecallWeights, Votes, mixture
+from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.outline import CellOutlines, outline_tables
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
@@ -53,8 +54,8 @@ class _Notes:
         position, pitch, index = self.tokenizer.places(ids)
         return position.astype(np.int64) * 128 + pitch, cell[index]
 
-    def of(self, bar: int, track: int) -> np.ndarray:
-        return self._by_cell[bar * self.n_tracks + track]
+    def of(self, cell: Cell) -> np.ndarray:
+        return self._by_cell[cell.bar * self.n_tracks + cell.track]
 
     def of_ids(self, ids: Sequence[int]) -> np.ndarray:
         """The same for a cell that is not the song's."""
@@ -75,13 +76,13 @@ class SongMemory:
         self,
         tokenizer: Tokenizer,
         song: TokenizedSong,
-        hidden: Collection[tuple[int, int]],
+        hidden: Collection[Cell],
         weights: RecallWeights,
         *,
         end_id: int,
-        refused: Mapping[tuple[int, int], Sequence[int]] | None = None,
+        refused: Mapping[Cell, Sequence[int]] | None = None,
     ):
-        """hidden: the (bar, track) cells that are to be written; what `song` has there isn't looked at. end_id: the id
+        """hidden: the cells that are to be written; what `song` has there isn't looked at. end_id: the id
         that closes a cell. refused: per cell, the ids that the user wants replaced; neither the same notes nor silence
         are a source there."""
         song = song.without(hidden)
@@ -90,10 +91,10 @@ class SongMemory:
         self.notes = _Notes(tokenizer, song)
         self.refused = {cell: self.notes.of_ids(ids) for cell, ids in (refused or {}).items()}
         self.hidden = np.zeros((song.n_bars, song.n_tracks), bool)
-        for cell in hidden:
-            self.hidden[cell] = True
+        for track, bar in hidden:
+            self.hidden[bar, track] = True
         self.sizes = self.notes.sizes.copy()
-        self.written: dict[tuple[int, int], tuple[list[int], np.ndarray]] = {}  # ids and notes
+        self.written: dict[Cell, tuple[list[int], np.ndarray]] = {}  # ids and notes
         self._new_places: dict[tuple[int, int], list[int]] = {}  # (track, note) -> bars, of the written cells
 
     def fork(self) -> SongMemory:
@@ -104,10 +105,11 @@ class SongMemory:
         other._new_places = {note: list(bars) for note, bars in self._new_places.items()}
         return other
 
-    def write(self, bar: int, track: int, ids: Sequence[int]) -> None:
+    def write(self, cell: Cell, ids: Sequence[int]) -> None:
         """A cell has been written: it is a source from now on, and part of the surroundings."""
         notes = self.notes.of_ids(ids)
-        self.written[bar, track] = list(ids), notes
+        track, bar = cell
+        self.written[cell] = list(ids), notes
         for note in notes.tolist():
             self._new_places.setdefault((track, note), []).append(bar)
         self.sizes[bar, track] = len(notes)
@@ -128,43 +130,44 @@ class SongMemory:
             for t in np.flatnonzero(shown[bar + j] & sounding).tolist():
                 seen = inside & shown[at, t]
                 if self.sizes[bar + j, t]:
-                    alike += (2 * weight) * self._shared(bar + j, t)[at] * seen
+                    alike += (2 * weight) * self._shared(Cell(t, bar + j))[at] * seen
                 both += weight * (self.sizes[bar + j, t] + self.sizes[at, t] * seen)
         return np.divide(alike, both, out=np.zeros(n), where=both > 0)
 
-    def _shared(self, bar: int, track: int) -> np.ndarray:
+    def _shared(self, cell: Cell) -> np.ndarray:
         """How many notes each bar of a track has in common with one of them: (bars,)."""
-        notes = self._notes_of(bar, track)
-        shared = self.notes.shared(track, notes)
+        notes = self._notes_of(cell)
+        shared = self.notes.shared(cell.track, notes)
         if self._new_places:
             for note in notes.tolist():
-                for b in self._new_places.get((track, note), ()):
+                for b in self._new_places.get((cell.track, note), ()):
                     shared[b] += 1
         return shared
 
-    def cell(self, bar: int, track: int) -> CellMemory:
+    def cell(self, cell: Cell) -> CellMemory:
         """The sources of a cell that is about to be written."""
+        track, bar = cell
         like = self.likeness(bar)
-        refused = self.refused.get((bar, track))
+        refused = self.refused.get(cell)
         known = ~self.hidden[:, track]
         if track in self.song.changing:  # what another instrument plays is no source
             known &= self.song.changing[track] == self.song.changing[track][bar]
         if self.notes.sizes[:, track].any():
             first = bar
-            while (first - 1, track) in self.written:
+            while Cell(track, first - 1) in self.written:
                 first -= 1
             known[first:bar] = False
         bars = np.flatnonzero(known)
         bars = bars[np.argsort(-like[bars], kind="stable")]
-        twins = [(self.twinship(bar, track, t), bar, t) for t in range(self.song.n_tracks)]
-        found = [x for x in twins if x[0] > 0] + [(float(like[b]), b, track) for b in bars.tolist()]
+        twins = [(self.twinship(cell, t), Cell(t, bar)) for t in range(self.song.n_tracks)]
+        found = [x for x in twins if x[0] > 0] + [(float(like[b]), Cell(track, b)) for b in bars.tolist()]
         sources: list[list[int]] = []
         kept: list[tuple[float, bool]] = []
-        for how_like, b, t in found:
-            ids = self.written[b, t][0] if (b, t) in self.written else self.song.cell(b, t).tolist()
-            if refused is None or (ids and not np.array_equal(self._notes_of(b, t), refused)):
+        for how_like, source in found:
+            ids = self.written[source][0] if source in self.written else self.song.cell(source).tolist()
+            if refused is None or (ids and not np.array_equal(self._notes_of(source), refused)):
                 sources.append([*ids, self.end_id])
-                kept.append((how_like, t != track))
+                kept.append((how_like, source.track != track))
                 if len(kept) == MOST_SOURCES:
                     break
         return CellMemory(
@@ -175,32 +178,33 @@ class SongMemory:
             CellOutlines(self.outlines, sources),
         )
 
-    def twinship(self, bar: int, track: int, other: int) -> float:
+    def twinship(self, cell: Cell, other: int) -> float:
         """How like another track the track is around this bar, 0-1; 0 where the other is not known in it."""
+        track, bar = cell
         if other == track or self.hidden[bar, other] or not (self.sizes[:, track] & self.sizes[:, other]).any():
             return 0.0
         alike = both = 0.0
         for b in range(max(0, bar - REACH), min(self.song.n_bars, bar + REACH + 1)):
             if b != bar and not (self.hidden[b, track] or self.hidden[b, other]):
-                mine, theirs = self._notes_of(b, track), self._notes_of(b, other)
+                mine, theirs = self._notes_of(Cell(track, b)), self._notes_of(Cell(other, b))
                 weight = 1 / (1 + abs(b - bar))
                 alike += 2 * weight * len(set(mine.tolist()).intersection(theirs.tolist()))
                 both += weight * (len(mine) + len(theirs))
         return alike / both if both else 0.0
 
-    def _notes_of(self, bar: int, track: int) -> np.ndarray:
-        written = self.written.get((bar, track))
-        return self.notes.of(bar, track) if written is None else written[1]
+    def _notes_of(self, cell: Cell) -> np.ndarray:
+        written = self.written.get(cell)
+        return self.notes.of(cell) if written is None else written[1]
 
-    def follow(self, song: TokenizedSong, cells: Iterable[tuple[int, int]]) -> Iterator[tuple[CellMemory, int]]:
+    def follow(self, song: TokenizedSong, cells: Iterable[Cell]) -> Iterator[tuple[CellMemory, int]]:
         """Cells being written as `song` has them, id by id, each cell's end included: the sources before each id, and
         the id."""
-        for bar, track in cells:
-            memory, ids = self.cell(bar, track), song.cell(bar, track).tolist()
+        for cell in cells:
+            memory, ids = self.cell(cell), song.cell(cell).tolist()
             for true in [*ids, self.end_id]:
                 yield memory, true
                 memory.take(true)
-            self.write(bar, track, ids)
+            self.write(cell, ids)
 
 
 @dataclass

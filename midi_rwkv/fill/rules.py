@@ -15,7 +15,7 @@ import numpy as np
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
-from midi_rwkv.score.score import Note, Region, Score
+from midi_rwkv.score.score import Cell, Note, Region, Score
 from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
 from midi_rwkv.tokens.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ class Rules:
         region: Region,
         sampling: SamplingConfig,
         locked: Mapping[int, Sequence[Note]],
-        places: Mapping[tuple[int, int], Sequence[Place]],
+        places: Mapping[Cell, Sequence[Place]],
         switches: Mapping[int, frozenset[Note]],
     ):
         """sayable: by is_drum, (128,) bool, the pitches that the vocabulary has. score: music, with what stands in the
@@ -133,7 +133,7 @@ class Rules:
         allowed[ticks >= bar.end_ticks] = False  # by rounding, of few ticks to a quarter
         notes = self._notes[t]
         kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
-        places = tuple(self.places.get((b, t), ()))
+        places = tuple(self.places.get(Cell(t, b), ()))
         own = self.locked.get(t, ())
         for note in [*(Note(*n) for n in kept), *own]:
             taken = sounding(ticks, note)
@@ -194,11 +194,11 @@ class Rules:
 
     # -- wishes that cannot be met ------------------------------------------------------------------------------------
 
-    def _check(self) -> set[tuple[int, int]]:
+    def _check(self) -> set[Cell]:
         """The last cell of each run that can sound. ValueError where what was asked cannot be."""
         sampling = self.sampling
         asked = sampling.polyphony or sampling.pitch_range or sampling.key
-        chances: set[tuple[int, int]] = set()
+        chances: set[Cell] = set()
         reason = ""
         for t in self.region.tracks:
             if sampling.polyphony and t in self.single:
@@ -206,7 +206,7 @@ class Rules:
             for lo, hi in self.region.bar_runs(t):
                 whys = {b: self._conflict(t, b, sampling.density or (1, NO_LIMIT)) for b in range(lo, hi)}
                 if sounding := [b for b, why in whys.items() if why is None]:
-                    chances.add((t, sounding[-1]))
+                    chances.add(Cell(t, sounding[-1]))
                 for b, why in whys.items():
                     hard = self._conflict(t, b, sampling.density or (0, NO_LIMIT))
                     if hard or (asked and not sounding):

@@ -65,6 +65,13 @@ class Bar(NamedTuple):
     denominator: int
 
 
+class Cell(NamedTuple):
+    """One bar of one track, as 0-based indices. This order, track before bar, is the order of arguments too."""
+
+    track: int
+    bar: int
+
+
 class ProgramChange(NamedTuple):
     """Another instrument from `tick` on."""
 
@@ -304,7 +311,7 @@ class Score:
         score = self
         for t, notes in fills.items():
             stay = keyswitches(self.tracks[t], self.ticks_per_beat)
-            masked = {bar for track, bar in region.cells if track == t}
+            masked = {cell.bar for cell in region.cells if cell.track == t}
             bars = self.note_bars(t).tolist()
             kept = [n for n, b in zip(self.tracks[t].notes, bars, strict=True) if b not in masked or n in stay]
             score = score.with_notes(t, [*kept, *notes])
@@ -333,23 +340,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Region:
-    """The cells to write anew: pairs (track index, bar index), both 0-based.
+    """The cells to write anew. The model writes run by run (`bar_runs`), bar by bar, track by track."""
 
-    `runs()` gives maximal runs of consecutive bars in which any cell is masked, each with the tracks masked in every
-    bar; the model writes run by run, bar by bar, track by track.
-    """
-
-    cells: frozenset[tuple[int, int]]
+    cells: frozenset[Cell]
 
     def __post_init__(self) -> None:
         if not self.cells:
             raise RequestError("the region is empty: name at least one track and one bar")
+        object.__setattr__(self, "cells", frozenset(Cell(*cell) for cell in self.cells))  # plain pairs will do
 
     @classmethod
     def rectangle(cls, tracks: Iterable[int], bar_ranges: Iterable[tuple[int, int]]) -> Region:
         """Every given track in every half-open range of bar indices."""
         tracks = list(tracks)
-        return cls(frozenset((t, b) for lo, hi in bar_ranges for b in range(lo, hi) for t in tracks))
+        return cls(frozenset(Cell(t, b) for lo, hi in bar_ranges for b in range(lo, hi) for t in tracks))
 
     @property
     def tracks(self) -> tuple[int, ...]:

@@ -279,7 +279,7 @@ def draw_fills(
     from midi_rwkv.training.dataset import RegionSampler, count_notes
 
     tokenizer = checkpoint.tokenizer
-    sampler = RegionSampler(tokenizer, held_out, checkpoint.prompt)
+    sampler = RegionSampler(tokenizer, evaluation=held_out, order=checkpoint.prompt)
     rng = np.random.default_rng((seed, int(held_out)))
     encoded: dict[tuple[int, int], TokenizedSong] = {}
     shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from midi_rwkv.score.score import Cell
+
 from .tokenizer import Kind, TokenizedSong, Tokenizer
 
 ORDERS = ("bars", "tracks")
@@ -78,9 +80,9 @@ class Prompt:
     first_bar: int  # of the context window, half-open
     last_bar: int
 
-    def cells(self) -> list[tuple[int, int]]:
-        """(bar, track) of the cells to write, in this order."""
-        return [(plan.bar, t) for plan in self.bars for t in plan.targets]
+    def cells(self) -> list[Cell]:
+        """The cells to write, in this order."""
+        return [Cell(t, plan.bar) for plan in self.bars for t in plan.targets]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +90,14 @@ class Shown:
     """What of the song a prompt may show, apart from the cells to write.
 
     budget: tokens of `asked`, context and given cells together; the run's own bars are always kept. context_bars: at
-    most this many bars on each side of the run, None for no limit. masked: further (bar, track) cells that are hidden
-    because they are not filled yet. absent: tracks of which nothing is shown. open_end: the song goes on after the run
+    most this many bars on each side of the run, None for no limit. masked: further cells that are hidden because they
+    are not filled yet. absent: tracks of which nothing is shown. open_end: the song goes on after the run
     and nothing of that is known (a continuation).
     """
 
     budget: int = 2048
     context_bars: int | None = None
-    masked: Collection[tuple[int, int]] = ()
+    masked: Collection[Cell] = ()
     absent: Collection[int] = ()
     open_end: bool = False
 
@@ -121,9 +123,9 @@ def build_prompt(
     if sorted(targets) != list(run):
         raise ValueError(f"the bars of a run must be consecutive, got {sorted(targets)}")
     asked_tracks = sorted({t for ts in targets.values() for t in ts})
-    hidden = {(b, t) for b, ts in targets.items() for t in ts} | set(shown.masked)
+    hidden = {Cell(t, b) for b, ts in targets.items() for t in ts} | set(shown.masked)
     visible = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
-    for b, t in hidden:
+    for t, b in hidden:
         visible[b, t] = 0
     visible[:, list(shown.absent)] = 0
     asked = _asked(tokens, song, asked_tracks, run)
@@ -145,7 +147,7 @@ class _Layout:
     tokens: PromptTokens
     song: TokenizedSong
     targets: Mapping[int, Sequence[int]]
-    hidden: Collection[tuple[int, int]]
+    hidden: Collection[Cell]
     tracks: Sequence[int]
     window: range
 
@@ -173,27 +175,28 @@ class _Layout:
         first = min(self.targets)
         context: list[int] = []
         for t in self.tracks:
-            context += [self.tokens.track_start, self.song.program(first, t)]
+            context += [self.tokens.track_start, self.song.program(Cell(t, first))]
             for bar in self.window:
-                context += [*self.song.headers[bar], *self._cell(bar, t)]
+                context += [*self.song.headers[bar], *self._cell(Cell(t, bar))]
             context.append(self.tokens.track_end)
         asked_tracks = sorted({t for ts in self.targets.values() for t in ts})
-        cells = [(bar, t) for t in asked_tracks for bar in sorted(self.targets) if t in self.targets[bar]]
-        plans = [BarPlan(bar, [], (t,), self._programs(bar)) for bar, t in cells]
+        cells = [Cell(t, bar) for t in asked_tracks for bar in sorted(self.targets) if t in self.targets[bar]]
+        plans = [BarPlan(bar, [], (t,), self._programs(bar)) for t, bar in cells]
         context += [*asked[2:], self.tokens.middle]
         return Prompt(asked[:2], context, plans, self.window.start, self.window.stop)
 
     def _programs(self, bar: int) -> list[int]:
-        return [self.song.program(bar, t) for t in range(self.song.n_tracks)]
+        return [self.song.program(Cell(t, bar)) for t in range(self.song.n_tracks)]
 
     def _bar(self, bar: int, tracks: Sequence[int]) -> list[int]:
         ids = list(self.song.headers[bar])
         for t in tracks:
-            ids += [self.song.program(bar, t), *self._cell(bar, t)]
+            cell = Cell(t, bar)
+            ids += [self.song.program(cell), *self._cell(cell)]
         return ids
 
-    def _cell(self, bar: int, track: int) -> list[int]:
-        return [self.tokens.infill_bar] if (bar, track) in self.hidden else self.song.cell(bar, track).tolist()
+    def _cell(self, cell: Cell) -> list[int]:
+        return [self.tokens.infill_bar] if cell in self.hidden else self.song.cell(cell).tolist()
 
 
 def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], context: int) -> int:
@@ -211,7 +214,7 @@ def prompt_budget(song: TokenizedSong, targets: Mapping[int, Sequence[int]], con
 def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], run: range) -> list[int]:
     ids = [tokens.bos, int(song.tempos[run.start])]
     for t in tracks:
-        ids += [tokens.infill_track, song.program(run.start, t)]
+        ids += [tokens.infill_track, song.program(Cell(t, run.start))]
     return ids + [tokens.infill_bar] * min(len(run), MAX_ASKED_BARS)
 
 

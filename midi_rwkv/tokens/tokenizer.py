@@ -27,6 +27,7 @@ import numpy as np
 from midi_rwkv.score.score import (
     POSITIONS_PER_BEAT,
     Bar,
+    Cell,
     Note,
     Score,
     Track,
@@ -67,19 +68,21 @@ class TokenizedSong:
     def n_bars(self) -> int:
         return len(self.headers)
 
-    def program(self, bar: int, track: int) -> int:
+    def program(self, cell: Cell) -> int:
         """Id of the Program token before a cell: that of the program in force in the bar."""
+        track, bar = cell
         return int(self.changing[track][bar] if track in self.changing else self.programs[track])
 
-    def cell(self, bar: int, track: int) -> np.ndarray:
-        k = bar * self.n_tracks + track
+    def cell(self, cell: Cell) -> np.ndarray:
+        """Ids of one cell."""
+        k = cell.bar * self.n_tracks + cell.track
         return self.cells[self.offsets[k] : self.offsets[k + 1]]
 
-    def without(self, hidden: Iterable[tuple[int, int]]) -> TokenizedSong:
-        """The song with these (bar, track) cells empty."""
+    def without(self, hidden: Iterable[Cell]) -> TokenizedSong:
+        """The song with these cells empty."""
         lengths = np.diff(self.offsets)
         kept = np.ones(len(lengths), bool)
-        kept[[bar * self.n_tracks + track for bar, track in hidden]] = False
+        kept[[bar * self.n_tracks + track for track, bar in hidden]] = False
         cells = self.cells[np.repeat(kept, lengths)]
         return replace(self, cells=cells, offsets=np.concatenate([[0], np.cumsum(lengths * kept)]))
 

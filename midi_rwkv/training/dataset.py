@@ -13,6 +13,7 @@ import numpy as np
 
 from midi_rwkv.corpus.shards import Shard, sources_in
 from midi_rwkv.errors import CorpusError
+from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, control_ids
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
@@ -80,13 +81,13 @@ class RegionSampler:
             count -= 1
         last = first + count
         targets = dict.fromkeys(range(first, last), tracks)
-        masked: set[tuple[int, int]] = set()
+        masked: set[Cell] = set()
         absent: list[int] = []
         open_end = rng.random() < 0.12
         if not self.evaluation:
             if rng.random() < 0.2:  # other runs of the same region that are not filled yet
                 start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
-                masked = {(b, t) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
+                masked = {Cell(t, b) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
             if len(tracks) < song.n_tracks and rng.random() < 0.1:
                 absent = tracks
         answer_size = int(lengths[first:last, tracks].sum()) + 6 * count * len(tracks)
@@ -118,7 +119,7 @@ def lay_out(
         ids += plan.given
         roles += [CONTEXT] * len(plan.given)
         for t in plan.targets:
-            cell = song.cell(plan.bar, t).tolist()
+            cell = song.cell(Cell(t, plan.bar)).tolist()
             controls = control_ids(tokenizer, tokens, cell, density=density, polyphony=polyphony)
             ids += [int(song.programs[t]), tokens.fill_start, *controls, *cell, tokens.fill_end]
             roles += [NOT_MUSIC, NOT_MUSIC] + [CONTEXT] * len(controls) + [FILL] * (len(cell) + 1)

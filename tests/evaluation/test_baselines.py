@@ -23,7 +23,7 @@ from midi_rwkv.evaluation.cases import Case
 from midi_rwkv.evaluation.metrics import RUN_NOTES, runs
 from midi_rwkv.evaluation.reference import Reference, build_reference, shard_runs
 from midi_rwkv.evaluation.systems import NGRAM, Setup, System
-from midi_rwkv.score.score import TimeSignature
+from midi_rwkv.score.score import Cell, TimeSignature
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
 END = 99
@@ -138,11 +138,11 @@ def test_of_several_alike_the_nearest_is_taken(tokenizer):
 def test_cell_notes_are_the_songs_notes(tokenizer):
     score = phrased("PQR")
     cells = CellNotes(tokenizer, tokenizer.encode(score))
-    assert cells.of(1, 1) == {(12, 43), (24, 44), (36, 45)}
+    assert cells.of(Cell(1, 1)) == {(12, 43), (24, 44), (36, 45)}
     for b in range(6):
         for t in range(2):
             found = {((n.onset_ticks - b * BAR) // 40, n.pitch) for n in score.notes_in(t, b)}
-            assert cells.of(b, t) == found
+            assert cells.of(Cell(t, b)) == found
 
 
 # -- what is guessed --------------------------------------------------------------------------------------------------

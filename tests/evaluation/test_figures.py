@@ -15,7 +15,7 @@ from midi_rwkv.evaluation.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, 
 from midi_rwkv.model.checkpoint import save_checkpoint
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
 from midi_rwkv.model.transformer import Transformer
-from midi_rwkv.score.score import Note, Score, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.training.dataset import FILL, lay_out
 
@@ -214,12 +214,12 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
     for case in draw_cases(found, 4, (2,), settings=("near", "continuation")):
         score = found.read(case.file)
         song = system.tokenizer.encode(score)
-        cells = [(b, t) for b in range(case.first, case.last) for t in case.tracks]
+        cells = [Cell(t, b) for b in range(case.first, case.last) for t in case.tracks]
         memory, _ = next(system._memory(case, score, song, cells))
         infiller = system.infiller
         given = case.given(score)
         [of_fill] = infiller._memories(given, given, case.region, 1, case.context_bars)
-        own = of_fill.cell(case.first, case.tracks[0])
+        own = of_fill.cell(Cell(case.tracks[0], case.first))
         assert sorted(own.sources) == sorted(memory.sources)
         np.testing.assert_allclose(np.sort(own.like), np.sort(memory.like))
 

@@ -17,7 +17,7 @@ from midi_rwkv.evaluation.report_html import (
     visible_notes,
     write_html,
 )
-from midi_rwkv.score.score import Note, Region, Score, Tempo, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Region, Score, Tempo, TimeSignature, Track
 from midi_rwkv.sound import synth as audio
 
 BAR = 1920
@@ -132,7 +132,7 @@ def test_bars_before_the_first_and_after_the_last_are_not_needed():
 
 
 def test_several_masked_tracks_have_a_colour_each_and_a_legend(tmp_path):
-    region = Region(frozenset({(0, 4), (1, 4), (1, 5), (2, 7)}))
+    region = Region(frozenset({Cell(0, 4), Cell(1, 4), Cell(1, 5), Cell(2, 7)}))
     page = write_html(tmp_path, "t", "", [shown(region=region)]).read_text("utf-8")
     legend = page[page.index('<ul class="legend">') : page.index("</ul>")]
     colours = re.findall(r"background:(#\w+)", legend)

@@ -8,7 +8,7 @@ import pytest
 from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.score.score import TimeSignature
+from midi_rwkv.score.score import Cell, TimeSignature
 from midi_rwkv.tokens.prompt import ORDERS, Shown, build_prompt, prompt_budget
 
 
@@ -29,7 +29,7 @@ def inside(score, region, track, note):
 
 
 def test_only_the_region_changes_and_notes_end_by_its_end(infiller, score):
-    region = Region(frozenset({(0, 2), (0, 3), (1, 3), (0, 8), (1, 9)}))
+    region = Region(frozenset({Cell(0, 2), Cell(0, 3), Cell(1, 3), Cell(0, 8), Cell(1, 9)}))
     for candidate in infiller(score, region, SamplingConfig(density=(4, 20)), candidates=3, seed=2):
         for t, track in enumerate(score.tracks):
             kept = [n for n in track.notes if not inside(score, region, t, n)]
@@ -86,10 +86,11 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
     infiller.engine.prefill = lambda ids, state: fed.extend(ids) or prefill(ids, state)
     region = Region.rectangle([0, 1], [(4, 6)])
     written = []
-    [candidate] = infiller(score, region, seed=3, on_progress=lambda p: written.append((p.bar, p.track)))
+    [candidate] = infiller(score, region, seed=3, on_progress=lambda p: written.append(Cell(p.track, p.bar)))
     assert set(candidate.fills) == {0, 1}
 
-    cells, by_track = [(4, 0), (4, 1), (5, 0), (5, 1)], [(4, 0), (5, 0), (4, 1), (5, 1)]
+    by_track = [Cell(0, 4), Cell(0, 5), Cell(1, 4), Cell(1, 5)]
+    cells = sorted(by_track, key=lambda cell: cell.bar)
     song = infiller.tokenizer.encode(score).without(cells)
     targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.tokens
     budget = prompt_budget(song, targets, infiller.checkpoint.context)
@@ -136,10 +137,10 @@ def test_progress_and_the_function(checkpoint_folder, score):
     assert sum(len(p.notes[0]) for p in said) >= sum(len(f) for f in candidate.fills.values())
 
 
-@pytest.mark.parametrize("cells", [{(2, 0)}, {(0, 600)}, {(0, -1)}, {(-1, 0)}])
-def test_a_region_outside_the_score_is_refused(infiller, score, cells):
+@pytest.mark.parametrize("cell", [Cell(2, 0), Cell(0, 600), Cell(0, -1), Cell(-1, 0)])
+def test_a_region_outside_the_score_is_refused(infiller, score, cell):
     with pytest.raises(ValueError, match="must be 0-"):
-        infiller(score, Region(frozenset(cells)))
+        infiller(score, Region(frozenset({cell})))
 
 
 def test_torch_and_numba_write_the_same(checkpoint_folder, score):

@@ -13,7 +13,7 @@ from midi_rwkv.fill.locked import places_of, with_locked
 from midi_rwkv.fill.sample import CellRules, CellWriter, GrammarTables
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Region, Score, TimeSignature, Track
 from midi_rwkv.tokens.prompt import PromptTokens
 
 BAR = 1920
@@ -92,7 +92,7 @@ def test_places_are_the_grids(tokenizer, score):
 
 def test_a_fill_has_its_locked_notes_as_they_are(checkpoint_folder, score):
     """In every candidate and both runs, off the grid, in a pitch and loudness of their own, ringing past their bar."""
-    region = Region(frozenset({(0, 2), (0, 3), (1, 3), (0, 6)}))
+    region = Region(frozenset({Cell(0, 2), Cell(0, 3), Cell(1, 3), Cell(0, 6)}))
     locked = {0: [Note(2 * BAR + 485, 87, 101, 3), Note(6 * BAR, 30, 2500, 90)], 1: [Note(3 * BAR, 50, 333, 77)]}
     sampling = SamplingConfig(pitch_range=(55, 70))
     found = infill(score, region, load_checkpoint(checkpoint_folder), sampling, candidates=3, seed=5, locked=locked)

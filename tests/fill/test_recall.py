@@ -16,7 +16,7 @@ from midi_rwkv.fill.recall import NEARNESS, REACH, CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import CheckpointError, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
-from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Region, Score, TimeSignature, Track
 from midi_rwkv.tokens.outline import CellOutlines, outline_tables
 
 BAR = 1920
@@ -55,7 +55,7 @@ cells = st.lists(st.tuples(st.sampled_from([0, 4, 8]), st.sampled_from([60, 62, 
 def situations(draw):
     n_bars, n_tracks = draw(st.integers(3, 7)), draw(st.integers(1, 3))
     bars = [[draw(cells) for _ in range(n_tracks)] for _ in range(n_bars)]
-    places = [(b, t) for b in range(n_bars) for t in range(n_tracks)]
+    places = [Cell(t, b) for b in range(n_bars) for t in range(n_tracks)]
     hidden = draw(st.lists(st.sampled_from(places), min_size=1, max_size=5, unique=True))
     return bars, hidden, draw(st.integers(0, len(hidden) - 1))
 
@@ -67,8 +67,8 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
     bars, hidden, written = situation
     song = tokenizer.encode(song_of(bars))
     memory = SongMemory(tokenizer, song, hidden, EAGER, end_id=END)
-    for b, t in hidden[:written]:
-        memory.write(b, t, song.cell(b, t).tolist())
+    for cell in hidden[:written]:
+        memory.write(cell, song.cell(cell).tolist())
     notes, unseen = CellNotes(tokenizer, song), set(hidden[written:])
     n = song.n_bars
     for bar in range(n):
@@ -77,11 +77,11 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
             alike = both = 0.0
             for j in range(-REACH, REACH + 1):
                 for t in range(song.n_tracks):
-                    if not 0 <= bar + j < n or (bar + j, t) in unseen:
+                    here, there = Cell(t, bar + j), Cell(t, other + j)
+                    if not 0 <= here.bar < n or here in unseen:
                         continue
-                    mine, theirs = notes.of(bar + j, t), frozenset()
-                    if 0 <= other + j < n and (other + j, t) not in unseen:
-                        theirs = notes.of(other + j, t)
+                    seen = 0 <= there.bar < n and there not in unseen
+                    mine, theirs = notes.of(here), notes.of(there) if seen else frozenset()
                     alike += 2 * NEARNESS[abs(j)] * len(mine & theirs)
                     both += NEARNESS[abs(j)] * (len(mine) + len(theirs))
             expected.append(alike / both if both else 0.0)
@@ -142,7 +142,7 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
     double, high = [(0, 60), (4, 64)], [(8, 43)]
     phrase = [[double, double, [(0, 40)]], [[(0, 62)], [(0, 62)], high], [[(4, 60), (8, 67)], [(4, 60)], []]]
     song = tokenizer.encode(song_of(phrase * 3))
-    cells = [(3, 0), (4, 0), (4, 1)]
+    cells = [Cell(0, 3), Cell(0, 4), Cell(1, 4)]
     memory = SongMemory(tokenizer, song, cells, weights, end_id=END)
     rows, used = [], []
     for m, true in memory.follow(song, cells):
@@ -244,11 +244,11 @@ def test_controls_hold_whatever_the_song_says(checkpoint):
 
 def test_candidates_recall_their_own_bars(tokenizer):
     song = tokenizer.encode(repeating())
-    memory = SongMemory(tokenizer, song, [(4, 0), (5, 0)], EAGER, end_id=END)
+    memory = SongMemory(tokenizer, song, [Cell(0, 4), Cell(0, 5)], EAGER, end_id=END)
     fork = memory.fork()
-    fork.write(4, 0, [])
-    assert (4, 0) in fork.written
-    assert (4, 0) not in memory.written
+    fork.write(Cell(0, 4), [])
+    assert Cell(0, 4) in fork.written
+    assert Cell(0, 4) not in memory.written
     assert memory.hidden[4, 0]
     assert not fork.hidden[4, 0]
     assert not np.array_equal(memory.likeness(5), fork.likeness(5))
@@ -289,10 +289,10 @@ def test_the_checkpoint_that_ships_has_it():
 def test_a_fill_is_a_source_for_itself_only_on_a_new_track(tokenizer, new):
     """Else its bars would be the likest ones, and a long fill would go in circles."""
     song = tokenizer.encode(repeating())
-    gap = [(b, 0) for b in (range(16) if new else range(4, 8))]
+    gap = [Cell(0, b) for b in (range(16) if new else range(4, 8))]
     memory = SongMemory(tokenizer, song, gap, EAGER, end_id=END)
-    ids = tokenizer.encode(song_of([[[(2, 71), (5, 72)]]])).cell(0, 0).tolist()
-    memory.write(4, 0, ids)
-    assert ([*ids, END] in memory.cell(5, 0).sources) == new
+    ids = tokenizer.encode(song_of([[[(2, 71), (5, 72)]]])).cell(Cell(0, 0)).tolist()
+    memory.write(Cell(0, 4), ids)
+    assert ([*ids, END] in memory.cell(Cell(0, 5)).sources) == new
     assert memory.likeness(5)[5] == 1  # but part of the surroundings
-    assert [*ids, END] in memory.cell(7, 0).sources  # not up to there: another run of bars
+    assert [*ids, END] in memory.cell(Cell(0, 7)).sources  # not up to there: another run of bars

@@ -14,7 +14,7 @@ from midi_rwkv.model.checkpoint import CheckpointError, parameter_shapes, save_c
 from midi_rwkv.model.config import PRESETS, ModelConfig, SamplingConfig
 from midi_rwkv.model.rwkv7 import make_model
 from midi_rwkv.model.transformer import KeyValueCache, Transformer
-from midi_rwkv.score.score import TimeSignature
+from midi_rwkv.score.score import Cell, TimeSignature
 
 CONFIG = ModelConfig(n_layer=3, n_embd=48, vocab_size=90, head_size=16, arch="transformer")
 
@@ -248,7 +248,7 @@ def test_it_fills_a_song(folder):
     bass = tuple(Note(b * 1920, 40 + b % 5, 1900, 90) for b in range(12))
     tracks = (Track("a", 0, notes), Track("b", 33, bass))
     score = Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
-    region = Region(frozenset({(0, 3), (0, 4), (1, 4), (0, 8)}))
+    region = Region(frozenset({Cell(0, 3), Cell(0, 4), Cell(1, 4), Cell(0, 8)}))
     sampling = SamplingConfig(density=(2, 12))
     fill = [infill(score, region, load_checkpoint(folder), sampling, candidates=2, seed=seed) for seed in (1, 1, 2)]
     assert [c.fills for c in fill[0]] == [c.fills for c in fill[1]] != [c.fills for c in fill[2]]

@@ -13,7 +13,7 @@ from midi_rwkv.corpus.shards import read_song
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.midi import read_midi, splice
-from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track, usual_lead
+from midi_rwkv.score.score import Cell, Note, Region, Score, TimeSignature, Track, usual_lead
 
 BAR = 1920
 LINES = np.arange(0, 40 * BAR + 1, BAR)
@@ -61,7 +61,7 @@ def test_the_loudest_of_several_notes_is_read(tokenizer):
     for soft, loud in ((0, 12), (12, 0)):
         notes = (Note(480 + soft, 38, 200, 34), Note(480 + loud, 38, 60, 112))
         score = Score(480, (Track("Drums", 0, tuple(sorted(notes)), is_drum=True),))
-        [read] = tokenizer.decode_cell(tokenizer.encode(score).cell(0, 0), score.bar(0), 480, is_drum=True)
+        [read] = tokenizer.decode_cell(tokenizer.encode(score).cell(Cell(0, 0)), score.bar(0), 480, is_drum=True)
         assert (read.onset_ticks, read.pitch) == (480, 38)
         assert abs(read.velocity - 112) <= 4
 
@@ -116,10 +116,10 @@ def test_reading_masking_and_splicing_agree_on_every_note(build_midi, note, toke
                 cell = [n for n, bar in zip(track.notes, bars[t], strict=True) if bar == b]
                 assert score.notes_in(t, b) == cell
                 assert score.note_counts()[t][b] == len(cell)
-                _, pitches, _ = tokenizer.places(read.cell(b, t))
+                _, pitches, _ = tokenizer.places(read.cell(Cell(t, b)))
                 assert set(pitches.tolist()) == {n.pitch for n in cell}
 
-        cells = st.tuples(st.integers(0, len(score.tracks) - 1), st.integers(0, len(score.bars)))
+        cells = st.builds(Cell, st.integers(0, len(score.tracks) - 1), st.integers(0, len(score.bars)))
         region = Region(data.draw(st.frozensets(cells, min_size=1, max_size=6)))
         new = {t: [Note(score.bar(b).start_ticks, 90, 5, 99) for s, b in region.cells if s == t] for t in region.tracks}
         kept = {

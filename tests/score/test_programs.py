@@ -7,7 +7,7 @@ import pytest
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.midi import read_midi, splice
-from midi_rwkv.score.score import Bar, Note, ProgramChange, Region, Score, Track
+from midi_rwkv.score.score import Bar, Cell, Note, ProgramChange, Region, Score, Track
 from midi_rwkv.style.personalize import transpositions
 
 BAR = 1920
@@ -84,8 +84,8 @@ def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
     score, tokenizer = read_midi(solo), infiller.tokenizer
     ids = {p: tokenizer.id(f"Program_{p}") for p in (BASS, FLUTE)}
     song = tokenizer.encode(score)
-    assert [song.program(b, 0) for b in range(16)] == [ids[BASS]] * 8 + [ids[FLUTE]] * 8
-    assert {song.program(b, 1) for b in range(16)} == {tokenizer.id("Program_0")}
+    assert [song.program(Cell(0, b)) for b in range(16)] == [ids[BASS]] * 8 + [ids[FLUTE]] * 8
+    assert {song.program(Cell(1, b)) for b in range(16)} == {tokenizer.id("Program_0")}
     fed = []
     step, prefill = infiller.engine.step, infiller.engine.prefill
     infiller.engine.step = lambda tokens, state: fed.extend(tokens.tolist()) or step(tokens, state)

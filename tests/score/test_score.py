@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midi_rwkv.score.score import Note, Region, Score, Tempo, TimeSignature, Track, bar_grid
+from midi_rwkv.score.score import Cell, Note, Region, Score, Tempo, TimeSignature, Track, bar_grid
 
 
 def song(signatures=(), end=0, notes=(), tpq=480):
@@ -87,12 +87,13 @@ def test_regions():
     assert region.bars == (3, 4, 7)
     assert region.tracks_in(4) == (0, 2)
     assert region.tracks_in(5) == ()
-    uneven = Region(frozenset({(0, 1), (0, 2), (1, 2), (1, 3), (1, 9)}))
+    uneven = Region(frozenset({Cell(0, 1), Cell(0, 2), Cell(1, 2), Cell(1, 3), Cell(1, 9)}))
     assert uneven.bar_runs() == [(1, 4), (9, 10)]
     assert uneven.bar_runs(0) == [(1, 3)]
     assert uneven.bar_runs(1) == [(2, 4), (9, 10)]
     with pytest.raises(ValueError, match="empty"):
         Region(frozenset())
+    assert all(isinstance(cell, Cell) for cell in Region(frozenset({(0, 1)})).cells)  # type: ignore[arg-type]
 
 
 def test_a_fill_replaces_the_notes_of_the_cells_alone():

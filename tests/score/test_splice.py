@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv.score.midi import MidiError, read_midi, splice
-from midi_rwkv.score.score import Note, Region, Track
+from midi_rwkv.score.score import Cell, Note, Region, Track
 from midi_rwkv.score.smf import read_events, read_layout
 
 BAR = 1920  # ticks of a 4/4 bar at 480 a beat
@@ -194,7 +194,7 @@ def test_a_new_track_gets_a_chunk_and_a_free_channel(build_midi, note, check_fil
     tracks = [note(0, 60, 480, channel=c) for c in (0, 1, 3)] + [[(0, b"\xb2\x07\x64")]]
     song = build_midi([*tracks, b"LAST\x00\x00\x00\x01x"])
     flute, drums = Track("Flûte", 73, ()), Track("Drums", 0, (), is_drum=True)
-    region = Region(frozenset({(3, 0), (3, 1), (4, 1)}))
+    region = Region(frozenset({Cell(3, 0), Cell(3, 1), Cell(4, 1)}))
     fills = {3: [Note(0, 80, 100, 90)], 4: [Note(2000, 36, 100, 90)]}
     out = splice(song, read_midi(song), region, fills, new_tracks=[flute, drums])
     assert check_fill(song, out, [(4, 4, 0, 2 * BAR), (5, 9, BAR, 2 * BAR)], new_tracks=2) == []
@@ -330,8 +330,8 @@ def region_and_fills(data, score, new=0):
     """Some cells of some tracks, and notes for them that collide a lot."""
     count = len(score.tracks) + new
     bars = st.integers(0, len(score.bars) + 1)
-    cells = data.draw(st.sets(st.tuples(st.integers(0, max(count - 1, 0)), bars), min_size=1, max_size=8))
-    cells |= {(len(score.tracks) + k, 0) for k in range(new)}
+    cells = data.draw(st.sets(st.builds(Cell, st.integers(0, max(count - 1, 0)), bars), min_size=1, max_size=8))
+    cells |= {Cell(len(score.tracks) + k, 0) for k in range(new)}
     region = Region(frozenset(cells))
     rng = random.Random(data.draw(st.integers(0, 1000)))
     fills, mask = {}, []

@@ -15,7 +15,7 @@ from midi_rwkv.fill.recall import CellMemory
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.recall_mix import GATE, OUTLINE_GATE, RecallWeights
-from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Region, Score, TimeSignature, Track
 from midi_rwkv.tokens.outline import MOST_COUNTED, CellOutlines, outline_tables
 from midi_rwkv.tokens.prompt import PromptTokens
 from midi_rwkv.tokens.tokenizer import Kind
@@ -98,7 +98,7 @@ def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars
     """The last cell is written id by id; the others are the sources."""
     end = PromptTokens(tokenizer).fill_end
     song = tokenizer.encode(score_of(bars, drum))
-    sources = [[*song.cell(b, 0).tolist(), end] for b in range(song.n_bars - 1)]
+    sources = [[*song.cell(Cell(0, b)).tolist(), end] for b in range(song.n_bars - 1)]
     outlines = CellOutlines(outline_tables(tokenizer, end), sources)
     by_id = [symbols_of(tokenizer, [i], end) for i in range(tokenizer.vocab_size)]
     in_cells = [
@@ -106,7 +106,7 @@ def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars
         for i, parts in enumerate(tokenizer.expansions)
     ]
     drum = drum or not any("Duration" in s for source in sources for s in symbols_of(tokenizer, source, end))
-    ids = song.cell(song.n_bars - 1, 0).tolist()
+    ids = song.cell(Cell(0, song.n_bars - 1)).tolist()
     for at in range(len(ids) + 1):
         written = symbols_of(tokenizer, ids[:at], end)
         votes = outlines.votes()
@@ -131,9 +131,9 @@ def test_agreement_is_counted_up_to_where_the_cell_is(tokenizer):
     end = PromptTokens(tokenizer).fill_end
     bars = [[(0, 60, 80), (2, 64, 80), (4, 67, 80)], [(0, 60, 96), (4, 67, 64), (5, 60, 80)]]
     song = tokenizer.encode(score_of(bars, False))
-    outlines = CellOutlines(outline_tables(tokenizer, end), [[*song.cell(0, 0).tolist(), end]])
+    outlines = CellOutlines(outline_tables(tokenizer, end), [[*song.cell(Cell(0, 0)).tolist(), end]])
     counted = []
-    for i in song.cell(1, 0).tolist():
+    for i in song.cell(Cell(0, 1)).tolist():
         outlines.take(i)
         votes = outlines.votes()
         if votes.phase == Kind.DURATION:
@@ -145,12 +145,12 @@ def test_agreement_is_counted_up_to_where_the_cell_is(tokenizer):
 def test_the_mixture_is_a_probability(tokenizer):
     end = PromptTokens(tokenizer).fill_end
     song = tokenizer.encode(score_of([[(0, 36, 64), (2, 42, 64)], [(0, 36, 96), (2, 42, 80)]], True))
-    sources = [[*song.cell(0, 0).tolist(), end]]
+    sources = [[*song.cell(Cell(0, 0)).tolist(), end]]
     memory = CellMemory(
         sources, np.ones(1), np.zeros(1, bool), BY_OUTLINE, CellOutlines(outline_tables(tokenizer, end), sources)
     )
     rng = np.random.default_rng(0)
-    for i in [*song.cell(1, 0).tolist(), end]:
+    for i in [*song.cell(Cell(0, 1)).tolist(), end]:
         logits = rng.normal(size=tokenizer.vocab_size)
         alone = logits - np.log(np.exp(logits).sum())
         last = alone[i]
@@ -179,7 +179,7 @@ def test_a_groove_comes_back_whatever_its_velocities(checkpoint_folder):
     bars = [played(rng, GROOVE) for _ in range(12)]
     score = score_of(bars, True)
     ids = Infiller(load_checkpoint(checkpoint_folder)).tokenizer.encode(score)
-    assert len({tuple(ids.cell(b, 0).tolist()) for b in range(12)}) == 12
+    assert len({tuple(ids.cell(Cell(0, b)).tolist()) for b in range(12)}) == 12
     blank = score.with_notes(0, [n for n in score.tracks[0].notes if n.onset_ticks // BAR not in (6, 7)])
     region = Region.rectangle([0], [(6, 8)])
     for recall, same in (

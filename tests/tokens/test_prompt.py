@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from midi_rwkv.corpus.shards import Shard, write_shard
-from midi_rwkv.score.score import Note, Score, TimeSignature, Track
+from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
 from midi_rwkv.tokens.prompt import ORDERS, PromptTokens, Shown, build_prompt, control_ids, prompt_budget
 from midi_rwkv.training.dataset import FILL, NOT_MUSIC, RegionSampler, TrainingRows, count_notes, validation_samples
 
@@ -88,12 +88,12 @@ def test_an_unknown_order_is_refused(tokens, song):
 
 
 def test_masked_notes_appear_nowhere(tokenizer, tokens, song, score):
-    masked = {(b, 0) for b in (3, 4)}
+    masked = {Cell(0, b) for b in (3, 4)}
     prompt = build_prompt(tokens, song, {8: (0, 2), 9: (2,)}, Shown(masked=masked))
     ids = [*prompt.context, *(i for p in prompt.bars for i in p.given)]
     shown = names(tokenizer, ids)
     visible = sum(len(score.notes_in(t, b)) for t in range(3) for b in range(20))
-    hidden = sum(len(score.notes_in(t, b)) for b, t in [*masked, (8, 0), (8, 2), (9, 2)])
+    hidden = sum(len(score.notes_in(t, b)) for t, b in [*masked, (0, 8), (2, 8), (2, 9)])
     assert sum(n.startswith("Pitch") for n in shown) == visible - hidden
     assert shown.count("Infill_Bar") == 2
     assert prompt.bars[1].targets == (2,)
@@ -133,7 +133,7 @@ def test_a_run_must_be_consecutive(tokens, song):
 
 def test_controls_describe_the_cell(tokenizer, tokens, score):
     chord = score.with_notes(0, [Note(0, 60, 240, 80), Note(0, 64, 240, 80), Note(480, 67, 240, 80)])
-    cell = tokenizer.encode(chord).cell(0, 0).tolist()
+    cell = tokenizer.encode(chord).cell(Cell(0, 0)).tolist()
     said = names(tokenizer, control_ids(tokenizer, tokens, cell, density=True, polyphony=True))
     assert said == ["ACBarOnsetPolyphonyMin_1", "ACBarOnsetPolyphonyMax_2", "ACBarNoteDensity_3"]
 
@@ -142,7 +142,7 @@ def test_training_rows_are_reproducible_and_well_formed(tokenizer, song, tmp_pat
     write_shard(tmp_path / "a.npz", [("a/1", song), ("a/2", song)])
     again = Shard(tmp_path / "a.npz")[1]
     assert again.headers == song.headers
-    assert all(np.array_equal(again.cell(b, t), song.cell(b, t)) for b in range(20) for t in range(3))
+    assert all(np.array_equal(again.cell(Cell(t, b)), song.cell(Cell(t, b))) for b in range(20) for t in range(3))
     rows = TrainingRows(tmp_path, tokenizer, 512, seed=3, weights={"a": 1.0})
     other = TrainingRows(tmp_path, tokenizer, 512, seed=3, weights={"a": 1.0})
     tokens = PromptTokens(tokenizer)
@@ -169,10 +169,10 @@ def test_validation_fills_count_their_notes(tokenizer, song, tmp_path):
 
 
 def test_the_budget_leaves_room_for_the_answer(song):
-    cell = len(song.cell(3, 0))
-    assert all(len(song.cell(b, 0)) == cell for b in range(20)), "the lead's bars are alike"
+    cell = len(song.cell(Cell(0, 3)))
+    assert all(len(song.cell(Cell(0, b))) == cell for b in range(20)), "the lead's bars are alike"
     assert prompt_budget(song, {8: (0,), 9: (0,)}, 1000) == 1000 - int(2 * (1.5 * cell + 3))
-    bass = [len(song.cell(b, 1)) for b in range(20)]
+    bass = [len(song.cell(Cell(1, b))) for b in range(20)]
     assert prompt_budget(song, {3: (1,)}, 1000) == 1000 - int(1.5 * sum(bass) / 5 + 3), "over the bars that sound"
     assert prompt_budget(song, dict.fromkeys(range(20), (0, 1, 2)), 60) == 30, "at most half is left"
     whole = dict.fromkeys(range(20), (0,))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midi_rwkv.score.score import Bar, Note, Score, TimeSignature, Track
+from midi_rwkv.score.score import Bar, Cell, Note, Score, TimeSignature, Track
 from midi_rwkv.tokens.tokenizer import Tokenizer, in_the_manner_of
 
 TPQ = 480
@@ -53,7 +53,7 @@ def test_round_trip_on_the_grid_is_exact(tokenizer, score):
         out = [
             n
             for b, bar in enumerate(score.bars)
-            for n in tokenizer.decode_cell(song.cell(b, t), bar, TPQ, is_drum=track.is_drum)
+            for n in tokenizer.decode_cell(song.cell(Cell(t, b)), bar, TPQ, is_drum=track.is_drum)
         ]
         want = [n._replace(duration_ticks=TPQ // 4) if track.is_drum else n for n in track.notes]
         assert out == want
@@ -66,7 +66,7 @@ def test_every_cell_stands_in_its_own_bar(tokenizer, score):
     assert song.n_bars == len(score.bars)
     for t in range(len(score.tracks)):
         for b, bar in enumerate(score.bars):
-            bases = [i for k in song.cell(b, t) for i in tokenizer.expansions[k]]
+            bases = [i for k in song.cell(Cell(t, b)) for i in tokenizer.expansions[k]]
             pitches = sum(tokenizer.base_names[i].startswith("Pitch") for i in bases)
             assert pitches == len(score.notes_in(t, b))
             assert bar.end_ticks > bar.start_ticks
