@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import CheckpointError, load_checkpoint, parameter_shapes, save_checkpoint
+from midi_rwkv.model.checkpoint import load_checkpoint, parameter_shapes, save_checkpoint
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.style.style import Style, read_info, save_style
 from midi_rwkv.tokens.prompt import ORDERS
@@ -115,10 +116,10 @@ def convert(
     given = [f"--{n}" for n, v in (("tokenizer", tokenizer), ("order", order), ("bf16", bf16)) if v]
     if source.is_dir():
         _refuse(given, ["--bf16"], f"{source} is a checkpoint folder")
-        return _export(source, target, overwrite, bf16)
+        return _export(source, target, overwrite=overwrite, bf16=bf16)
     if source.suffix == ".safetensors":
         _refuse(given, [], f"{source} is a state")
-        return _export_state(source, target, overwrite)
+        return _export_state(source, target, overwrite=overwrite)
     state = load_pth(source)
     wkv = time_state_of(state)
     if wkv is not None and "emb.weight" not in state:
@@ -158,7 +159,7 @@ def _load_tokenizer(path: str) -> Tokenizer:
         raise CheckpointError(f"{path} is no MidiTok MMM tokenizer ({error}); name a tokenizer.json") from error
 
 
-def _export(source: Path, target: Path, overwrite: bool, bf16: bool) -> str:
+def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
     """A checkpoint folder -> RWKV-LM's state dict."""
     from safetensors.torch import load_file
 
@@ -168,11 +169,11 @@ def _export(source: Path, target: Path, overwrite: bool, bf16: bool) -> str:
     weights = load_file(checkpoint.path / "model.safetensors")
     if bf16:
         weights = {name: w.to(torch.bfloat16) for name, w in weights.items()}
-    _save_pth(weights, target, overwrite)
+    _save_pth(weights, target, overwrite=overwrite)
     return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
 
 
-def _export_state(source: Path, target: Path, overwrite: bool) -> str:
+def _export_state(source: Path, target: Path, *, overwrite: bool) -> str:
     """A style of one state -> RWKV-PEFT's time_state."""
     from safetensors import safe_open
 
@@ -182,11 +183,11 @@ def _export_state(source: Path, target: Path, overwrite: bool) -> str:
         if len(places) > 1:
             raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
         tuned = f.get_tensor(places[0])
-    _save_pth(to_time_state(tuned), target, overwrite)
+    _save_pth(to_time_state(tuned), target, overwrite=overwrite)
     where = "before the prompt" if places == ["wkv"] else "right before Context_Middle, where it was tuned"
     return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
 
 
-def _save_pth(state: dict[str, Tensor], target: Path, overwrite: bool) -> None:
+def _save_pth(state: dict[str, Tensor], target: Path, *, overwrite: bool) -> None:
     with whole_file(target, overwrite=overwrite) as partial:
         torch.save(state, partial)

@@ -13,6 +13,7 @@ from midi_rwkv.tokens.prompt import ORDERS
 from .evaluate import add_evaluate_command
 from .infill import add_infill_command
 from .inspect import add_inspect_command
+from .recall import add_recall_command
 from .style import add_style_commands
 from .terminal import Parser, say
 
@@ -88,4 +89,5 @@ def build_parser() -> argparse.ArgumentParser:
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))
         p.add_argument("arguments", nargs=argparse.REMAINDER)
+    add_recall_command(commands)
     return parser

@@ -9,7 +9,7 @@ in the bars around. The same sources also vote note by note, their velocities as
 probabilities p, the votes q and those of the outlines o are mixed, (1 - a - b) p + a q + b o, where a and b are a
 softmax over linear functions of how good the best-voted sources are and of what the model thinks of their ids.
 
-The few weights are fitted on training songs (scripts/fit_recall.py), so that the mixture is a probability like any
+The few weights are fitted on training songs (fit_recall.py), so that the mixture is a probability like any
 other, and stand beside the model in `recall.json`. In kind this is the continuous cache of Grave et al. (arXiv
 1612.04426) and the match model of context-mixing compressors, with the sources weighed by their musical surroundings.
 """

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .transformer import Transformer
 
 FORMAT_VERSION = 1
+RECALL_FILE = "recall.json"
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "base"
 
@@ -44,7 +45,7 @@ class Checkpoint:
     path: Path
     context: int  # ids the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
-    recall: RecallWeights | None = None  # fitted to these weights (scripts/fit_recall.py)
+    recall: RecallWeights | None = None  # fitted to these weights (`midi-rwkv recall`)
     version: str = ""  # of the weights, "2" say; as config.json has it
 
     def model(self) -> RWKV7 | Transformer:
@@ -143,7 +144,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         )
     weights = read_weights(files[2], config)
     training = record.get("training", {})
-    recall = read_recall(folder / "recall.json")
+    recall = read_recall(folder / RECALL_FILE)
     version = str(record.get("version", ""))
     return Checkpoint(
         config,

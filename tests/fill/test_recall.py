@@ -133,9 +133,10 @@ def test_the_mixture_is_a_probability_and_follows_the_song(tokenizer):
     np.testing.assert_allclose(np.exp(nothing.mix(logits)), alone)
 
 
-def test_what_is_fitted_is_what_is_used(script, tokenizer):
-    """The script's mixture of whole tables is the product's, id by id."""
-    fit = script("fit_recall")
+def test_what_is_fitted_is_what_is_used(tokenizer):
+    """The fit's mixture of whole tables is the product's, id by id."""
+    from midi_rwkv.fill import fit_recall as fit
+
     rng = np.random.default_rng(1)
     drawn = (tuple(rng.normal(size=len(names)).tolist()) for names in (GATE, OUTLINE, OUTLINE_GATE))
     weights = RecallWeights(6.0, 0.7, 0.4, 1.1, 0.9, *drawn, longest_match=2)
@@ -156,7 +157,7 @@ def test_what_is_fitted_is_what_is_used(script, tokenizer):
         used.append(m.mix(log_p)[true])
     assert any(row.twin.any() for row in rows)
     table = fit.Table(rows, [5])
-    np.testing.assert_allclose(table.log_mixture(*fit.tensors_of(weights), weights.longest_match), used, atol=1e-4)
+    np.testing.assert_allclose(table.log_mixture(fit.tensors_of(weights), weights.longest_match), used, atol=1e-4)
 
 
 # -- fills ------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from midi_rwkv.corpus.shards import sources_in
-from midi_rwkv.model.checkpoint import load_checkpoint
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(Path(__file__).parents[2].glob("scripts/*.py"))])
@@ -74,20 +72,6 @@ def test_literal_cells_are_those_that_stand_before_in_the_same_ids(script):
     found = script("experiments").literal_cells(np.array(ids), np.array(roles), end, frozenset([bar]))
     spans = np.split(found, np.flatnonzero(np.array(ids) == bar)[1:])
     assert [s[1:].all() if len(s) > 1 else None for s in spans] == [False, False, True, False, True, False]
-
-
-def test_recall_is_fitted_and_measured(script, shards, checkpoint_folder, tmp_path, monkeypatch, capsys):
-    """A model of random weights, and songs that repeat after twelve bars and drum the same bar throughout."""
-    folder = shutil.copytree(checkpoint_folder, tmp_path / "checkpoint")
-    fit = script("fit_recall")
-    monkeypatch.setattr(fit, "STEPS", 150)
-    for more in ([], ["--measure"]):
-        monkeypatch.setattr("sys.argv", ["fit_recall.py", str(shards), str(folder), "--songs", "2", *more])
-        fit.main()
-        *_, mean = capsys.readouterr().out.splitlines()
-        alone, mixed = (float(x) for x in mean.strip("| ").split("|")[1:])
-        assert mixed < 0.3 * alone
-        assert load_checkpoint(folder).recall is not None
 
 
 def test_a_curve_is_drawn(script, tmp_path):

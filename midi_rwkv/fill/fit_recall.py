@@ -1,19 +1,15 @@
-"""Fit a checkpoint's recall (midi_rwkv/fill/recall.py) on training songs, and say what it is worth on validation songs.
+"""Fits a checkpoint's recall (recall.py) on training songs, and measures it on validation songs.
 
-    python scripts/fit_recall.py SHARDS CHECKPOINT [--songs 24]      # writes CHECKPOINT/recall.json; some ten minutes
-    python scripts/fit_recall.py SHARDS CHECKPOINT --measure         # what is there, on the validation songs alone
-
-SHARDS is a folder of `midi-rwkv corpus`. From every source it draws `--songs` regions of 2, 4 or 8 bars and one, some
-or all tracks of a song, lets the model predict them, and looks for the weights under which the mixture of model and
-song costs the fewest nats a note, every region counting the same.
+From every source some regions are drawn, of 2, 4 or 8 bars and one, some or all tracks of a song. The model predicts
+them, and those weights are looked for under which the mixture of model and song costs the fewest nats per note, every
+region counting the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +18,15 @@ from torch import Tensor
 
 from midi_rwkv.corpus.shards import Shard, sources_in
 from midi_rwkv.files import whole_file
-from midi_rwkv.fill.recall import CellMemory, SongMemory
-from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.checkpoint import RECALL_FILE, Checkpoint
 from midi_rwkv.model.recall_mix import GATE, OUTLINE, OUTLINE_GATE, RecallWeights
 from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.outline import MOST_COUNTED, OutlineVotes
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
 from midi_rwkv.training.dataset import FILL, lay_out
+
+from .recall import CellMemory, SongMemory
 
 START = RecallWeights(
     10.0,
@@ -45,6 +42,7 @@ START = RecallWeights(
 LONGEST_PROMPT = 6144  # ids; a region that is longer is drawn again
 STEPS = 500
 NEVER = -1e9
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # the five numbers of RecallWeights, then its other fields
 
 
 @dataclass
@@ -80,7 +78,8 @@ def draw_regions(
         sounding = np.flatnonzero(lengths[first : first + n_bars].sum(0))
         if not len(sounding):
             continue
-        many = int(rng.choice([1, rng.integers(1, len(sounding) + 1), len(sounding)], p=[0.6, 0.2, 0.2]))
+        some = int(rng.integers(1, len(sounding) + 1))
+        many = int(rng.choice([1, some, len(sounding)], p=[0.6, 0.2, 0.2]))
         tracks = sorted(rng.choice(sounding, many, replace=False).tolist())
         yield song, dict.fromkeys(range(first, first + n_bars), tracks), bool(rng.random() < 0.1)
         count -= 1
@@ -163,10 +162,9 @@ class Table:
         self.weight = torch.tensor((1 / self.notes)[self.case], dtype=torch.float32)
         self.weight /= self.weight.sum()
 
-    def log_mixture(
-        self, powers: Tensor, gate: Tensor, outline: Tensor, outline_gate: Tensor, longest_match: int
-    ) -> Tensor:
-        """Log probability of each true id. powers: the five numbers of RecallWeights; then its other fields."""
+    def log_mixture(self, weights: Tensors, longest_match: int) -> Tensor:
+        """Log probability of each true id."""
+        powers, gate, outline, outline_gate = weights
         said, opened = self.votes(powers, gate, longest_match)
         outline_said, outline_opened = self.outline_votes(outline, outline_gate)
         share = torch.softmax(torch.stack([torch.zeros_like(opened), opened, outline_opened], 1), 1)
@@ -228,71 +226,82 @@ class Table:
         return {str(s): float(nats[sources == s].sum() / self.notes[sources == s].sum()) for s in np.unique(sources)}
 
 
-def tensors_of(weights: RecallWeights) -> list[Tensor]:
+def tensors_of(weights: RecallWeights) -> Tensors:
     """As `Table.log_mixture` takes them."""
-    numbers = [weights.likeness, weights.prefix, weights.suffix, weights.start, weights.twin]
-    return [torch.tensor(x) for x in (numbers, weights.gate, weights.outline, weights.outline_gate)]
+    w = weights
+    numbers = torch.tensor([w.likeness, w.prefix, w.suffix, w.start, w.twin])
+    return numbers, torch.tensor(w.gate), torch.tensor(w.outline), torch.tensor(w.outline_gate)
 
 
 def fit(table: Table) -> RecallWeights:
     """The weights under which the mixture costs the fewest nats."""
-    fitted = [x.requires_grad_() for x in tensors_of(START)]
-    optimizer = torch.optim.Adam(fitted, lr=0.05)
+    fitted = tensors_of(START)
+    optimizer = torch.optim.Adam([x.requires_grad_() for x in fitted], lr=0.05)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        (-(table.weight * table.log_mixture(*fitted, START.longest_match)).sum()).backward()
+        nats = -(table.weight * table.log_mixture(fitted, START.longest_match)).sum()
+        nats.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    numbers, *tuples = ([round(v, 4) for v in x.tolist()] for x in fitted)
-    return RecallWeights(*numbers, *map(tuple, tuples), START.longest_match)
+    numbers, gate, outline, outline_gate = ([round(v, 4) for v in x.tolist()] for x in fitted)
+    names = ("likeness", "prefix", "suffix", "start", "twin")
+    return replace(
+        START,
+        **dict(zip(names, numbers, strict=True)),
+        gate=tuple(gate),
+        outline=tuple(outline),
+        outline_gate=tuple(outline_gate),
+    )
 
 
 def collect(
-    checkpoint: Checkpoint, pools: dict[str, list[tuple[Shard, int]]], songs: int, seed: int
+    checkpoint: Checkpoint,
+    pools: Mapping[str, Sequence[tuple[Shard, int]]],
+    count: int,
+    *,
+    seed: int,
+    say: Callable[[str], None],
 ) -> tuple[Table, np.ndarray]:
-    """Places in `songs` regions a source, and the source of each case."""
+    """Places in `count` regions a source, and the source of each case."""
     rng = np.random.default_rng(seed)
     rows: list[Place] = []
     notes: list[int] = []
     sources: list[str] = []
     for source, pool in sorted(pools.items()):
-        more, counts = places(checkpoint, draw_regions(pool, songs, rng), len(notes))
+        more, counts = places(checkpoint, draw_regions(pool, count, rng), len(notes))
         rows, notes, sources = rows + more, notes + counts, sources + [source] * len(counts)
-        print(f"{source}: {len(counts)} regions", flush=True)
+        say(f"{source}: {len(counts)} regions")
     return Table(rows, notes), np.array(sources)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shards", type=Path)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--songs", type=int, default=24, help="regions of each source (default: 24)")
-    parser.add_argument("--measure", action="store_true", help="fit nothing")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    checkpoint = load_checkpoint(options.checkpoint)
-    path = options.checkpoint / "recall.json"
-    if not options.measure:
-        pools = {}
-        for source in sources_in(options.shards):
-            shard = Shard(options.shards / f"{source}.npz")
-            pools[source] = [(shard, i) for i in range(len(shard))]
-        table, _ = collect(checkpoint, pools, options.songs, seed=1)
-        weights = fit(table)
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(weights.to_dict(), indent=1) + "\n", encoding="utf-8")
-    weights = RecallWeights.load(path)
-    shard = Shard(options.shards / "valid.npz")
+def fit_recall(
+    shards: Path, checkpoint: Checkpoint, regions: int = 24, *, say: Callable[[str], None] = print
+) -> RecallWeights:
+    """Fit a checkpoint's recall on `regions` regions of each training source, and write its `recall.json`."""
+    pools = {}
+    for source in sources_in(shards):
+        shard = Shard(shards / f"{source}.npz")
+        pools[source] = [(shard, i) for i in range(len(shard))]
+    table, _ = collect(checkpoint, pools, regions, seed=1, say=say)
+    weights = fit(table)
+    with whole_file(checkpoint.path / RECALL_FILE) as partial:
+        partial.write_text(json.dumps(weights.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return weights
+
+
+def measure_recall(
+    shards: Path,
+    checkpoint: Checkpoint,
+    weights: RecallWeights,
+    regions: int = 24,
+    *,
+    say: Callable[[str], None] = print,
+) -> dict[str, tuple[float, float]]:
+    """Nats per note of the model alone and with recall, by source, on `regions` regions of each validation source."""
+    shard = Shard(shards / "valid.npz")
     held_out: dict[str, list[tuple[Shard, int]]] = {}
     for i, name in enumerate(shard.names):
         held_out.setdefault(name.split("/")[0], []).append((shard, i))
-    table, sources = collect(checkpoint, held_out, options.songs, seed=2)
+    table, sources = collect(checkpoint, held_out, regions, seed=2, say=say)
     alone = table.nats_per_note(table.true_log_p, sources)
-    mixed = table.nats_per_note(table.log_mixture(*tensors_of(weights), weights.longest_match), sources)
-    print("| source | model alone | with recall |\n|---|---:|---:|")
-    for source in alone:
-        print(f"| {source} | {alone[source]:.3f} | {mixed[source]:.3f} |")
-    print(f"| mean | {np.mean(list(alone.values())):.3f} | {np.mean(list(mixed.values())):.3f} |")
-
-
-if __name__ == "__main__":
-    main()
+    mixed = table.nats_per_note(table.log_mixture(tensors_of(weights), weights.longest_match), sources)
+    return {source: (alone[source], mixed[source]) for source in alone}
