@@ -1,8 +1,8 @@
-"""midi-rwkv: bars of a MIDI song written anew by an RWKV-7 model.
+"""midi-rwkv rewrites chosen bars of a MIDI song with an RWKV-7 model.
 
-A file travels: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) ->
-`write_midi`, which splices the new notes into the original file. Names load when first used, so importing the package
-is quick.
+A file takes this path: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) ->
+`write_midi`, which splices the new notes into the original file. Names are loaded when they are first used, so that
+importing the package is fast.
 """
 
 import pkgutil

@@ -1,7 +1,8 @@
-"""What is wrong with a file, a model or a request, in one line for the person who gave it.
+"""Errors that a user can cause with a file, a model or a request.
 
-Each of these is a `MidiRwkvError`: commands and the page show its message and nothing else. Any other exception but an
-OSError is a bug and shows as one, with its traceback. A plain ValueError stands for a programming error within.
+Each of them is a `MidiRwkvError`, whose one-line message the commands and the page show without a traceback. They show
+an OSError's message in the same way. Any other exception is a bug and shows its traceback; a plain ValueError is a
+programming error.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 
 class MidiRwkvError(ValueError):
-    """The base of all; the message is one line: what, the allowed range, what was given, the remedy."""
+    """The base class. The message is one line: what is wrong, the allowed range, what was given, and the remedy."""
 
 
 class RequestError(MidiRwkvError):
@@ -36,7 +37,7 @@ class MissingPackageError(MidiRwkvError):
     """A package that is not installed, with the command that installs it."""
 
 
-_INSTALL = {  # by the module's name: the package's own name, and what pip is to install
+_INSTALL = {  # by module name: the package's display name, and what pip should install
     "torch": ("PyTorch", "torch"),
     "gradio": ("Gradio", "gradio"),
     "pandas": ("pandas", "pandas"),
@@ -62,10 +63,12 @@ _INSTALL = {  # by the module's name: the package's own name, and what pip is to
 
 @contextmanager
 def packages_for(purpose: str) -> Iterator[None]:
-    """A package that is found missing within becomes a MissingPackageError. Also a decorator.
+    """Turns a missing package inside the block into a MissingPackageError. Also usable as a decorator.
 
-    purpose: what needs it, as the message's subject ("personalize"). A module of ours that is missing is a bug, and
-    stays a ModuleNotFoundError.
+    A missing module of our own is a bug and stays a ModuleNotFoundError.
+
+    Args:
+        purpose: what needs the package, as the subject of the message ("personalize").
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that never take the place of another unasked."""
+"""Writes files completely or not at all, and never replaces another file without permission."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from types import FrameType
 
 
 class FileChangedError(OSError):
-    """A file that was to be replaced no longer holds what it held."""
+    """The file to be replaced has changed since it was read."""
 
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True, unchanged: Mapping[Path, bytes] | None = None) -> Iterator[Path]:
-    """`whole_files` of one path."""
+    """`whole_files` for a single path."""
     with whole_files([path], overwrite=overwrite, unchanged=unchanged) as (partial,):
         yield partial
 
@@ -29,14 +29,17 @@ def whole_file(path: Path, *, overwrite: bool = True, unchanged: Mapping[Path, b
 def whole_files(
     paths: Sequence[Path], *, overwrite: bool = True, unchanged: Mapping[Path, bytes] | None = None
 ) -> Iterator[list[Path]]:
-    """Write to the paths that this yields; when all are complete and on the disk, they become `paths`: all or none.
+    """Yields temporary paths to write to. When all are complete and on disk, they are renamed to `paths`: all or none.
 
-    Each path yielded is a new one beside its target, so that several processes may write the same target. After an
-    error or Ctrl-C everything is as it was before; after a kill a partial file (`.*.partial`) may be left.
-    unchanged: what files among `paths` must still hold when their turn comes to be replaced.
+    Each temporary path is new and in the same folder as its target, so that several processes may write the same
+    target. After an error or Ctrl-C everything is as it was before; a kill may leave a partial file (`.*.partial`).
 
-    Raises FileExistsError where not `overwrite` and a path is taken by then, even if another process took it a moment
-    ago, and FileChangedError where a file in `unchanged` holds something else by then.
+    Args:
+        unchanged: the bytes that files among `paths` must still hold when they are about to be replaced.
+
+    Raises:
+        FileExistsError: `overwrite` is False and a path exists by the time of renaming.
+        FileChangedError: a file in `unchanged` holds other bytes by then.
     """
     partials = [path.with_name(f".{secrets.token_hex(8)}.partial") for path in paths]
     try:
@@ -59,8 +62,8 @@ def whole_files(
 
 
 def _place(partials: Sequence[Path], targets: Sequence[Path], overwrite: bool) -> None:
-    """Give every partial file its name, or none of them."""
-    placed: list[tuple[Path, Path | None]] = []  # targets, and where what they held before is kept
+    """Renames all partial files to their targets, or none of them."""
+    placed: list[tuple[Path, Path | None]] = []  # each target, and the copy of its previous content
     kept: list[Path] = []
     try:
         for partial, target in zip(partials, targets, strict=True):
@@ -93,7 +96,7 @@ def _place(partials: Sequence[Path], targets: Sequence[Path], overwrite: bool) -
 
 
 def _take_name(partial: Path, target: Path) -> None:
-    """Give the partial file a name that nothing has: in one step, for to look first and write then is a race."""
+    """Renames the partial file if the name is free, in one step: checking first and renaming later would be a race."""
     try:
         try:
             os.link(partial, target)
@@ -110,7 +113,7 @@ def _take_name(partial: Path, target: Path) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until this is over, a few milliseconds."""
+    """Defers Ctrl-C to the end of the block, which takes a few milliseconds."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -128,18 +131,19 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError where a file could not be written to `path`: to be asked before long work.
+    """Raises OSError if no file can be written to `path`. Call this before long work.
 
-    A file is made in the folder and removed again, for permissions tell only half (read-only disks, network folders).
+    It creates a file in the folder and removes it again, because permissions alone do not tell (read-only disks,
+    network folders).
     """
     with suppress(FileNotFoundError):
-        path.lstat()  # fails on a name that is too long for the file system
+        path.lstat()  # fails if the name is too long for the file system
     probe = path.with_name(f".{secrets.token_hex(8)}.partial")
     os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     probe.unlink()
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as it may stand in a message: without line breaks and other control characters."""
+    """The path as text for a message, without line breaks or other control characters."""
     text = os.fspath(path)
     return text if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""What a song's tracks are called, what they are taken for, and what a composer should know before bars are written."""
+"""Names a song's tracks, shows how each is interpreted, and warns of what may spoil a fill."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ from .instruments import pitch_name, program_name
 from .keyswitches import keyswitches
 from .score import Score, Track
 
-MOST_CELLS = 250_000  # tracks x bars in a table
-MOST_LISTED = 12  # tracks or instruments in a line
-PULSES = (1, 2, 3, 4, 5, 6, 8)  # to a quarter, of which a player who hears a click keeps to one at least
+MOST_CELLS = 250_000  # largest table, tracks x bars
+MOST_LISTED = 12  # tracks or instruments named in a line
+PULSES = (1, 2, 3, 4, 5, 6, 8)  # per quarter; a player who hears a click keeps to at least one of them
 MIN_PULSE, CHANCE, MOST_PULSE = 0.15, 1.3, 0.3  # see `keeps_to_a_beat`
-MIN_NOTES = 24  # fewer tell nothing
+MIN_NOTES = 24  # fewer notes show nothing
 DRUM_WORDS = re.compile(
     r"\b(drums?|drum ?set|(drum ?)?kit|perc|percussion|kick|snare|hi-?hats?|cymbals?"
     r"|schlagzeug|batter(ie|ia)|bater[ií]a)\b",
     re.IGNORECASE,
 )
-PITCHED_PERCUSSION = (47, *range(112, 120))  # programs whose tracks are rightly called drums
+PITCHED_PERCUSSION = (47, *range(112, 120))  # programs whose tracks may be called drums
 KIT, KICK, SNARE = range(35, 60), (35, 36), (37, 38, 39, 40)
 CYMBALS = (42, 44, 46, 49, 51, 52, 53, 55, 57, 59)
 
 
 class TrackNames(NamedTuple):
-    """Everything that names one track, as `normal` has it, the surest first."""
+    """All names of one track, normalised by `normal`, the most specific first."""
 
     numbered: tuple[str, ...]  # with its number
-    shown: tuple[str, ...]  # its name, or its instrument where it has none; then the same with the instrument
+    shown: tuple[str, ...]  # its name, or else its instrument; then the same with the instrument
     instruments: tuple[str, ...]
 
 
 def label(track: Track, index: int) -> str:
-    """What a person calls the track: its number and name, or its instrument where it has none."""
+    """The track's number and name, or its instrument if it has no name."""
     return f"{index + 1} {_shown(track)}"
 
 
 def labels(score: Score, tracks: Iterable[int]) -> str:
-    """The labels of some tracks in one line, of many only the first."""
+    """The labels of tracks in one line; of many, only the first."""
     return listed([label(score.tracks[t], t) for t in tracks])
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in one line, of many only the first."""
+    """Names in one line; of many, only the first."""
     more = len(names) - MOST_LISTED
     return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def heading(score: Score, index: int) -> str:
-    """The label and what the track is taken for, as `inspect` prints them."""
+    """The label and the interpretation of a track, as `inspect` prints them."""
     named, text = score.tracks[index].name.strip(), instrument_text(score, index)
     return f"{index + 1} {named} ({text})" if named else f"{index + 1} {text}"
 
 
 def instrument_text(score: Score, index: int) -> str:
-    """What the track is taken for: one instrument, or "Electric Bass (finger), then Flute from bar 9"."""
+    """How the track is interpreted: one instrument, or "Electric Bass (finger), then Flute from bar 9"."""
     stretches = _stretches(score, index)
     first = score.first_bar_number
     texts = [stretches[0][0]] + [f"then {name} from bar {bar + first}" for name, bar in stretches[1:]]
@@ -68,9 +68,9 @@ def instrument_text(score: Score, index: int) -> str:
 
 
 def track_rows(score: Score) -> list[dict[str, Any]]:
-    """A row for each track, and of a track that changes program one for each instrument: its notes and where they are.
+    """One row per track, or per instrument of a track that changes program, with the number and places of its notes.
 
-    `from_bar` is the number of the first bar of the instrument; `notes_per_bar` is None in a song that is too big for a
+    `from_bar` is the number of the first bar of the instrument; `notes_per_bar` is None if the song is too big for a
     table.
     """
     rows = []
@@ -102,12 +102,12 @@ def track_rows(score: Score) -> list[dict[str, Any]]:
 
 
 def too_big_for_a_table(score: Score) -> bool:
-    """True for more cells than anybody reads: only files that were made to be big have so many."""
+    """True if the song has more cells than anyone reads; only files made to be big have that many."""
     return len(score.tracks) * len(score.bars) > MOST_CELLS
 
 
 def track_names(score: Score) -> list[TrackNames]:
-    """What names each track."""
+    """The names of each track."""
     found = []
     for i, track in enumerate(score.tracks):
         number, shown = str(i + 1), _shown(track)
@@ -119,12 +119,12 @@ def track_names(score: Score) -> list[TrackNames]:
 
 
 def normal(text: str) -> str:
-    """A name as names are compared: without regard to case and to spaces around words and commas."""
+    """A name in the form in which names are compared: without case, and without spaces around words and commas."""
     return re.sub(r" ?, ?", ",", " ".join(text.casefold().split()))
 
 
 def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for drums') -> list[str]:
-    """A line for each thing in the song that may spoil what is written. remedy: for tracks that look like drums."""
+    """One line per thing in the song that may spoil a fill. `remedy` is the advice on tracks that look like drums."""
     found = []
     if not keeps_to_a_beat(score):
         found.append(
@@ -144,7 +144,7 @@ def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for 
 
 
 def keyswitch_remarks(score: Score) -> list[str]:
-    """A line for each track with notes that are taken for keyswitches."""
+    """One line for each track with keyswitches."""
     found = []
     for t, track in enumerate(score.tracks):
         if notes := keyswitches(track, score.ticks_per_beat):
@@ -157,19 +157,19 @@ def keyswitch_remarks(score: Score) -> list[str]:
 
 
 def keeps_to_a_beat(score: Score) -> bool:
-    """False for a song whose notes lie anywhere between the file's beats; True where there are too few to tell.
+    """False if the song's notes do not follow the file's beats; True if there are too few notes to tell.
 
-    Of n notes without any beat, chance alone gives a strength that falls with the root of n.
+    For n notes without any beat, chance alone gives a strength that falls with the square root of n.
     """
     count = sum(len(t.notes) for t in score.tracks)
     return count < MIN_NOTES or pulse_strength(score) >= min(MOST_PULSE, MIN_PULSE + CHANCE / count**0.5)
 
 
 def pulse_strength(score: Score) -> float:
-    """How closely the onsets of all tracks keep to an even division of the quarter, 0-1; the best of `PULSES`.
+    """How closely the onsets of all tracks follow an even division of the quarter, 0-1; the best of `PULSES`.
 
-    That is the length of the mean of the onsets' phases. Swing and a loose hand lower it, a recording without a click
-    leaves hardly any (docs/decisions.md has the figures).
+    This is the length of the mean of the onsets' phases. Swing and loose timing lower it, and a recording without a
+    click has almost none (docs/decisions.md has the figures).
     """
     starts = np.array([b.start_ticks for b in score.bars])
     onsets = np.array([n.onset_ticks for t in score.tracks for n in t.notes])
@@ -181,14 +181,14 @@ def pulse_strength(score: Score) -> float:
 
 
 def looks_like_drums(track: Track, ticks_per_beat: int) -> bool:
-    """True for a track that is read as pitched and seems to be drums, by its name or by what it plays."""
+    """True if a track that is read as pitched seems to be drums, by its name or by its notes."""
     if track.is_drum or track.is_overridden or not track.notes or track.program in PITCHED_PERCUSSION:
         return False
     return bool(DRUM_WORDS.search(track.name)) or _plays_a_kit(track, ticks_per_beat)
 
 
 def _plays_a_kit(track: Track, ticks_per_beat: int) -> bool:
-    """Short notes on bass drum, snare and cymbals, these often struck with the others, and few on anything else."""
+    """True for short notes on bass drum, snare and cymbals that are often struck together, and few other notes."""
     notes = track.notes
     pitches = np.array([n.pitch for n in notes])
 
@@ -201,7 +201,7 @@ def _plays_a_kit(track: Track, ticks_per_beat: int) -> bool:
     if min(kick, snare) < 0.05 or cymbals < 0.1 or kit < 0.75 or kit - kick - snare - cymbals > 0.25:
         return False
     struck: dict[int, set[int]] = defaultdict(set)
-    for n in notes:  # a person does not strike two at one tick
+    for n in notes:  # a person does not strike two notes at the same tick
         struck[round(n.onset_ticks * 8 / ticks_per_beat)].add(n.pitch)
     together = [bool(s.intersection(CYMBALS) and s.intersection(KICK + SNARE)) for s in struck.values()]
     return sum(together) >= 0.1 * len(together)
@@ -212,7 +212,7 @@ def _shown(track: Track) -> str:
 
 
 def _stretches(score: Score, index: int) -> list[tuple[str, int]]:
-    """Instruments one after another, each with the index of its first bar; the bar after the song counts too."""
+    """The instruments in order, each with the index of its first bar; the bar after the song counts too."""
     track = score.tracks[index]
     if not track.program_changes:
         return [(program_name(track.program, is_drum=track.is_drum), 0)]
@@ -220,10 +220,10 @@ def _stretches(score: Score, index: int) -> list[tuple[str, int]]:
 
 
 def _program_runs(score: Score, index: int) -> list[tuple[int, int]]:
-    """Programs one after another, each with the index of its first bar; the bar after the song counts too."""
+    """The programs in order, each with the index of its first bar; the bar after the song counts too."""
     track, end = score.tracks[index], len(score.bars)
     at = {score.bar_index_at(change.tick) for change in track.program_changes}
-    bars = sorted({0, *(b for b in at if b <= end), *(b + 1 for b in at if b < end)})  # in all others it is as before
+    bars = sorted({0, *(b for b in at if b <= end), *(b + 1 for b in at if b < end)})  # elsewhere it stays
     runs: list[tuple[int, int]] = []
     for bar in bars:
         program = track.program_in(score.bar(bar))

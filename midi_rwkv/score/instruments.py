@@ -1,4 +1,4 @@
-"""General MIDI's instruments: names, and what each can play."""
+"""The instruments of General MIDI: their names, and what each can play."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ PROGRAM_NAMES = [
     "Gunshot",
 ]
 
-# Sounding ranges as MIDI pitches, by first and last program; orchestration handbooks' professional ranges. Others:
-# 21-108.
+# Sounding ranges as MIDI pitches, by first and last program: the professional ranges of orchestration handbooks. All
+# other programs have 21-108.
 _RANGES = {
     (6, 6): (29, 89), (8, 8): (60, 108), (9, 9): (79, 108), (11, 11): (53, 89), (12, 12): (45, 96),
     (13, 13): (65, 108), (14, 14): (60, 77), (16, 20): (36, 96), (21, 21): (41, 93), (22, 22): (60, 96),
@@ -152,12 +152,12 @@ _RANGES = {
     (67, 67): (36, 69), (68, 68): (58, 91), (69, 69): (52, 81), (70, 70): (34, 77), (71, 71): (50, 94),
     (72, 72): (74, 108), (73, 73): (59, 98), (74, 74): (60, 98), (104, 104): (48, 77), (105, 105): (48, 88),
     (109, 109): (58, 81), (110, 110): (55, 103),
-    (80, 95): (40, 96),  # synthesizers have no range; nine tenths of the notes that the corpus gives them lie in this
+    (80, 95): (40, 96),  # synthesizers have no range; nine tenths of their notes in the corpus are in this one
 }  # fmt: skip
 MOST_LISTED = 12  # names in a message
-# Of the tracks of 16 notes and more in 90 songs of each training source, every source counting alike, by General MIDI's
-# families of eight programs: notes a quarter in the median of the bars where the track sounds; lower quartile, median,
-# upper quartile.
+# Notes per quarter by General MIDI family (eight programs each): lower quartile, median and upper quartile over tracks
+# of the median over the bars in which a track sounds. From the tracks of 16 notes and more in 90 songs of each training
+# source, with equal weight for each source.
 _FAMILY_NOTES = [
     (1.25, 2.0, 3.5),  # piano
     (0.75, 1.25, 1.83),  # chromatic percussion
@@ -189,13 +189,16 @@ def program_name(program: int, *, is_drum: bool = False) -> str:
 
 
 def pitch_name(pitch: int) -> str:
-    """60 is C4; the black keys are sharps."""
+    """The name of a MIDI pitch: 60 is C4, and black keys are sharps."""
     return f"{_PITCH_CLASSES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def find_program(text: str) -> tuple[int, bool]:
-    """(program, is_drum) from a General MIDI number 0-127 or (part of) a name; "drums" is the kit. RequestError for one
-    that is unknown, and for a part of several names."""
+    """(program, is_drum) for a General MIDI number 0-127 or (part of) a name; "drums" is the kit.
+
+    Raises:
+        RequestError: the name is unknown, or is part of several names.
+    """
     wanted = " ".join(text.casefold().split())
     if re.fullmatch("[0-9]{1,9}", wanted):
         if int(wanted) > 127:
@@ -224,8 +227,10 @@ def instrument_range(program: int) -> tuple[int, int]:
 
 
 def playable(program: int, used: Iterable[int], *, is_drum: bool = False) -> np.ndarray:
-    """(128,) bool: pitches the instrument can play, and those its track uses already. A drum track of a handful of hits
-    keeps to the pads that it uses: nobody knows what else its kit has."""
+    """(128,) bool: the pitches that the instrument can play or its track already uses.
+
+    A drum track with a handful of hits keeps to the drums it uses, because nothing is known about the rest of its kit.
+    """
     allowed = np.zeros(128, bool)
     used = list(used)
     if is_drum:
@@ -239,19 +244,21 @@ def playable(program: int, used: Iterable[int], *, is_drum: bool = False) -> np.
 
 
 def usual_notes(program: int, *, is_drum: bool = False) -> tuple[float, float, float]:
-    """Notes a quarter of tracks of this kind, in bars where they sound: lower quartile, median, upper quartile."""
+    """Notes per quarter of such tracks in the bars where they sound: lower quartile, median, upper quartile."""
     return _DRUM_NOTES if is_drum else _FAMILY_NOTES[program // 8]
 
 
 def plays_single_notes(program: int, *, is_drum: bool = False) -> bool:
-    """Whether players of this instrument play one note at a time: basses, solo winds and brass."""
+    """Whether this instrument is usually monophonic: basses, solo winds and brass."""
     return not is_drum and (32 <= program < 40 or 56 <= program < 61 or 64 <= program < 80)
 
 
 def register(used: Collection[int]) -> range:
-    """The pitches a pitched track keeps to, by those of all its notes: from a fourth below the lowest to a fourth above
-    the highest; all 128 where there are too few notes to tell. Of the notes in 4,141 masked parts of validation songs
-    0.02 % lie outside that of the rest of their track."""
+    """The pitches that a pitched track keeps to: from a fourth below its lowest note to a fourth above its highest.
+
+    These are all 128 pitches if the track has too few notes. Of the notes in 4,141 masked parts of validation songs,
+    0.02 % are outside the register of the rest of their track.
+    """
     if len(used) < REGISTER_NOTES:
         return range(128)
     return range(max(0, min(used) - REGISTER_MARGIN), min(127, max(used) + REGISTER_MARGIN) + 1)

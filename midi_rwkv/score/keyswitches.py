@@ -1,15 +1,15 @@
 """Keyswitches: notes far outside a track's register that choose an articulation of the player's sound library.
 
-They are no music. A fill leaves them where they are, and nothing is concluded from them. A note is taken for one when
-no other reading is likely:
+They are not music: a fill leaves them where they are, and they are ignored in everything that is measured on a track.
+A note counts as a keyswitch only if no other reading is likely:
 
-- it is next to silent (velocity 1-10) and at least nine semitones away from every louder note of the track, or
-- its pitches lie at least an octave from the rest and outside what the instrument plays, or two octaves from the rest;
-  they are seldom (an eighth of the notes at most, two at least), short, over when the rest sounds, and each is
-  followed by it within half a beat.
+- it is nearly silent (velocity 1-10) and at least nine semitones away from every louder note of the track, or
+- it belongs to pitches that are at least an octave from the rest and outside the instrument's range, or two octaves
+  from the rest. These notes are rare (at most an eighth of all notes, but at least two) and short, they end before the
+  rest sounds, and each is followed by the rest within half a beat.
 
-Drums have none. Of 3,194 pitched tracks of the validation songs this finds notes in two, where a recorded keyboard has
-notes of velocity 1 sixteen semitones below the melody.
+Drums have none. Of 3,194 pitched tracks of the validation songs, this finds notes in two, in which a recorded keyboard
+has notes of velocity 1 sixteen semitones below the melody.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 QUIET, QUIET_GAP = 10, 9
 GAP, FAR_GAP = 12, 24
-SELDOM = 8  # one of so many notes
-MIN_MUSIC = 4  # notes without which a track has no register to be outside of
+SELDOM = 8  # at most one in this many notes is a keyswitch
+MIN_MUSIC = 4  # with fewer notes a track has no register
 
 
 def keyswitches(track: Track, ticks_per_beat: int) -> frozenset[Note]:
-    """The notes of a track that are taken for keyswitches; mostly none."""
+    """The keyswitches of a track; mostly none."""
     if track.is_drum or len(track.notes) <= MIN_MUSIC:
         return frozenset()
     loud = [n for n in track.notes if n.velocity > QUIET]
@@ -43,7 +43,7 @@ def keyswitches(track: Track, ticks_per_beat: int) -> frozenset[Note]:
 
 
 def without_keyswitches(score: Score) -> Score:
-    """The same song of music alone, with the same bars."""
+    """The song without its keyswitches, with the same bars."""
     tracks = list(score.tracks)
     for t, track in enumerate(tracks):
         if found := keyswitches(track, score.ticks_per_beat):
@@ -59,7 +59,7 @@ def _outside(notes: Sequence[Note], music: Sequence[Note], gap: int) -> list[Not
 
 
 def _short_and_apart(notes: Sequence[Note], program: int, ticks_per_beat: int) -> list[Note]:
-    """The second kind: what lies beyond a gap on either side of the pitches that most notes have."""
+    """The second kind of keyswitch: notes beyond a gap above or below the pitches of most notes."""
     pitches = np.array([n.pitch for n in notes])
     used = np.unique(pitches)
     clusters = np.split(used, np.flatnonzero(np.diff(used) >= GAP) + 1)
@@ -78,7 +78,7 @@ def _short_and_apart(notes: Sequence[Note], program: int, ticks_per_beat: int) -
     ends = np.maximum.accumulate(onsets + [n.duration_ticks for n in music])
     for n in others:
         end = n.onset_ticks + n.duration_ticks
-        nearest = np.searchsorted(onsets, n.onset_ticks)  # the first note of the music that does not begin before it
+        nearest = np.searchsorted(onsets, n.onset_ticks)  # the first note of the music that begins with it or later
         sounding = nearest > 0 and ends[nearest - 1] > n.onset_ticks + ticks_per_beat // 8
         followed = nearest < len(onsets) and end - ticks_per_beat // 8 <= onsets[nearest] <= end + half
         if n.duration_ticks > half or sounding or not followed:

@@ -1,7 +1,7 @@
-"""MIDI files in and out: `read_midi` makes a Score, `write_midi` puts new notes into the same file.
+"""Reads and writes MIDI files: `read_midi` makes a Score, `write_midi` puts new notes into the same file.
 
-The bytes are taken apart in `smf.py`; the new notes are spliced in by `splice.py`; mido says what the messages mean.
-Every file that cannot be read or written ends in a MidiError of one line.
+`smf.py` parses the bytes, mido interprets the messages, and `splice.py` inserts the new notes. A file that cannot be
+read or written raises a MidiError with a one-line message.
 """
 
 from __future__ import annotations
@@ -58,18 +58,25 @@ from .splice import splice
 __all__ = ["MidiError", "check_output", "load_midi", "read_midi", "splice", "write_candidates", "write_midi"]
 
 MAX_NOTES = 1_000_000
-MAX_PROGRAM_CHANGES = 1000  # of a track; what comes after these is read as if it were not there
+MAX_PROGRAM_CHANGES = 1000  # per track; later ones are ignored
 MAX_TICKS = 2**31 - 1
 MAX_DENOMINATOR = 128  # of a time signature
 
 
 def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, *, allow_empty: bool = False) -> Score:
-    """Reads a type 0 or type 1 file: one Track for each channel with notes of each track chunk, in that order.
+    """Reads a type 0 or type 1 file. Each channel that has notes in a track chunk becomes one Track, in file order.
 
-    `name` stands in messages and in `Score.name` (the file's own name by default). The song ends with its last note,
-    channel message, tempo or time signature, wherever the end-of-track events stand. A note without a note-off ends at
-    the next note of its pitch, else with its track, at the latest four beats after the song's last event.
-    Raises MidiError on a file that cannot be read, and on one without notes unless `allow_empty`.
+    The song ends with its last note, channel message, tempo or time signature, wherever its end-of-track events are. A
+    note without a note-off ends at the next note of its pitch, or else with its track, but at most four beats after the
+    song's last event.
+
+    Args:
+        source: a path, the file's bytes, or a binary file.
+        name: what to call the song in messages and in `Score.name` (default: the file's name).
+        allow_empty: accept a file without notes.
+
+    Raises:
+        MidiError: the file cannot be read, or has no notes.
     """
     data, name = load_midi(source, name)
     layout = read_layout(data, name)
@@ -113,11 +120,13 @@ def write_midi(
     overwrite: bool = False,
     new_tracks: Sequence[Track] = (),
 ) -> None:
-    """Writes the file `source` with the notes of `region` replaced by `fills`; see `splice` for these.
+    """Writes the file `source` with the notes of `region` replaced by `fills` (see `splice`).
 
-    The file appears complete or not at all, and takes no other file's place unless `overwrite`: see `whole_files`.
-    Raises MidiError when the output exists and not `overwrite`, when its folder cannot be written to, and when `source`
-    is no longer the file that the score was read of.
+    The file appears complete or not at all (see `whole_files`).
+
+    Raises:
+        MidiError: the output exists and `overwrite` is False, its folder cannot be written to, or `source` is no longer
+            the file from which the score was read.
     """
     origin = None if isinstance(source, bytes) else source
     write_candidates(
@@ -136,9 +145,10 @@ def write_candidates(
     new_tracks: Sequence[Track] = (),
     origin: str | Path | None = None,
 ) -> None:
-    """Writes a file for each of several fills: all of them or, after an error or Ctrl-C, none. See `write_midi`.
+    """Writes one file per fill as `write_midi` does: all of them or, after an error or Ctrl-C, none.
 
-    origin: the file that the bytes of `source` were read of. It is replaced only while it holds them.
+    Args:
+        origin: the file from which the bytes of `source` were read. It is replaced only if it still holds them.
     """
     for path in paths:
         check_output(path, overwrite=overwrite)
@@ -161,7 +171,7 @@ def write_candidates(
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raises MidiError unless a file can be written to `path`: to be asked before any long work."""
+    """Raises MidiError unless a file can be written to `path`. Call this before long work."""
     try:
         target = os.path.realpath(path)
         folder = os.path.dirname(target)
@@ -183,7 +193,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def load_midi(source: str | Path | bytes | BinaryIO, name: str | None = None) -> tuple[bytes, str]:
-    """A file's bytes, at most one more than are allowed, and its name for messages. Raises MidiError."""
+    """A file's bytes (at most one more than allowed) and its name for messages. Raises MidiError."""
     if isinstance(source, bytes):
         return source, name or "song"
     if not isinstance(source, (str, os.PathLike)):
@@ -213,16 +223,16 @@ def _reason(error: Exception) -> str:
 
 @dataclass
 class _Part:
-    """What one channel of one chunk plays."""
+    """The notes and program changes of one channel in one chunk."""
 
     pitches: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)  # ticks, velocities (0: note-off)
     first_tick: int | None = None  # of the first note
-    programs: list[tuple[int, int]] = field(default_factory=list)  # the chunk's own, (tick, program)
+    programs: list[tuple[int, int]] = field(default_factory=list)  # the chunk's own program changes, (tick, program)
     programs_before: int = 0  # how many of these come before the first note
 
 
 class _Reading:
-    """A file's events, gathered chunk by chunk."""
+    """Collects a file's events, chunk by chunk."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -296,10 +306,10 @@ class _Reading:
             self.names.setdefault((chunk, kind), _text(data))
 
     def tracks(self) -> tuple[Track, ...]:
-        """Every channel with notes of every chunk. To be asked when all chunks have been added."""
+        """The tracks: every channel with notes in every chunk. Call this after all chunks have been added."""
         sharing = Counter(chunk for chunk, _ in self.parts)
         for changes in self.programs.values():
-            changes.sort(key=itemgetter(0))  # stable: of one tick, the last one in the file is in force
+            changes.sort(key=itemgetter(0))  # stable, so that of several at one tick the last in the file is in force
         tracks = []
         for (chunk, channel), part in self.parts.items():
             name = self.names.get((chunk, TRACK_NAME)) or self.names.get((chunk, INSTRUMENT_NAME)) or ""
@@ -322,8 +332,10 @@ class _Reading:
         return tuple(tracks)
 
     def _programs(self, part: _Part, channel: int) -> tuple[int, tuple[ProgramChange, ...]]:
-        """The program at the first note, and the changes to others after it: the chunk's own where it has any before
-        the first note, else the channel's in any chunk, else 0."""
+        """The program at the first note, and the later changes to others.
+
+        They are the chunk's own if it has any before the first note, else those of the channel in any chunk, else 0.
+        """
         before = part.programs_before
         if before:
             program = part.programs[before - 1][1]
@@ -353,7 +365,7 @@ def _changes(said: Sequence[tuple[int, int]], program: int) -> list[ProgramChang
     """Program changes (tick, program) that follow `program`, without those that change nothing."""
     changes: list[ProgramChange] = []
     for tick, changed in said:
-        if changes and changes[-1].tick == tick:  # of one tick, the last is in force
+        if changes and changes[-1].tick == tick:  # of several at one tick, the last is in force
             changes.pop()
         if changed != (changes[-1].program if changes else program):
             changes.append(ProgramChange(tick, changed))
@@ -361,7 +373,7 @@ def _changes(said: Sequence[tuple[int, int]], program: int) -> list[ProgramChang
 
 
 def _text(data: bytes) -> str:
-    """A name on one line. Files do not say how they encode text."""
+    """A name on one line. MIDI files do not declare their text encoding."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,11 +1,11 @@
-"""Music as the rest of the package sees it: notes on tracks, bars on a tick axis, and the region to write anew.
+"""The score, which the rest of the package works on: notes on tracks, bars on a tick axis, and the region to rewrite.
 
-Ticks are the file's own (`Score.ticks_per_beat` of them to a quarter note). A bar *index* is 0-based and counts
-from the file's first bar; a bar *number* is what people read and type: 1-based, with a pickup bar as number 0.
+Ticks are the file's own (`Score.ticks_per_beat` to a quarter note). A bar *index* is 0-based and counts from the first
+bar of the file. A bar *number* is what people read and type: it is 1-based, and a pickup bar has number 0.
 
-Which bar a note belongs to is decided here and nowhere else. Players come in early, so each track has a *lead*: a note
-that begins at most so many ticks before a bar line belongs to the bar that it leads into. Reading, masking, splicing
-and drawing all ask `bar_of`, `note_bars`, `notes_in` or `cell_ticks`; `bar_index_at` is for ticks that are no note's.
+Only this module decides which bar a note belongs to. Players come in early, so each track has a *lead*: a note that
+begins at most that many ticks before a bar line belongs to the bar it leads into. Reading, masking, splicing and
+drawing all use `bar_of`, `note_bars`, `notes_in` or `cell_ticks`; `bar_index_at` is for other ticks.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from midi_rwkv.errors import RequestError
 from .keyswitches import keyswitches
 
 MAX_BARS = 20_000
-POSITIONS_PER_BEAT = 12  # of the grid on which notes are read and written
-LEAD_EVIDENCE = 4  # notes at bar lines from which a track's usual lead is told
+POSITIONS_PER_BEAT = 12  # grid positions per quarter note, for reading and writing notes
+LEAD_EVIDENCE = 4  # a track's usual lead is measured from at least this many notes near bar lines
 
 
 class Note(NamedTuple):
@@ -38,7 +38,7 @@ class Note(NamedTuple):
 
 
 class TimeSignature(NamedTuple):
-    """A time signature from `tick` on."""
+    """A time signature that holds from `tick` on."""
 
     tick: int
     numerator: int
@@ -46,7 +46,7 @@ class TimeSignature(NamedTuple):
 
 
 class Tempo(NamedTuple):
-    """A tempo from `tick` on."""
+    """A tempo that holds from `tick` on."""
 
     tick: int
     microseconds_per_beat: int  # beat = quarter note
@@ -57,7 +57,7 @@ class Tempo(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar, `[start_ticks, end_ticks)`. Shorter than its time signature where the next one cuts it."""
+    """One bar, `[start_ticks, end_ticks)`. It is shorter than its time signature if the next time signature cuts it."""
 
     start_ticks: int
     end_ticks: int
@@ -66,14 +66,14 @@ class Bar(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One bar of one track, as 0-based indices. This order, track before bar, is the order of arguments too."""
+    """One bar of one track, as 0-based indices. Arguments have the same order, track before bar."""
 
     track: int
     bar: int
 
 
 class ProgramChange(NamedTuple):
-    """Another instrument from `tick` on."""
+    """A change to another instrument, which holds from `tick` on."""
 
     tick: int
     program: int  # General MIDI, 0-127
@@ -83,12 +83,14 @@ class ProgramChange(NamedTuple):
 class Track:
     """The notes of one channel of one MIDI track chunk.
 
-    `chunk` and `channel` say where in the file the track lives; both are None for a track that the file does not
-    have yet. `program` is the General MIDI program (0-127) in force at the first note, `program_changes` are those that
-    follow, rising by tick, each to another program than the one before. Channel 9 is read as drums. `is_overridden` is
-    True where the program is not the file's (`Score.with_instrument`); the track is written on its own channel even so.
-    `usual_lead`: how early its downbeats usually come, in ticks, by the function of that name; a copy of the track
-    keeps it, so that a note stays in its bar whatever else is removed.
+    Attributes:
+        program: the General MIDI program (0-127) in force at the first note.
+        is_drum: True for channel 9.
+        chunk, channel: where the track is in the file; None for a track that the file does not have yet.
+        program_changes: the changes after the first note, in order, each to another program than the one before.
+        is_overridden: True if `Score.with_instrument` set the program; the track still keeps its channel in the file.
+        usual_lead: how early its downbeats usually come, in ticks (see the function `usual_lead`). A copy of the track
+            keeps it, so that a note stays in its bar when other notes are removed.
     """
 
     name: str
@@ -104,7 +106,7 @@ class Track:
 
     @property
     def programs(self) -> tuple[int, ...]:
-        """Every program of the track, in the order in which they first come."""
+        """Every program of the track, in order of first appearance."""
         return tuple(dict.fromkeys([self.program, *(c.program for c in self.program_changes)]))
 
     def program_at(self, tick: int) -> int:
@@ -113,7 +115,7 @@ class Track:
         return self.program_changes[i - 1].program if i else self.program
 
     def program_in(self, bar: Bar) -> int:
-        """The program in force for the longest part of a bar; of equals, the first."""
+        """The program in force for the longest part of a bar; the first one, if several are equally long."""
         lo = bisect_right(self.program_changes, bar.start_ticks, key=itemgetter(0))
         hi = bisect_right(self.program_changes, bar.end_ticks - 1, key=itemgetter(0))
         inside = self.program_changes[lo:hi]
@@ -130,12 +132,16 @@ class Track:
 
 
 def usual_lead(onsets: np.ndarray, bar_lines: np.ndarray, ticks_per_beat: int) -> int:
-    """How early a track's downbeats usually come, in ticks: less than a grid step, so that no 32nd, triplet or longer
-    pick-up counts as a downbeat.
+    """How early a track's downbeats usually come, in ticks.
 
-    It is told by the notes that begin within a grid step of a bar line, as their median plus three median absolute
-    deviations (some two standard deviations: of 40 early downbeats one is earlier). 0 where these notes are few or lie
-    anywhere in that span. onsets: (n,) ticks. bar_lines: (bars + 1,) rising ticks.
+    This is the median lead of the notes that begin within one grid step of a bar line, plus three median absolute
+    deviations (some two standard deviations, so one early downbeat in 40 is earlier). It is 0 if there are too few such
+    notes or if they are spread evenly, and always less than one grid step, so that a pickup of a 32nd, a triplet or
+    more never counts as a downbeat.
+
+    Args:
+        onsets: (n,) ticks.
+        bar_lines: (bars + 1,) ascending ticks.
     """
     if len(onsets) < LEAD_EVIDENCE:
         return 0
@@ -148,22 +154,22 @@ def usual_lead(onsets: np.ndarray, bar_lines: np.ndarray, ticks_per_beat: int) -
         return 0
     middle = float(np.median(near))
     spread = float(np.median(np.abs(near - middle)))
-    if spread > 3 / 8 * step:  # evenly spread offsets have half a step
+    if spread > 3 / 8 * step:  # evenly spread offsets have a spread of half a step
         return 0
     return max(0, min(int(3 * spread - middle), int(step) - 1))
 
 
 def bar_lines(bars: Sequence[Bar]) -> np.ndarray:
-    """Ticks of all bar lines, the last one too: (bars + 1,)."""
+    """(bars + 1,) ticks of all bar lines, including the one at the end."""
     return np.array([bars[0].start_ticks, *(b.end_ticks for b in bars)], np.int64)
 
 
 def bar_grid(
     time_signatures: Sequence[TimeSignature], ticks_per_beat: int, end_ticks: int, limit: int = MAX_BARS
 ) -> tuple[Bar, ...]:
-    """Bars from tick 0 up to and including the one that holds `end_ticks - 1`; at least one.
+    """Bars from tick 0 up to and including the one that contains `end_ticks - 1`; at least one.
 
-    A time signature that arrives inside a bar ends that bar. Before the first signature the metre is 4/4.
+    A time signature inside a bar ends that bar. Before the first time signature the metre is 4/4.
     Raises RequestError when more than `limit` bars would be needed.
     """
     changes = {0: (4, 4)}
@@ -190,17 +196,17 @@ def bar_grid(
 
 
 def lead_ticks(ticks_per_beat: int, usual: int = 0) -> int:
-    """A track's lead: half a grid step, or its usual lead where that is more."""
+    """A track's lead: half a grid step, or its usual lead if that is larger."""
     return max(ticks_per_beat // (2 * POSITIONS_PER_BEAT), usual)
 
 
 def lead_at_end(lead: int, bar_ticks: int) -> int:
-    """The lead at the end of a bar of so many ticks: what begins in a bar's first half is never of the next."""
+    """The lead at the end of a bar of this length: a note in the first half of a bar never belongs to the next."""
     return min(lead, bar_ticks // 2)
 
 
 def bars_of(onsets: np.ndarray, bar_lines: np.ndarray, lead: int) -> np.ndarray:
-    """Indices of the bars to which notes belong, (n,); the number of bars for those after the last. onsets: (n,)."""
+    """(n,) indices of the bars that notes belong to, for (n,) onsets; after the last bar, the number of bars."""
     bar = np.searchsorted(bar_lines, onsets, side="right") - 1
     length = np.append(np.diff(bar_lines), 0)
     early = np.append(bar_lines[1:], np.iinfo(np.int64).max) - np.minimum(lead, length // 2)
@@ -211,8 +217,8 @@ def bars_of(onsets: np.ndarray, bar_lines: np.ndarray, lead: int) -> np.ndarray:
 class Score:
     """A song: tracks over one time axis.
 
-    `bars` covers every note and event of the file; `bar(index)` goes on beyond its end in the last metre. `digest` says
-    of which file it was read (`smf.digest_of`), "" where of none: `write_midi` writes into that file alone.
+    `bars` covers every note and event of the file; `bar(index)` continues beyond its end in the last metre. `digest`
+    identifies the file that was read (`smf.digest_of`), or is "" if there is none; `write_midi` accepts only that file.
     """
 
     ticks_per_beat: int
@@ -249,7 +255,7 @@ class Score:
         return self.first_bar_number + len(self.bars) - 1
 
     def bar(self, index: int) -> Bar:
-        """The bar at a 0-based index, beyond the end too (same metre as the last)."""
+        """The bar at a 0-based index, which may be beyond the end (in the metre of the last bar)."""
         if index < len(self.bars):
             return self.bars[index]
         last = self.bars[-1]
@@ -258,7 +264,7 @@ class Score:
         return Bar(start, start + length, last.numerator, last.denominator)
 
     def bar_index_at(self, tick: int) -> int:
-        """Index of the bar that holds `tick`. For a note: `bar_of`."""
+        """Index of the bar that contains `tick`. For a note, use `bar_of`."""
         if tick < self.bars[-1].end_ticks:
             return max(0, bisect_right(self._starts, tick) - 1)
         last, nxt = self.bars[-1], self.bar(len(self.bars))
@@ -274,28 +280,28 @@ class Score:
         return bar_lines(self.bars)
 
     def lead_ticks(self, track: Track) -> int:
-        """How long before a bar line a note of the track may begin and still belong to the bar that it leads into."""
+        """How early a note of the track may begin and still belong to the bar after the bar line, in ticks."""
         return lead_ticks(self.ticks_per_beat, track.usual_lead)
 
     def bar_of(self, track: int, onset_ticks: int) -> int:
-        """Index of the bar to which a note of the track belongs."""
+        """Index of the bar that a note of the track belongs to."""
         bar = self.bar_index_at(onset_ticks)
         return bar + (onset_ticks >= self.cell_ticks(track, bar)[1])
 
     def note_bars(self, track: int) -> np.ndarray:
-        """`bar_of` for all notes of the track, (n,)."""
+        """(n,) `bar_of` all notes of the track."""
         onsets = np.array([n.onset_ticks for n in self.tracks[track].notes], np.int64)
         return bars_of(onsets, self._bar_lines, self.lead_ticks(self.tracks[track]))
 
     def cell_ticks(self, track: int, bar: int) -> tuple[int, int]:
-        """Where the notes of one cell begin: ticks, half-open. It is the bar, moved ahead by the track's lead."""
+        """The half-open range of ticks in which a cell's notes begin: the bar, shifted back by the track's lead."""
         lead = self.lead_ticks(self.tracks[track])
         start, end = self.bar(bar)[:2]
         before = start - self.bar(bar - 1).start_ticks if bar else 0
         return start - lead_at_end(lead, before), end - lead_at_end(lead, end - start)
 
     def notes_in(self, track: int, bar: int) -> list[Note]:
-        """Notes of one cell."""
+        """The notes of one cell."""
         start, end = self.cell_ticks(track, bar)
         notes = self.tracks[track].notes
         lo = bisect_left(notes, start, key=itemgetter(0))
@@ -307,7 +313,7 @@ class Score:
         return [np.bincount(self.note_bars(t), minlength=len(self.bars)).tolist() for t in range(len(self.tracks))]
 
     def with_fill(self, region: Region, fills: Mapping[int, Sequence[Note]]) -> Score:
-        """A copy in which the notes of the region's cells are those of `fills`, by track index, and keyswitches."""
+        """A copy in which the region's cells hold the notes of `fills` (by track index) and their own keyswitches."""
         score = self
         for t, notes in fills.items():
             stay = keyswitches(self.tracks[t], self.ticks_per_beat)
@@ -318,10 +324,12 @@ class Score:
         return score
 
     def with_instrument(self, track: int, program: int = 0, *, is_drum: bool = False) -> Score:
-        """A copy in which one track is taken for another instrument throughout, or for drums.
+        """A copy in which one track is treated as another instrument throughout, or as drums.
 
-        This says how the model reads and writes the track; the file keeps its program changes and its channel. Raises
-        RequestError for a track or program that there is not.
+        This changes how the model reads and writes the track; the file keeps its program changes and its channel.
+
+        Raises:
+            RequestError: the track or the program does not exist.
         """
         if not 0 <= track < len(self.tracks):
             raise RequestError(f"track must be 0-{len(self.tracks) - 1}, got {track}")
@@ -340,18 +348,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Region:
-    """The cells to write anew. The model writes run by run (`bar_runs`), bar by bar, track by track."""
+    """The cells to rewrite. The model writes run by run (`bar_runs`), bar by bar, track by track."""
 
     cells: frozenset[Cell]
 
     def __post_init__(self) -> None:
         if not self.cells:
             raise RequestError("the region is empty: name at least one track and one bar")
-        object.__setattr__(self, "cells", frozenset(Cell(*cell) for cell in self.cells))  # plain pairs will do
+        object.__setattr__(self, "cells", frozenset(Cell(*cell) for cell in self.cells))  # accepts plain pairs
 
     @classmethod
     def rectangle(cls, tracks: Iterable[int], bar_ranges: Iterable[tuple[int, int]]) -> Region:
-        """Every given track in every half-open range of bar indices."""
+        """All given tracks in all given half-open ranges of bar indices."""
         tracks = list(tracks)
         return cls(frozenset(Cell(t, b) for lo, hi in bar_ranges for b in range(lo, hi) for t in tracks))
 
@@ -367,7 +375,7 @@ class Region:
         return tuple(sorted(t for t, b in self.cells if b == bar))
 
     def bar_runs(self, track: int | None = None) -> list[tuple[int, int]]:
-        """Half-open runs of consecutive bar indices, of one track or of all."""
+        """Half-open runs of consecutive bar indices, for one track or for all."""
         bars = self.bars if track is None else sorted(b for t, b in self.cells if t == track)
         runs: list[tuple[int, int]] = []
         for b in bars:

@@ -1,4 +1,4 @@
-"""Tracks that play one note at a time: how to tell, and how to keep to it."""
+"""Monophonic tracks: how to recognise them, and how to keep new notes monophonic."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .score import Note
 
 
 def handover_ticks(ticks_per_beat: int) -> int:
-    """A note held no longer than this into the next is played legato, not together with it."""
+    """The longest legato overlap: a note held no longer than this into the next does not count as sounding with it."""
     return ticks_per_beat // 8
 
 
 def is_monophonic(notes: Sequence[Note], ticks_per_beat: int) -> bool:
-    """No note begins while another sounds, but for legato: by a quarter of the note and an eighth of a beat at most."""
+    """True if no note begins while another sounds, except for legato overlaps (see `handover_ticks`)."""
     return all(
         a.onset_ticks < b.onset_ticks
         and a.onset_ticks + a.duration_ticks - b.onset_ticks
@@ -26,14 +26,14 @@ def is_monophonic(notes: Sequence[Note], ticks_per_beat: int) -> bool:
 
 
 def sounding(ticks: np.ndarray, note: Note) -> np.ndarray:
-    """(n,) bool: at which of these ticks a note sounds."""
+    """(n,) bool: whether a note sounds at each of these ticks."""
     return (note.onset_ticks <= ticks) & (ticks < note.onset_ticks + note.duration_ticks)
 
 
 def covered(ticks: np.ndarray, note: Note, handover: int) -> np.ndarray:
-    """(n,) bool: at which of a bar's positions, these rising ticks, no other note can begin beside one that stays.
+    """(n,) bool: at which of a bar's positions (ascending ticks) no new note can begin, because a kept note sounds.
 
-    Where the note ends just after a position, another can still begin there: `one_at_a_time` lets it wait.
+    If the kept note ends just after a position, a new note can still begin there: `one_at_a_time` delays it.
     """
     onset, end = note.onset_ticks, note.onset_ticks + note.duration_ticks
     out = sounding(ticks, note)
@@ -49,8 +49,11 @@ def covered(ticks: np.ndarray, note: Note, handover: int) -> np.ndarray:
 
 
 def one_at_a_time(new: Sequence[Note], kept: Sequence[Note], ticks_per_beat: int) -> list[Note]:
-    """New notes, sorted, that end where the next begins, new or kept, and begin when a kept note ends that is held a
-    little longer; those in the midst of a kept one are left out."""
+    """The new notes, sorted and made monophonic together with the kept ones.
+
+    Each new note ends where the next note begins. If a kept note is held slightly into it, it begins when that one
+    ends. New notes in the middle of a kept note are left out.
+    """
     kept = sorted(kept)
     kept_onsets = np.array([n.onset_ticks for n in kept], np.int64)
     kept_ends = np.maximum.accumulate([0, *(n.onset_ticks + n.duration_ticks for n in kept)])

@@ -1,8 +1,8 @@
 """Standard MIDI File bytes: chunks, raw events, and which note-off ends which note-on.
 
-Nothing is interpreted and nothing is lost here: an event that is read and written again keeps its data, and a chunk
-that nobody touches is never taken apart. `midi.py` makes a Score of the events, `splice.py` puts new notes among them.
-Ticks are absolute, from the start of the file.
+This module interprets nothing and loses nothing: an event that is read and written again keeps its data, and chunks are
+parsed only on request. `midi.py` makes a Score from the events, and `splice.py` inserts new notes among them. Ticks are
+absolute, from the start of the file.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ MAX_DELTA_TICKS = 0x0FFFFFFF  # four bytes of seven bits
 
 DRUM_CHANNEL = 9
 META = 0xFF
-TRACK_NAME, INSTRUMENT_NAME, END_OF_TRACK, SET_TEMPO, TIME_SIGNATURE = 0x03, 0x04, 0x2F, 0x51, 0x58  # kinds of meta
+TRACK_NAME, INSTRUMENT_NAME, END_OF_TRACK, SET_TEMPO, TIME_SIGNATURE = 0x03, 0x04, 0x2F, 0x51, 0x58  # meta types
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE, PITCH_BEND = 0x80, 0x90, 0xB0, 0xC0, 0xE0
 
-# Tick, status byte, everything after the status byte as it stands in the file, and whether the file left the status
-# byte out (running status). A plain tuple, for a song has a hundred thousand of them.
+# Tick, status byte, all bytes after the status byte, and whether the file omits the status byte (running status). This
+# is a plain tuple because a song has a hundred thousand of them.
 Event = tuple[int, int, bytes, bool]
 END: Event = (0, META, b"\x2f\x00", False)
 
-# Data bytes after a status byte. 0xF4, 0xF5, 0xF9 and 0xFD are undefined; 0xF0, 0xF7 and 0xFF carry their own length.
+# Data bytes after a status byte. 0xF4, 0xF5, 0xF9 and 0xFD are undefined; 0xF0, 0xF7 and 0xFF carry their length.
 _DATA_BYTES = {status: 1 if status & 0xF0 in (0xC0, 0xD0) else 2 for status in range(0x80, 0xF0)}
 _DATA_BYTES |= {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 
 
 class Layout(NamedTuple):
-    """Where the chunks of a file stand."""
+    """Where the chunks of a file are."""
 
     data: bytes
     name: str  # for messages
     format: int  # 0 or 1
     ticks_per_beat: int
-    tracks: tuple[tuple[int, int], ...]  # span of each track chunk's body in `data`; its 8-byte head stands before it
+    tracks: tuple[tuple[int, int], ...]  # span of each track chunk's body in `data`; its 8-byte header precedes it
 
 
 def read_layout(data: bytes, name: str = "the file") -> Layout:
-    """Finds the track chunks. Unknown chunks, and whatever follows the last track, are passed over.
+    """Finds the track chunks. Unknown chunks, and any bytes after the last track, are skipped.
 
-    Raises MidiError on anything but a complete type 0 or type 1 file with ticks per quarter note.
+    Raises:
+        MidiError: the data is not a complete type 0 or type 1 file with ticks per quarter note.
     """
     if len(data) > MAX_FILE_BYTES:
         raise MidiError(
@@ -96,10 +97,12 @@ def _track_spans(data: bytes, name: str, pos: int, count: int) -> tuple[tuple[in
 
 
 def read_events(layout: Layout, chunk: int) -> tuple[list[Event], bytes]:
-    """The events of one track chunk up to its end-of-track, and the bytes that follow that inside the chunk.
+    """The events of one track chunk up to its end-of-track event, and the bytes after that inside the chunk.
 
-    Running status lasts beyond meta and system exclusive events, as most writers that rely on it expect.
-    Raises MidiError where the bytes are not events.
+    Running status continues after meta and system exclusive events, as most writers that use it expect.
+
+    Raises:
+        MidiError: the bytes are not events.
     """
     data = layout.data
     pos, end = layout.tracks[chunk]
@@ -150,7 +153,7 @@ def read_events(layout: Layout, chunk: int) -> tuple[list[Event], bytes]:
 
 
 def digest_of(data: bytes) -> str:
-    """Says which file these bytes are, wherever it lies."""
+    """A digest that identifies a file by its content."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -165,13 +168,13 @@ def _read_length(data: bytes, pos: int) -> tuple[int, int]:
 
 
 def meta_payload(payload: bytes) -> bytes:
-    """What a meta event says: its data without type and length."""
+    """The data of a meta event, without its type and length."""
     length, pos = _read_length(payload, 1)
     return payload[pos : pos + length]
 
 
 def write_length(value: int) -> bytes:
-    """A variable-length number. Raises MidiError beyond four bytes."""
+    """Encodes a variable-length number. Raises MidiError if it needs more than four bytes."""
     if not 0 <= value <= MAX_DELTA_TICKS:
         raise MidiError(f"two events may stand 0 to {MAX_DELTA_TICKS:,} ticks apart, not {value:,}; fill the gap first")
     out = bytearray([value & 0x7F])
@@ -182,7 +185,7 @@ def write_length(value: int) -> bytes:
 
 
 def write_track(events: Iterable[Event], tail: bytes = b"") -> bytes:
-    """A whole track chunk, head included. Status bytes are left out where the file left them out and it still may."""
+    """A whole track chunk with its header. Status bytes that the file omitted stay omitted if that is still valid."""
     body = bytearray()
     tick = last = 0
     for at, status, payload, implied in events:
@@ -196,12 +199,18 @@ def write_track(events: Iterable[Event], tail: bytes = b"") -> bytes:
 
 
 def pair_notes(velocities: Sequence[int]) -> tuple[list[tuple[int, int | None]], bool]:
-    """Which event ends which note, among the notes of one pitch on one channel of one chunk.
+    """Pairs each note with the event that ends it, for one pitch on one channel of one chunk.
 
-    `velocities` are those of the note events in file order, 0 for a note-off. Returns pairs (index of the note-on,
-    index of what ends it) in the order of the note-ons, and whether every note has a note-off. If so, the first
-    note-off ends the note that began first. If a note-off is missing, that would give each later note its successor's;
-    so then the next event ends a note, be it a note-off or a note-on, and nothing (None) a last one.
+    If every note has a note-off, the first note-off ends the note that began first. If one is missing, this would give
+    every later note the note-off of its successor, so instead each note ends at the next event, whether note-off or
+    note-on, and the last note may have no end (None).
+
+    Args:
+        velocities: of the note events in file order, 0 for a note-off.
+
+    Returns:
+        Pairs (index of the note-on, index of the event that ends it) in the order of the note-ons, and whether every
+        note has a note-off.
     """
     ends: dict[int, int | None] = {}
     sounding: deque[int] = deque()

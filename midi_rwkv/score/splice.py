@@ -1,13 +1,16 @@
-"""The splice: new notes into a MIDI file, everything else of which stays as it is.
+"""Splices new notes into a MIDI file, and leaves everything else in it as it is.
 
-A chunk without masked cells is copied byte for byte. In a masked one these events go, and nothing else:
-- note-ons of the region's cells (`Score.cell_ticks`), and the note-offs that belong to them, wherever these stand;
-  keyswitches stay; note-offs that belong to no note, inside the region's bars;
-- pitch bends and sustain pedal inside the region, for they shaped those notes. What stood there at the region's end is
-  restored there. Two things stay: the first return to rest of a bend or pedal held from before the region (it belongs
-  to the notes before), and all of them where another track on the same channel, not masked, sounds in the region.
-For these events the region's bars are as the track plays them: where its first note comes before the bar line they
-begin with it, and they end where a note comes early that belongs to the bar after.
+A chunk without masked cells is copied byte for byte. From a masked chunk only these events are removed:
+
+- the note-ons of the region's cells (`Score.cell_ticks`), except keyswitches, and the note-offs that belong to them,
+  wherever they are;
+- note-offs that belong to no note, inside the region's bars;
+- pitch bends and sustain pedal inside the region, because they shaped those notes. The values at the region's end are
+  restored there. Two kinds stay: the first return to rest of a bend or pedal held from before the region, which belongs
+  to the notes before, and all of them if another track on the same channel that is not masked sounds in the region.
+
+For bends and pedal, the region's bars are those that the track plays: they begin with its first note if that comes
+before the bar line, and end with the first early note of the bar after.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ log = logging.getLogger(__name__)
 
 SUSTAIN = 64  # controller number
 BEND_AT_REST, PEDAL_AT_REST = b"\x00\x40", b"\x40\x00"
-# Events of one tick: new note-offs, restored values, the file's own events in their order, then what begins.
+# Order of events at one tick: new note-offs, restored values, the file's own events in their order, then new note-ons.
 ENDS, RESTORED, KEPT, BEGINS = range(4)
 Span = tuple[int, int]  # ticks, half-open
 Placed = tuple[int, int, Event]  # tick, rank within the tick, event
@@ -62,7 +65,7 @@ class Run(NamedTuple):
 
     start: int  # bar lines
     end: int
-    first_onset: int  # where its notes begin, half-open: see `Score.cell_ticks`
+    first_onset: int  # half-open range in which its notes begin, see `Score.cell_ticks`
     last_onset: int
 
     def holds(self, onset: int) -> bool:
@@ -71,14 +74,14 @@ class Run(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What one track gets, in one channel of one chunk."""
+    """The changes to one track, in one channel of one chunk."""
 
     channel: int
     runs: list[Run]
-    masked: list[Run]  # the same, where notes stand that go: empty for a new track
+    masked: list[Run]  # the runs in which notes are removed: empty for a new track
     shared: list[bool]  # for each masked run: an unmasked track on this channel sounds in it
     notes: Sequence[Note]
-    opening: list[Event]  # of a new track
+    opening: list[Event]  # the first events of a new track
     staying: frozenset[tuple[int, int]] = frozenset()  # tick and pitch of keyswitches
 
 
@@ -91,14 +94,20 @@ def splice(
     new_tracks: Sequence[Track] = (),
     name: str | None = None,
 ) -> bytes:
-    """The file `source`, of which `score` was read, with the notes of `region` replaced by `fills`.
+    """The bytes of `source`, from which `score` was read, with the notes of `region` replaced by `fills`.
 
-    `fills` maps each track index of the region to its new notes (absolute ticks, onsets in its masked cells, see
-    `Score.cell_ticks`). They are clipped at the end of their run of bars and at the next onset of their pitch; a note
-    that would begin while a kept note of its pitch still sounds is left out. Indices beyond the file's tracks mean
-    `new_tracks`, by default those of `score` without a chunk: each gets a chunk of its own, or in a type 0 file a
-    channel of the only chunk.
-    Raises RequestError when score, region or fills do not fit, MidiError when the file has no channel or track left.
+    New notes are clipped at the end of their run of bars and at the next onset of their pitch. A note that would begin
+    while a kept note of its pitch still sounds is left out.
+
+    Args:
+        fills: maps each track index of the region to its new notes, in absolute ticks, with onsets in its masked cells
+            (see `Score.cell_ticks`). Indices beyond the file's tracks refer to `new_tracks`.
+        new_tracks: tracks to add; by default those of `score` without a chunk. Each gets a chunk of its own, or in a
+            type 0 file a channel of the only chunk.
+
+    Raises:
+        RequestError: score, region and fills do not fit together.
+        MidiError: the file has no channel or track left.
     """
     layout = read_layout(source, name or score.name)
     old, new = _parts_of(layout, score, new_tracks)
@@ -145,13 +154,13 @@ def masked_runs(score: Score, region: Region, track: int) -> list[Run]:
 
 
 def check_new_tracks(source: bytes, score: Score, new_tracks: Sequence[Track] = ()) -> None:
-    """Raises MidiError where the file has no channel or track left for the new tracks: to be asked before long work."""
+    """Raises MidiError if the file has no channel or track left for the new tracks. Call this before long work."""
     layout = read_layout(source, score.name)
     list(_openings(layout, *_parts_of(layout, score, new_tracks)))
 
 
 def _parts_of(layout: Layout, score: Score, new_tracks: Sequence[Track]) -> tuple[list[Track], list[Track]]:
-    """The tracks that the file has, and those that it is to have."""
+    """The tracks that the file has, and those to be added."""
     old = [track for track in score.tracks if track.chunk is not None]
     new = list(new_tracks) or [track for track in score.tracks if track.chunk is None]
     if layout.ticks_per_beat != score.ticks_per_beat or any((t.chunk or 0) >= len(layout.tracks) for t in old):
@@ -189,7 +198,7 @@ def _held(runs: Sequence[Run], onset: int) -> bool:
 
 
 def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Run]], index: int, run: Run) -> bool:
-    """True when a track of another chunk, on the same channel and not masked there, sounds in the run."""
+    """True if a track of another chunk that shares the channel, and is not masked there, sounds in the run."""
     return any(
         note.onset_ticks < run.last_onset
         and note.onset_ticks + note.duration_ticks > run.start
@@ -201,7 +210,7 @@ def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Run]], inde
 
 
 def _openings(layout: Layout, old: Sequence[Track], new: Sequence[Track]) -> Iterator[tuple[int, list[Event]]]:
-    """A channel for each new track, and the events that it begins with."""
+    """A channel and the opening events for each new track."""
     if not new:
         return
     sounding = {track.channel for track in old}
@@ -229,7 +238,7 @@ def _openings(layout: Layout, old: Sequence[Track], new: Sequence[Track]) -> Ite
 
 
 def _plays_only(track: Track, program: int) -> bool:
-    """True when the file itself has the track play this program throughout."""
+    """True if the file itself gives the track this program throughout."""
     return track.programs == (program,) and not track.is_drum and not track.is_overridden
 
 
@@ -239,7 +248,7 @@ def _event(tick: int, message: Message) -> Event:
 
 
 def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
-    """A chunk's events with new notes, or None where nothing changes."""
+    """A chunk's events with the new notes, or None if nothing changes."""
     gone: set[int] = set()
     added: list[Placed] = []
     for channel in sorted({part.channel for part in parts}):
@@ -282,7 +291,7 @@ def _part_notes(
     runs: Sequence[Run],
     staying: Collection[tuple[int, int]],
 ) -> tuple[set[int], dict[int, list[Span]]]:
-    """Indices of the note events that go, and by pitch when kept notes sound in `runs`."""
+    """Indices of the note events to remove, and for each pitch the spans in which kept notes sound in `runs`."""
     places_of: dict[int, list[int]] = defaultdict(list)
     for place, (_, status, payload, _) in enumerate(events):
         if status in (NOTE_ON | channel, NOTE_OFF | channel):
@@ -298,12 +307,12 @@ def _part_notes(
             onset = events[places[begun_at.get(i, i)]][0]
             if velocities[i] or i in begun_at:
                 masks = _held(masked, onset) and (onset, pitch) not in staying
-            else:  # a note-off without a note counts where it stands
+            else:  # a note-off without a note counts at its own tick
                 masks = any(run.start <= onset < run.end for run in masked)
             if velocities[i]:
                 kept_sounds |= not masks
             elif not complete and kept_sounds:
-                masks = kept_sounds = False  # the only note-off that a kept note without its own can have
+                masks = kept_sounds = False  # the only note-off that can end a kept note without its own
             if masks:
                 gone.add(place)
         kept = [place for place in places if place not in gone]
@@ -321,9 +330,9 @@ def _velocity(event: Event) -> int:
 
 
 def settle(notes: Sequence[Note], runs: Sequence[Run], busy: dict[int, list[Span]]) -> list[Note]:
-    """New notes, sorted, that touch neither the end of their run nor each other nor the notes in `busy`.
+    """The new notes, sorted and clipped so that none overlaps the end of its run, another new note or a note in `busy`.
 
-    Of several notes with one onset and pitch the longest stays. Adds the notes to `busy`.
+    Of several notes with the same onset and pitch the longest stays. The notes are added to `busy`.
     """
     settled: list[Note] = []
     last: dict[int, int] = {}  # index in settled, by pitch
@@ -346,8 +355,11 @@ def settle(notes: Sequence[Note], runs: Sequence[Run], busy: dict[int, list[Span
 
 
 def _played_span(run: Run, onsets: Sequence[int]) -> Span:
-    """The run's bars as the channel plays them: from its first note, if that comes early, to the first early note of
-    the bar after. onsets: of all notes of the channel, rising."""
+    """The run's bars as the channel plays them: from its first note, if that is early, to the first early note after.
+
+    Args:
+        onsets: of all notes of the channel, ascending.
+    """
 
     first, last = bisect_left(onsets, run.first_onset), bisect_left(onsets, run.last_onset)
     return min([run.start, *onsets[first : first + 1]]), min([run.end, *onsets[last : last + 1]])
@@ -356,7 +368,7 @@ def _played_span(run: Run, onsets: Sequence[int]) -> Span:
 def _part_controls(
     events: Sequence[Event], kind: int, channel: int, spans: Sequence[Span]
 ) -> tuple[set[int], list[Placed]]:
-    """Indices of the pitch bends (or sustain pedal events) that go, and the events that restore their values."""
+    """Indices of the pitch bends (or sustain pedal events) to remove, and the events that restore their values."""
     bend = kind == PITCH_BEND
     gone: set[int] = set()
     restored: list[Placed] = []
@@ -389,7 +401,7 @@ def _at_rest(bend: bool, payload: bytes) -> bool:
 
 
 def _assemble(layout: Layout, chunks: Mapping[int, bytes]) -> bytes:
-    """The file with some of its chunks replaced; chunks beyond the last are put after it."""
+    """The file with some of its chunks replaced; new chunks are appended."""
     data, count = layout.data, len(layout.tracks)
     total = max(count, max(chunks, default=0) + 1)
     pieces = [data[:10], total.to_bytes(2, "big")]

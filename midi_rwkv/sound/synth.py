@@ -1,13 +1,13 @@
-"""A stretch of a Score as sound, rendered offline from an SF2 soundfont.
+"""Renders a section of a Score as sound, offline, from an SF2 soundfont.
 
-The player is our own, in numpy. symusic 0.5.9 has a synthesizer, but one that ignores a sample's overriding root key,
-so that with TimGM6mb the piano's middle C sounds at 831 Hz in place of 262, and velocities, controllers and pitch bends
-as well.
+The player is our own, in numpy. symusic 0.5.9 has a synthesizer, but it ignores a sample's overriding root key, so that
+with TimGM6mb the piano's middle C sounds at 831 Hz instead of 262, and it also ignores velocities, controllers and
+pitch bends.
 
-What is played (SoundFont 2.04, section 8.1): key and velocity ranges, tuning, loops, the volume envelope, attenuation;
-velocity by the default modulator (section 8.4.1). What is not: filters, low-frequency oscillators, other modulators,
-exclusive classes, effects. A Score holds no controllers and no pitch bends, so volume (CC 7), pan (CC 10), the sustain
-pedal (CC 64) and bends are not heard either. Good enough to compare notes by ear; no more is claimed.
+It supports key and velocity ranges, tuning, loops, the volume envelope and attenuation (SoundFont 2.04, section 8.1),
+and velocity by the default modulator (section 8.4.1). It does not support filters, low-frequency oscillators, other
+modulators, exclusive classes and effects. A Score holds no controllers and no pitch bends, so volume (CC 7), pan
+(CC 10), the sustain pedal (CC 64) and bends are not heard either. This is enough to compare notes by ear.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from midi_rwkv.score.score import Score
 TAIL_SECONDS = 1.0
 PEAK = 0.9
 OVERSAMPLING = 2  # samples are read by linear interpolation, which aliases less at twice the rate
-SILENCE_DB = 70.0  # a note ends where it has decayed by as much
+SILENCE_DB = 70.0  # a note ends when it has decayed by this much
 SHORTEST_NOTE = 0.03  # seconds; drum tracks have notes of one tick
 SHORTEST_RELEASE = 0.02  # seconds; many fonts say 0.001, which clicks
 DRUM_BANK = 128
@@ -45,7 +45,7 @@ FOLDERS = (
     "C:/soundfonts",
 )
 
-# Generators (section 8.1.2) and their values where a font gives none: times in timecents, levels in centibels.
+# Generators (section 8.1.2) and their defaults: times in timecents, levels in centibels.
 START, END, LOOP_START, LOOP_END = 0, 1, 2, 3  # offsets in sample frames
 START_COARSE, END_COARSE, LOOP_START_COARSE, LOOP_END_COARSE = 4, 12, 45, 50  # in 32,768 frames
 PAN, DELAY, ATTACK, HOLD, DECAY, SUSTAIN, RELEASE = 17, 33, 34, 35, 36, 37, 38
@@ -73,9 +73,12 @@ RECORDS = {
 
 
 def find_soundfont(path: str | Path | None = None) -> Path:
-    """The soundfont named; else one from the usual folders, General MIDI by its name first; else pretty_midi's.
+    """The soundfont at `path`, else one from the usual folders (General MIDI by name first), else pretty_midi's.
 
-    Only SF2: the samples of SF3 are compressed. Raises RequestError where there is none.
+    Only SF2 is supported, because the samples of SF3 are compressed.
+
+    Raises:
+        RequestError: there is none.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -103,12 +106,17 @@ def render(
     tracks: Collection[int] | None = None,
     loudness: float | None = None,
 ) -> np.ndarray:
-    """(samples,) mono float32 in [-1, 1]: bars [first_bar, last_bar), 0-based, and a tail of a second, faded out.
+    """(samples,) mono float32 in [-1, 1]: bars [first_bar, last_bar), 0-based, and a tail of one second that fades out.
 
-    Only notes that begin inside sound; they ring on into the tail. `tracks` are indices, None for all. Where anything
-    sounds the peak is 0.9; with a `loudness` the level is that factor's, whatever else sounds in the stretch, and peaks
-    are rounded off: for stretches that are played one after another. Raises RequestError on an empty stretch and on a
-    file that is no SF2 soundfont.
+    Only notes that begin inside the bars sound; they ring into the tail.
+
+    Args:
+        tracks: indices of the tracks to play; None for all.
+        loudness: a fixed gain, for sections that are played one after another; peaks are then rounded off. Without it,
+            the section is scaled to a peak of 0.9.
+
+    Raises:
+        RequestError: there are no bars, or the file is not an SF2 soundfont.
     """
     if not 0 <= first_bar < last_bar:
         raise RequestError(
@@ -143,7 +151,7 @@ def render(
 
 
 def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
-    """(samples,) in [-1, 1] as a 16-bit mono WAV file."""
+    """The bytes of a 16-bit mono WAV file, from (samples,) in [-1, 1]."""
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
@@ -154,14 +162,14 @@ def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
 
 
 def write_wav(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Writes (samples,) in [-1, 1] as 16-bit mono, whole or not at all."""
+    """Writes (samples,) in [-1, 1] as a 16-bit mono WAV file, completely or not at all."""
     partial = Path(f"{path}.partial")
     partial.write_bytes(wav_bytes(samples, sample_rate))
     os.replace(partial, path)
 
 
 def _clock(score: Score, start: int) -> Callable[[int], float]:
-    """Seconds from the tick `start`, for ticks after it."""
+    """A function from ticks after `start` to seconds since `start`."""
     changes = [(start, score.tempo_at(start)), *((t.tick, t.beats_per_minute) for t in score.tempos if t.tick > start)]
     ticks = np.array([tick for tick, _ in changes])
     pace = np.array([60 / bpm / score.ticks_per_beat for _, bpm in changes])  # seconds per tick
@@ -184,7 +192,7 @@ def _halve(mix: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Zone:
-    """One sample, the notes that play it and how: positions in sample frames, times in seconds, levels in dB."""
+    """One sample, the notes that play it, and how: positions in sample frames, times in seconds, levels in dB."""
 
     keys: tuple[int, int]  # lowest and highest
     velocities: tuple[int, int]
@@ -192,22 +200,22 @@ class Zone:
     end: int
     loop: tuple[int, int] | None
     rate: int  # of the sample, Hz
-    root: int  # the key at which it sounds as recorded, but for `tune_cents`
+    root: int  # the key at which it sounds as recorded, apart from `tune_cents`
     tune_cents: int
-    key_cents: int  # from one key to the next
-    gain: float  # of attenuation and pan
+    key_cents: int  # between neighbouring keys
+    gain: float  # from attenuation and pan
     delay: float
     attack: float
     hold: float
-    decay: float  # by 100 dB
+    decay: float  # time to fall by 100 dB
     sustain_db: float  # below the peak
-    release: float  # by 100 dB
+    release: float  # time to fall by 100 dB
 
     def plays(self, key: int, velocity: int) -> bool:
         return self.keys[0] <= key <= self.keys[1] and self.velocities[0] <= velocity <= self.velocities[1]
 
     def envelope(self, held: int, rate: int) -> np.ndarray:
-        """(frames,) amplitude of a note let go after `held` frames, at most until it is silent."""
+        """(frames,) amplitude of a note that is released after `held` frames, until it is silent."""
         fading = self.decay * min(self.sustain_db, SILENCE_DB) / 100
         settled = self.delay + self.attack + self.hold + fading
         frames = min(held, round(settled * rate)) if self.sustain_db >= SILENCE_DB else held
@@ -221,9 +229,9 @@ class Zone:
         return level * rise
 
 
-@lru_cache(maxsize=512)  # drum hits and repeated notes, and what an original and its fills share
+@lru_cache(maxsize=512)  # for drum hits, repeated notes, and the notes that an original and its fills share
 def _sound(font: Soundfont, zone: Zone, key: int, held: int, rate: int) -> np.ndarray:
-    """(frames,) of one zone at full velocity, `held` frames long and its release."""
+    """(frames,) sound of one zone at full velocity: `held` frames and the release."""
     envelope = zone.envelope(held, rate)
     cents = (key - zone.root) * zone.key_cents + zone.tune_cents
     at = zone.start + np.arange(len(envelope)) * (zone.rate / rate * 2 ** (cents / 1200))
@@ -243,7 +251,7 @@ def _sound(font: Soundfont, zone: Zone, key: int, held: int, rate: int) -> np.nd
 
 @dataclass(frozen=True, eq=False)
 class Soundfont:
-    """An SF2 file: its samples, and the tables from which `zones` are read when they are needed."""
+    """An SF2 file: its samples, and the tables from which `zones` are read on demand."""
 
     samples: np.ndarray  # int16, on disk
     tables: dict[bytes, np.ndarray]
@@ -251,7 +259,7 @@ class Soundfont:
     _zones: dict[int, list[Zone]] = field(default_factory=dict)
 
     def zones(self, program: int, is_drum: bool) -> list[Zone]:
-        """Those of a program, else of the bank's first, as a player would rather play a wrong instrument than none."""
+        """The zones of a program, or else of the bank's first program: a wrong instrument is better than silence."""
         bank = DRUM_BANK if is_drum else 0
         row = self.presets.get((bank, program))
         if row is None:
@@ -270,7 +278,7 @@ class Soundfont:
                     yield zone
 
     def _generators(self, head: bytes, bag: bytes, gen: bytes, row: int, last: int) -> Iterator[dict[int, int]]:
-        """Generators of each zone that names an instrument or a sample (`last`), over those of the global zone."""
+        """The generators of each zone that names an instrument or sample (`last`), over those of the global zone."""
         shared: dict[int, int] = {}
         first, stop = (int(self.tables[head]["bag"][r]) for r in (row, row + 1))
         for b in range(first, stop):
@@ -303,7 +311,7 @@ class Soundfont:
         end = position("loop_end", LOOP_END, LOOP_END_COARSE)
         root = inner.get(ROOT_KEY, -1)
         angle = (min(max(value(PAN), -500), 500) + 500) / 1000 * np.pi / 2
-        attenuation_db = max(value(ATTENUATION), 0) / 10 * 0.4  # the hardware that fonts are made for takes 0.4 of it
+        attenuation_db = max(value(ATTENUATION), 0) / 10 * 0.4  # the hardware that fonts are made for applies 0.4 of it
         return Zone(
             keys=both(KEYS),
             velocities=both(VELOCITIES),
@@ -326,7 +334,7 @@ class Soundfont:
 
 @cache
 def load_soundfont(path: str) -> Soundfont:
-    """Opens an SF2 file; its samples stay on disk until they are played. Raises RequestError on any other file."""
+    """Opens an SF2 file. Its samples stay on disk until they are played. Raises RequestError for any other file."""
     try:
         data = np.memmap(path, np.uint8, "r")
         chunks = dict(_chunks(data))
@@ -344,12 +352,12 @@ def load_soundfont(path: str) -> Soundfont:
         raise RequestError(
             f"{path} is of SoundFont version {major}; only version 2 (uncompressed) can be played; name one"
         )
-    heads = tables[b"phdr"][:-1]  # the last record only ends the one before
+    heads = tables[b"phdr"][:-1]  # the last record only marks the end of the one before
     return Soundfont(samples, tables, {(int(h["bank"]), int(h["preset"])): row for row, h in enumerate(heads)})
 
 
 def _chunks(data: np.ndarray) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Name, offset and size in bytes of every chunk inside the lists of a RIFF file."""
+    """The name, offset and size in bytes of every chunk inside the lists of a RIFF file."""
     if bytes(data[:4]) != b"RIFF" or bytes(data[8:12]) != b"sfbk":
         raise RequestError("there is no soundfont")
     at = 12
