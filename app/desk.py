@@ -23,7 +23,7 @@ from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.score.describe import heading, remarks
 from midi_rwkv.score.instruments import find_program
 from midi_rwkv.score.score import Region, Score
-from midi_rwkv.sound.synth import render, wav_bytes
+from midi_rwkv.sound.synth import SAMPLE_RATE, render, wav_bytes
 from midi_rwkv.style.style import style_files
 
 from . import view
@@ -36,7 +36,7 @@ from .store import Sessions
 from .versions import Candidate
 from .work import Stopped, Waiting, Worker, Written
 
-SAMPLE_RATE = 22050
+SHARED_LOUDNESS = 0.35  # of the stretches that the page plays one after another
 ADD_TRACK = "Add a track …"  # stands in the choice of instruments where none is chosen
 TAKE_FOR = "choose …"
 AS_FILE = "what the file says"
@@ -280,7 +280,7 @@ class Desk:
                 answered = Region(frozenset(session.view.answered))
                 score = score.with_fill(answered, session.view.candidates[number].fill)
             samples = render(
-                score, first, last, self.soundfont, sample_rate=SAMPLE_RATE, tracks=set(wanted["tracks"]), loudness=0.35
+                score, (first, last), self.soundfont, tracks=set(wanted["tracks"]), loudness=SHARED_LOUDNESS
             )
             return {"wav": base64.b64encode(wav_bytes(samples, SAMPLE_RATE)).decode()}
         except Exception as error:

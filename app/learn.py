@@ -100,7 +100,7 @@ def tune(
         stop.set()
 
 
-def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Path, rate: int) -> list[np.ndarray]:
+def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Path) -> list[np.ndarray]:
     """The same bars of a piece, filled with the same seed without and with the style, and two bars around, as sound."""
     score = piece.score
     track = max(range(len(score.tracks)), key=lambda t: len(score.tracks[t].notes))
@@ -114,7 +114,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Pat
             if isinstance(event, list):
                 filled = score.with_fill(region, event[0])
                 lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)
-                sounds.append(render(filled, lo, hi, soundfont, sample_rate=rate))
+                sounds.append(render(filled, (lo, hi), soundfont))
     return sounds
 
 

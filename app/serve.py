@@ -69,7 +69,7 @@ def run_app(options: argparse.Namespace) -> None:
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.sound.synth import find_soundfont
+    from midi_rwkv.sound.soundfont import find_soundfont
 
     from .work import Worker
 

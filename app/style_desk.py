@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from midi_rwkv.errors import RequestError
+from midi_rwkv.sound.synth import SAMPLE_RATE
 
 from . import learn
-from .desk import SAMPLE_RATE, failed, style_names
+from .desk import failed, style_names
 from .work import Worker
 
 
@@ -63,9 +64,7 @@ class StyleDesk:
             pieces = learn.what_was_read(paths or [])[1]
             if not pieces:
                 raise RequestError("there is no piece to hear; give the files again")
-            sounds = learn.before_and_after(
-                pieces[0], name.strip(), self.worker, soundfont=self.soundfont, rate=SAMPLE_RATE
-            )
+            sounds = learn.before_and_after(pieces[0], name.strip(), self.worker, soundfont=self.soundfont)
             return [(SAMPLE_RATE, (s * 32767).astype(np.int16)) for s in sounds]
         except Exception as error:
             raise failed(error) from None

@@ -15,10 +15,9 @@ from pathlib import Path
 from midi_rwkv.files import whole_file
 from midi_rwkv.score.instruments import program_name
 from midi_rwkv.score.score import Note, Region, Score
-from midi_rwkv.sound.synth import render, write_wav
+from midi_rwkv.sound.synth import SAMPLE_RATE, render, write_wav
 
 MARGIN_BARS = 2  # shown and heard on either side of the region
-SAMPLE_RATE = 22050
 HEIGHT = 220  # of the page's rolls
 COLOURS = ("#d1495b", "#0a8ea8", "#dd8b1f", "#7a5fc0", "#4c9a63", "#b3548f")
 PITCH_NAMES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
@@ -70,8 +69,8 @@ audio { display: block; width: 100%; height: 34px; margin-top: .5rem; }
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One case on the page."""
+class ComparedCase:
+    """A case as the page shows it: the original, and every system's fill beside it."""
 
     heading: str  # "track, 4 bars: median by F1"
     caption: str  # file, bars, track names
@@ -86,7 +85,7 @@ def write_html(
     folder: Path,
     title: str,
     intro_html: str,
-    shown: Sequence[Shown],
+    shown: Sequence[ComparedCase],
     *,
     audio: Collection[str] = (),
     soundfont: Path | None = None,
@@ -110,7 +109,13 @@ def write_html(
                 sound = f"audio/{number:02d}-{place}-{slug}.wav"
                 _write_sound(folder / sound, case, score, soundfont)
             figures.append(
-                _figure(name, figure, roll_svg(score, case.region, height=HEIGHT, pitches=pitches), sound, place == 0)
+                _figure(
+                    name,
+                    figure,
+                    roll_svg(score, case.region, height=HEIGHT, pitches=pitches),
+                    sound,
+                    original=place == 0,
+                )
             )
         cases.append(
             f'<section class="case">\n<h2>{escape(case.heading)}</h2>\n<p class="caption">{escape(case.caption)}</p>\n'
@@ -128,14 +133,14 @@ def write_html(
     return path
 
 
-def _write_sound(path: Path, case: Shown, score: Score, soundfont: Path) -> None:
+def _write_sound(path: Path, case: ComparedCase, score: Score, soundfont: Path) -> None:
     first, last = window(case.region)
     last = min(last, max(len(case.score.bars), case.region.bars[-1] + 1))  # no silence after the song's end
     path.parent.mkdir(exist_ok=True)
-    write_wav(path, render(score, first, last, soundfont, sample_rate=SAMPLE_RATE), SAMPLE_RATE)
+    write_wav(path, render(score, (first, last), soundfont), SAMPLE_RATE)
 
 
-def _figure(name: str, figures: str, svg: str, sound: str, original: bool) -> str:
+def _figure(name: str, figures: str, svg: str, sound: str, *, original: bool) -> str:
     lines = [f"<figcaption>{escape(name)}</figcaption>", svg]
     if figures:
         lines.append(f'<p class="figures">{escape(figures)}</p>')
@@ -145,7 +150,7 @@ def _figure(name: str, figures: str, svg: str, sound: str, original: bool) -> st
     return "\n".join([opening, *lines, "</figure>\n"])
 
 
-def _legend(case: Shown) -> str:
+def _legend(case: ComparedCase) -> str:
     items = []
     for t in case.region.tracks:
         track = case.score.tracks[t]
