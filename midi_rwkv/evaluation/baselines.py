@@ -105,11 +105,12 @@ def guesses(
                 at = 1 + min(again, key=lambda k: abs(k - at)) if again else at + 1
 
 
-def mixture(found: Sequence[tuple[int, int, int]], ngram: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+def copy_probability(found: Sequence[tuple[int, int, int]], ngram: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Probability of each true id of `guesses`, given the n-gram's (n,) and the confidence after each streak."""
     true, guess, streak = np.array(found).T
     c = np.where(guess == NO_GUESS, 0.0, confidence[streak])
-    return c * (guess == true) + (1 - c) * ngram
+    mixed: np.ndarray = c * (guess == true) + (1 - c) * ngram
+    return mixed
 
 
 def calibrate(shards: Sequence[Shard], tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[float]]:

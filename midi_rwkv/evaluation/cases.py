@@ -135,7 +135,7 @@ def draw_cases(
     *,
     settings: Sequence[str] = SETTINGS,
     seed: int = 0,
-    on_skip: Callable[[str, str], None] = lambda name, why: None,
+    on_skip: Callable[[str, str], None] = lambda _name, _why: None,
 ) -> list[Case]:
     """`count` cases for each N of the settings song and near, a third of it for the others.
 
@@ -151,79 +151,87 @@ def draw_cases(
     for n in sorted(set(bars)):
         paired = [s for s in PAIRED if s in settings]
         if paired:
-            drawn = _draw(songs, "song", n, count, seed, on_skip)
+            drawn = _Draw(songs, "song", n, seed, on_skip).cases(count)
             for setting in paired:
                 some = drawn if setting in ("song", "near") else drawn[: -(-count // 3)]
                 cases += [replace(case, setting=setting) for case in some]
         for setting in ("drums", "all"):
             if setting in settings:
-                cases += _draw(songs, setting, n, -(-count // 3), seed, on_skip)
+                cases += _Draw(songs, setting, n, seed, on_skip).cases(-(-count // 3))
     if not cases:
         raise RequestError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
     return cases
 
 
-def _draw(
-    songs: Songs, setting: str, n_bars: int, count: int, seed: int, on_skip: Callable[[str, str], None]
-) -> list[Case]:
-    rng = np.random.default_rng([seed, n_bars, SETTINGS.index(setting)])
-    queues: dict[str, list[str]] = {}
-    for name in songs.data:
-        queues.setdefault(Case(setting, 0, name, (), 0, n_bars).source, []).append(name)
-    for source in sorted(queues):
-        queues[source] = [queues[source][i] for i in rng.permutation(len(queues[source]))]
-    seen: set[tuple[str, tuple[int, ...], int]] = set()
-    cases: list[Case] = []
-    while queues and len(cases) < count:
+class _Draw:
+    """Draws the cases of one setting and number of bars."""
+
+    def __init__(self, songs: Songs, setting: str, n_bars: int, seed: int, on_skip: Callable[[str, str], None]):
+        self.songs, self.setting, self.n_bars, self.on_skip = songs, setting, n_bars, on_skip
+        self.rng = np.random.default_rng([seed, n_bars, SETTINGS.index(setting)])
+        self.seen: set[tuple[str, tuple[int, ...], int]] = set()  # file, tracks, first bar
+
+    def cases(self, count: int) -> list[Case]:
+        """At most `count` cases, from the sources in turn."""
+        queues = self._queues()
+        cases: list[Case] = []
+        while queues and len(cases) < count:
+            for source in sorted(queues):
+                case = self._next(queues[source], len(cases)) if len(cases) < count else None
+                if case is not None:
+                    cases.append(case)
+                if not queues[source]:
+                    del queues[source]
+        return cases
+
+    def _queues(self) -> dict[str, list[str]]:
+        """The files of each source in a random order."""
+        queues: dict[str, list[str]] = {}
+        for name in self.songs.data:
+            queues.setdefault(Case(self.setting, 0, name, (), 0, self.n_bars).source, []).append(name)
         for source in sorted(queues):
-            # A file that served goes to the end of its source's queue, one that cannot serve (any more) leaves it.
-            while queues[source]:
-                name = queues[source].pop(0)
-                place = _place(songs, name, setting, n_bars, rng, seen, on_skip)
-                if place is not None:
-                    queues[source].append(name)
-                    seen.add((name, *place))
-                    cases.append(Case(setting, len(cases), name, *place, n_bars))
-                    break
-            if not queues[source]:
-                del queues[source]
-            if len(cases) == count:
-                break
-    return cases
+            queues[source] = [queues[source][i] for i in self.rng.permutation(len(queues[source]))]
+        return queues
 
+    def _next(self, queue: list[str], number: int) -> Case | None:
+        """A case of the first file that can serve, which goes to the end of the queue; files that cannot leave it."""
+        while queue:
+            name = queue.pop(0)
+            place = self._place(name)
+            if place is not None:
+                queue.append(name)
+                self.seen.add((name, *place))
+                return Case(self.setting, number, name, *place, self.n_bars)
+        return None
 
-def _place(
-    songs: Songs,
-    name: str,
-    setting: str,
-    n_bars: int,
-    rng: np.random.Generator,
-    seen: set[tuple[str, tuple[int, ...], int]],
-    on_skip: Callable[[str, str], None],
-) -> tuple[tuple[int, ...], int] | None:
-    """Tracks and first bar of a case that is not `seen`, or None."""
-    try:
-        score = songs.read(name)
-    except (MidiRwkvError, OSError) as error:
-        on_skip(name, str(error))
-        return None
-    sounding = [t for t, track in enumerate(score.tracks) if track.notes]
-    choices: list[tuple[int, ...]] = [(t,) for t in sounding if score.tracks[t].is_drum == (setting == "drums")]
-    if setting == "all":
-        choices = [tuple(sounding)]
-    if not choices:
-        on_skip(name, "no drum track" if setting == "drums" else "no pitched track")
-        return None
-    starts = [
-        b for b in range(0, len(score.bars) - 2 * n_bars + 1, START_EVERY) if b >= n_bars and _even(score, b, n_bars)
-    ]
-    free = [(tracks, b) for tracks in choices for b in starts if (name, tracks, b) not in seen]
-    if not free:
-        on_skip(name, f"no (further) {n_bars} bars in one metre with as many on either side")
-        return None
-    tracks = choices[int(rng.integers(len(choices)))]
-    own = [place for place in free if place[0] == tracks] or free
-    return own[int(rng.integers(len(own)))]
+    def _place(self, name: str) -> tuple[tuple[int, ...], int] | None:
+        """Tracks and first bar of a case of that file that is not `seen`, or None."""
+        n_bars = self.n_bars
+        try:
+            score = self.songs.read(name)
+        except (MidiRwkvError, OSError) as error:
+            self.on_skip(name, str(error))
+            return None
+        choices = self._choices(score)
+        if not choices:
+            self.on_skip(name, "no drum track" if self.setting == "drums" else "no pitched track")
+            return None
+        starts = range(0, len(score.bars) - 2 * n_bars + 1, START_EVERY)
+        usable = [b for b in starts if b >= n_bars and _even(score, b, n_bars)]
+        free = [(tracks, b) for tracks in choices for b in usable if (name, tracks, b) not in self.seen]
+        if not free:
+            self.on_skip(name, f"no (further) {n_bars} bars in one metre with as many on either side")
+            return None
+        tracks = choices[int(self.rng.integers(len(choices)))]
+        own = [place for place in free if place[0] == tracks] or free
+        return own[int(self.rng.integers(len(own)))]
+
+    def _choices(self, score: Score) -> list[tuple[int, ...]]:
+        """The tracks that a case of the setting may have."""
+        sounding = [t for t, track in enumerate(score.tracks) if track.notes]
+        if self.setting == "all":
+            return [tuple(sounding)]
+        return [(t,) for t in sounding if score.tracks[t].is_drum == (self.setting == "drums")]
 
 
 def _even(score: Score, first: int, n_bars: int) -> bool:

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.errors import RequestError, packages_for
+from midi_rwkv.files import whole_file
 
 if TYPE_CHECKING:
+    from midi_rwkv.model.checkpoint import Checkpoint
     from midi_rwkv.model.config import SamplingConfig
 
     from .cases import Case, Songs
@@ -61,31 +63,43 @@ def evaluate(
     jobs: int = 2,
     html: bool = True,
     audio: bool = True,
-    on_progress: Callable[[Done], None] = lambda done: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[Done], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Evaluate on a folder or zip of MIDI files; returns what is in `out/report.json`.
+    """Evaluate fills on a folder or zip of MIDI files.
 
-    checkpoint: a folder, None for the one that ships; style: what `find_style` takes, for it. compare: further
-    checkpoint folders. shards: the training data's (`midi-rwkv corpus`), which the n-gram, the copies' nats and the
-    search for copies of training music need. cases: for each number of bars in `bars`, see `draw_cases`. settings: of
-    `cases.SETTINGS`; baselines: of `systems.BASELINES`; None: all. jobs: processes.
+    Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to resume into `out`.
 
-    Writes report.json, report.md, report.html, cost.json, cases.json and what is needed to go on into `out`. Raises
-    RequestError on bad input, and when `out` holds an evaluation of something else.
+    Args:
+        checkpoint: the folder of the model that is evaluated; None for the one that ships
+        style: a style for that model, as `find_style` takes it
+        compare: folders of other checkpoints
+        shards: the folder of the training data's shards (`midi-rwkv corpus`), which the n-gram, the copies' nats and
+            the search for copies of training music need
+        cases: how many for each number of bars in `bars`, see `draw_cases`
+        settings: some of `cases.SETTINGS`; None for all
+        baselines: some of `systems.BASELINES`; None for all
+        jobs: how many processes
+        html: whether to write the page with piano rolls
+        audio: whether that page has sound
+
+    Returns:
+        what is in `out/report.json`
+
+    Raises:
+        RequestError: on bad input, and when `out` holds an evaluation of something else
     """
     _check_installed()
     from midi_rwkv.model.config import SamplingConfig, check_seed
 
     from .cases import SETTINGS, Songs, draw_cases
-    from .report import summarise, write_report
+    from .report import Results, summarise, write_report
 
     check_seed(seed)
-
     if jobs < 1:
         raise RequestError(f"jobs must be 1 or more, got {jobs}")
     if html and audio:
-        from midi_rwkv.sound.synth import find_soundfont
+        from midi_rwkv.sound.soundfont import find_soundfont
 
         find_soundfont()  # says now rather than at the end that there is none
     out = Path(out)
@@ -93,7 +107,8 @@ def evaluate(
     settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
     skipped: dict[str, str] = {}
     drawn = draw_cases(songs, cases, bars, settings=settings or SETTINGS, seed=seed, on_skip=skipped.__setitem__)
-    setups = _setups(out, checkpoint, style, compare, shards, baselines, sampling or SamplingConfig(), seed, say)
+    main = _main_setup(checkpoint, style, sampling or SamplingConfig(), seed)
+    setups = _setups(main, compare, baselines, shards=shards, reference=out / "reference", say=say)
     used = {case.file for case in drawn}
     protocol = {
         "files": songs.digest,
@@ -109,13 +124,11 @@ def evaluate(
     _write_json(out / "cases.json", [{"id": c.id, **asdict(c)} for c in drawn])
     records: dict[str, dict[str, dict[str, Any]]] = {}
     for setup in setups:
-        path = records_path(out, setup.name)
-        head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
-        records[setup.name] = _run(setup, songs, drawn, path, head, jobs, on_progress)
+        records[setup.name] = _run(setup, songs, drawn, out, jobs=jobs, on_progress=on_progress)
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
     _write_json(out / "report.json", report)
-    spent = _costs(setups, songs.path, drawn, out / "cost.json")
-    write_report(out, report, drawn, records, spent=spent, songs=songs, html=html, audio=audio)
+    results = Results(drawn, records, report, _costs(setups, songs.path, drawn, out / "cost.json"))
+    write_report(out, results, songs, html=html, audio=audio)
     return report
 
 
@@ -131,56 +144,65 @@ def _check_installed() -> None:
         import torch  # noqa: F401
 
 
-def _setups(
-    out: Path,
-    checkpoint: str | Path | None,
-    style: str | None,
-    compare: Sequence[str | Path],
-    shards: str | Path | None,
-    baselines: Sequence[str] | None,
-    sampling: SamplingConfig,
-    seed: int,
-    say: Callable[[str], None],
-) -> list[Setup]:
-    """The systems, what is evaluated first."""
+def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: SamplingConfig, seed: int) -> Setup:
+    """The system that is evaluated, without a reference yet."""
     from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from midi_rwkv.style.style import find_style
 
-    from .reference import build_reference
-    from .systems import ALONE, BASELINES, NGRAM, ORIGINAL, Setup
+    from .systems import Setup
 
-    main = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
-    loaded = load_checkpoint(main)
+    folder = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
+    loaded = load_checkpoint(folder)
     find_style(style, loaded)  # says now what is wrong with it
-    unknown = sorted(set(baselines or ()) - set(BASELINES))
-    if unknown:
-        raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
-    chosen = [b for b in BASELINES if baselines is None or b in baselines]
-    if loaded.recall is None or not sampling.recall:
-        chosen = [b for b in chosen if b != ALONE]
-    reference = None
-    if shards is None:
-        if baselines and NGRAM in baselines:
-            raise RequestError("the n-gram is counted on training data; name its shards")
+    return Setup(_name(folder, loaded.config.arch), "model", folder, style, None, sampling, seed)
+
+
+def _setups(
+    main: Setup,
+    compare: Sequence[str | Path],
+    baselines: Sequence[str] | None,
+    *,
+    shards: str | Path | None,
+    reference: Path,
+    say: Callable[[str], None],
+) -> list[Setup]:
+    """All systems, the one that is evaluated first. reference: the folder that is made of the shards."""
+    from midi_rwkv.model.checkpoint import load_checkpoint
+
+    from .reference import build_reference
+    from .systems import ALONE, NGRAM, ORIGINAL
+
+    loaded = load_checkpoint(main.checkpoint)
+    chosen = _baselines(baselines, main, loaded)
+    if shards is not None:
+        build_reference(Path(shards), loaded, reference, say)
+        main = replace(main, reference=reference)
+    elif baselines and NGRAM in baselines:
+        raise RequestError("the n-gram is counted on training data; name its shards")
+    else:
         chosen = [b for b in chosen if b != NGRAM]
         say("without shards: no n-gram, no nats for the copies, no search for training music")
-    else:
-        reference = out / "reference"
-        build_reference(Path(shards), loaded, reference, say)
-    names = [_name(main, loaded.config.arch)]
-    others = []
+    setups = [main]
     for path in map(Path, compare):
         name = _name(path, load_checkpoint(path).config.arch)
-        names.append(name if name not in names else f"{name} {len(names) + 1}")
-        others.append(Setup(names[-1], "model", path, None, reference, sampling, seed))
-    alone = replace(sampling, recall=0.0)
-    return [
-        Setup(names[0], "model", main, style, reference, sampling, seed),
-        *others,
-        *([Setup(ALONE, "model", main, style, reference, alone, seed)] if ALONE in chosen else []),
-        *(Setup(b, b, main, None, reference, sampling, seed) for b in chosen if b != ALONE),
-        Setup(ORIGINAL, ORIGINAL, main, None, reference, sampling, seed),
-    ]
+        if name in {setup.name for setup in setups}:
+            name = f"{name} {len(setups) + 1}"
+        setups.append(replace(main, name=name, checkpoint=path, style=None))
+    if ALONE in chosen:
+        setups.append(replace(main, name=ALONE, sampling=replace(main.sampling, recall=0.0)))
+    trivial = [b for b in chosen if b != ALONE]
+    return setups + [replace(main, name=kind, kind=kind, style=None) for kind in (*trivial, ORIGINAL)]
+
+
+def _baselines(wanted: Sequence[str] | None, main: Setup, loaded: Checkpoint) -> list[str]:
+    """The baselines that are wanted (None: all) and differ from the model itself. RequestError for an unknown one."""
+    from .systems import ALONE, BASELINES
+
+    unknown = sorted(set(wanted or ()) - set(BASELINES))
+    if unknown:
+        raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    recalls = loaded.recall is not None and main.sampling.recall > 0
+    return [b for b in BASELINES if (wanted is None or b in wanted) and (recalls or b != ALONE)]
 
 
 def _name(path: Path, arch: str) -> str:
@@ -190,15 +212,11 @@ def _name(path: Path, arch: str) -> str:
 
 
 def _run(
-    setup: Setup,
-    songs: Songs,
-    cases: Sequence[Case],
-    path: Path,
-    head: Mapping[str, str],
-    jobs: int,
-    on_progress: Callable[[Done], None],
+    setup: Setup, songs: Songs, cases: Sequence[Case], out: Path, *, jobs: int, on_progress: Callable[[Done], None]
 ) -> dict[str, dict[str, Any]]:
-    """One system's records by case id, from `path` as far as they are there; new ones are added to it."""
+    """One system's records by case id: those that are in its file already, and new ones, which are added to it."""
+    path = records_path(out, setup.name)
+    head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
     found = _read_records(path, head)
     todo = [case for case in cases if case.id not in found]
     todo.sort(key=lambda c: (c.file, c.n_bars, c.first))  # cases of one file together: it is read once
@@ -225,7 +243,8 @@ def _read_records(path: Path, head: Mapping[str, str]) -> dict[str, dict[str, An
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_text("".join(whole), encoding="utf-8")
     if not whole:
         return {}
     if json.loads(whole[0]) != dict(head):
@@ -305,7 +324,5 @@ def _measure_cost(cases: Sequence[Case]) -> dict[str, float | int]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    from midi_rwkv.files import whole_file
-
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

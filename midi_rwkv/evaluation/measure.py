@@ -69,7 +69,7 @@ def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dic
             onset = max(n.onset_ticks, score.bar(score.bar_of(track, n.onset_ticks)).start_ticks)
             length = min(n.duration_ticks, bars[-1].end_ticks - onset)
             cut.append(n._replace(onset_ticks=onset, duration_ticks=max(1, length)))
-        return Section.of(cut, bars, score.ticks_per_beat, score.tracks[track].is_drum)
+        return Section.of(cut, bars, score.ticks_per_beat, is_drum=score.tracks[track].is_drum)
 
     rows, in_silence = [], []
     for t in case.tracks:

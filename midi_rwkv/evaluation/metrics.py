@@ -76,7 +76,7 @@ class Section:
             raise ValueError("notes must be sorted by onset, then pitch")
 
     @classmethod
-    def of(cls, notes: Sequence[Note], bars: Sequence[Bar], ticks_per_beat: int, is_drum: bool) -> Section:
+    def of(cls, notes: Sequence[Note], bars: Sequence[Bar], ticks_per_beat: int, *, is_drum: bool) -> Section:
         """From file ticks. Notes with an onset outside the bars are dropped; the bars must be consecutive."""
         if not bars:
             raise ValueError("a section needs at least one bar")
@@ -126,17 +126,18 @@ def _chroma(section: Section) -> np.ndarray:
     frames /= np.linalg.norm(frames, axis=1, keepdims=True) + 1e-8
     i = np.arange(len(frames))
     near = (i >= i[:, None] - 4) & (i < i[:, None] + 4)  # clipped at the edges; a product keeps silence exactly 0
-    return (near / near.sum(1, keepdims=True)) @ frames
+    means: np.ndarray = (near / near.sum(1, keepdims=True)) @ frames
+    return means
 
 
-def _content(fill: Section, original: Section, over_silence: bool) -> float:
+def _content(fill: Section, original: Section, *, over_silence: bool) -> float:
     _check_pair(fill, original)
     if fill.is_drum:
         return nan
     a, b = _chroma(fill), _chroma(original)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.divide((a * b).sum(1), norms, out=np.zeros(len(a)), where=norms > 0)
-    counted = np.full(len(a), True) if over_silence else (a + b).any(1)
+    counted = np.ones(len(a), bool) if over_silence else (a + b).any(1)
     return min(1.0, float(cosine[counted].mean())) if counted.any() else nan
 
 

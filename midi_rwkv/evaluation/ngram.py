@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.files import whole_file
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.training.dataset import FILL, NOT_MUSIC, Sample, TrainingRows
 
@@ -66,9 +67,11 @@ class NGram:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("keys", "kept", "total", "spread"):
             for n, array in enumerate(getattr(self, name)):
-                np.save(folder / f"{name}{n}.npy", array)
+                with whole_file(folder / f"{name}{n}.npy") as partial, partial.open("wb") as file:
+                    np.save(file, array)
         shape = {"vocab_size": self.vocab_size, "order": self.order}
-        (folder / "shape.json").write_text(json.dumps(shape), encoding="utf-8")
+        with whole_file(folder / "shape.json") as partial:
+            partial.write_text(json.dumps(shape), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -86,12 +89,14 @@ class NGram:
         keys = self.keys[n - 1]
         key = prefix.astype(np.int64) * self.vocab_size + last
         at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-        return np.where((prefix >= 0) & (keys[at] == key), at, -1)
+        numbers: np.ndarray = np.where((prefix >= 0) & (keys[at] == key), at, -1)
+        return numbers
 
     def probability(self, grams: np.ndarray) -> np.ndarray:
         """grams (Q, order): the context and, in the last column, the id -> its probability (Q,)."""
         if self.order == 1:
-            return self.unigram[grams[:, -1]]
+            p: np.ndarray = self.unigram[grams[:, -1]]
+            return p
         p = np.full(len(grams), 1 / self.vocab_size)
         for n in range(1, self.order + 1):
             columns = grams[:, self.order - n :]
@@ -182,6 +187,8 @@ class NGramEngine(Engine):
         self.name, self.model, self.vocab_size = "n-gram", model, model.vocab_size
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> LastIds:
+        if wkv0 is not None:
+            raise ValueError("an n-gram has no state that could be tuned")
         return LastIds(np.zeros((batch, self.model.order - 1), np.int64))
 
     def prefill(self, tokens: Sequence[int], state: LastIds) -> Floats:

@@ -17,6 +17,7 @@ import numpy as np
 
 from midi_rwkv.corpus.shards import Shard, shard_files
 from midi_rwkv.errors import CorpusError
+from midi_rwkv.files import whole_file
 from midi_rwkv.model.checkpoint import Checkpoint, tokenizer_hash
 from midi_rwkv.model.config import TrainConfig
 from midi_rwkv.score.score import POSITIONS_PER_BEAT
@@ -48,7 +49,7 @@ class Reference:
 
 
 def build_reference(
-    shards: Path, checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = lambda line: None
+    shards: Path, checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Make `folder` unless it is there already for the same shards and checkpoint; what it was made from, as JSON.
 
@@ -87,11 +88,12 @@ def build_reference(
     ids, counted = sampled_stream(rows, made_from["ngram_ids"])
     NGram(ids, counted, tokenizer.vocab_size).save(folder / "ngram")
     say("calibrating the copies")
-    (folder / "confidence.json").write_text(json.dumps(calibrate(rows.shards, tokenizer)), encoding="utf-8")
+    _write_json(folder / "confidence.json", calibrate(rows.shards, tokenizer))
     say(f"listing the runs of {made_from['songs']:,} training songs")
     found = [np.unique(np.concatenate(list(shard_runs(shard, tokenizer)))) for shard in rows.shards]
-    np.save(folder / "runs.npy", np.unique(np.concatenate(found)))
-    marker.write_text(json.dumps(made_from), encoding="utf-8")
+    with whole_file(folder / "runs.npy") as partial, partial.open("wb") as out:
+        np.save(out, np.unique(np.concatenate(found)))
+    _write_json(marker, made_from)  # last: the folder is complete
     return made_from
 
 
@@ -115,6 +117,11 @@ def shard_runs(shard: Shard, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         onset = (_bar_starts(song, tokenizer)[bar] + position[note]) / POSITIONS_PER_BEAT
         for t in range(song.n_tracks):
             yield runs(value[note][track == t], onset[track == t])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _bar_starts(song: TokenizedSong, tokenizer: Tokenizer) -> np.ndarray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,11 @@ from .cases import Case, Songs
 from .metrics import METRICS, Metric
 from .systems import ORIGINAL
 
+if TYPE_CHECKING:
+    from .report_html import ComparedCase
+
 Records = Mapping[str, Mapping[str, Mapping[str, Any]]]  # system -> case id -> record
+Costs = Mapping[str, Mapping[str, Any]]  # system -> see `measure_cost`
 RESAMPLES = 1000
 FEWEST_PAIRS = 6  # below, a Wilcoxon test cannot reach p < 0.05
 _NATS = "Nats that the original's notes cost, per note"
@@ -161,38 +166,37 @@ def _by_source(cases: Sequence[Case], records: Records) -> dict[str, dict[str, f
     return out
 
 
-Costs = Mapping[str, Mapping[str, Any]]
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found."""
+
+    cases: Sequence[Case]
+    records: Records
+    report: Mapping[str, Any]  # what `summarise` made of the records, and the protocol
+    costs: Costs
 
 
-def write_report(
-    out: Path,
-    report: Mapping[str, Any],
-    cases: Sequence[Case],
-    records: Records,
-    *,
-    spent: Costs,
-    songs: Songs,
-    html: bool,
-    audio: bool,
-) -> None:
-    """report.md and, with html, report.html (with audio, WAV files beside it)."""
+def write_report(out: Path, results: Results, songs: Songs, *, html: bool, audio: bool) -> None:
+    """Write report.md and, with html, report.html (with audio, WAV files beside it)."""
     with whole_file(out / "report.md") as partial:
-        partial.write_text(markdown(report, spent), encoding="utf-8")
+        partial.write_text(markdown(results.report, results.costs), encoding="utf-8")
     if html:
-        from midi_rwkv.sound.synth import find_soundfont
+        from midi_rwkv.sound.soundfont import find_soundfont
 
         from .report_html import markdown_tables_to_html, write_html
 
-        models = [s for s in records if any(r["metrics"].get("nats_per_note_left_only") for r in records[s].values())]
-        shown = [
-            _shown(case, heading, report["main"], records, songs) for case, heading in _chosen(report, cases, records)
-        ]
+        shown = [_compared(case, heading, results, songs) for case, heading in _chosen(results)]
         soundfont = find_soundfont() if audio and shown else None
-        intro = markdown_tables_to_html(markdown(report, spent, brief=True))
+        models = [
+            system
+            for system, of in results.records.items()
+            if any(record["metrics"].get("nats_per_note_left_only") for record in of.values())
+        ]
+        intro = markdown_tables_to_html(markdown(results.report, results.costs, brief=True))
         write_html(out, "Evaluation of fills", intro, shown, audio=models, soundfont=soundfont)
 
 
-def markdown(report: Mapping[str, Any], spent: Costs, brief: bool = False) -> str:
+def markdown(report: Mapping[str, Any], costs: Costs, *, brief: bool = False) -> str:
     """All tables; brief: those of the headline metrics, without title. Intervals are 95 %, bootstrapped over cases."""
     protocol = report["protocol"]
     parts = [] if brief else ["# Evaluation\n"]
@@ -221,7 +225,7 @@ def markdown(report: Mapping[str, Any], spent: Costs, brief: bool = False) -> st
         if group["tests"] and not brief:
             parts.append(_test_table(group["tests"]))
     parts += ["## Nats per note by source (one pitched track, the whole song)\n", _source_table(report["groups"])]
-    parts += ["## Cost of a fill\n", cost_table(spent)]
+    parts += ["## Cost of a fill\n", cost_table(costs)]
     if not brief:
         rows = [f"- **{m.title}** ({m.unit}, best: {m.better}): {m.definition}" for m in ALL_METRICS.values()]
         parts += ["## What the columns mean\n", *rows]
@@ -234,7 +238,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
 
 
-def _metric_table(systems: Mapping[str, Mapping[str, Any]], names: Sequence[str], intervals: bool) -> str:
+def _metric_table(systems: Mapping[str, Mapping[str, Any]], names: Sequence[str], *, intervals: bool) -> str:
     names = [n for n in names if any(n in of for of in systems.values())]
     if not names:
         return ""
@@ -284,22 +288,22 @@ def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
     return table([*rows, ["mean over sources", *(f"{v:.3f}" for v in values.mean(0))]])
 
 
-def cost_table(spent: Costs) -> str:
+def cost_table(costs: Costs) -> str:
     """One candidate a fill, one thread, each system alone in its process."""
     rows = [["system", "fills", "median s", "95 % s", "ids read a second", "ids written a second", "peak MiB"]]
-    for system, c in spent.items():
+    for system, c in costs.items():
         speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_ids_per_second", "written_ids_per_second")]
         seconds = [f"{c['median_seconds']:.2f}", f"{c['p95_seconds']:.2f}"]
         rows.append([system, str(c["fills"]), *seconds, *speeds, f"{c['peak_mib']:,}"])
     return table(rows)
 
 
-def _chosen(report: Mapping[str, Any], cases: Sequence[Case], records: Records) -> list[tuple[Case, str]]:
+def _chosen(results: Results) -> list[tuple[Case, str]]:
     """Best, median and worst case by onset F1 of each group of one pitched track; the median of drums and of all."""
-    of = records[report["main"]]
+    of = results.records[results.report["main"]]
     out = []
-    for group in report["groups"]:
-        own = [c for c in cases if (c.setting, c.n_bars) == (group["setting"], group["bars"])]
+    for group in results.report["groups"]:
+        own = [c for c in results.cases if (c.setting, c.n_bars) == (group["setting"], group["bars"])]
         scored = [
             (of[c.id]["metrics"]["onset_f1"], c.id, c) for c in own if of[c.id]["metrics"].get("onset_f1") is not None
         ]
@@ -314,13 +318,13 @@ def _chosen(report: Mapping[str, Any], cases: Sequence[Case], records: Records) 
     return out
 
 
-def _shown(case: Case, heading: str, main: str, records: Records, songs: Songs) -> Any:
-    from .report_html import Shown
+def _compared(case: Case, heading: str, results: Results, songs: Songs) -> ComparedCase:
+    from .report_html import ComparedCase
 
     score = songs.read(case.file)
     fills: dict[str, Score] = {}
     lines: dict[str, str] = {}
-    for system, of in records.items():
+    for system, of in results.records.items():
         record = of[case.id]
         if system == ORIGINAL or record["notes"] is None:
             continue
@@ -336,5 +340,5 @@ def _shown(case: Case, heading: str, main: str, records: Records, songs: Songs) 
     tracks = [score.tracks[t] for t in case.tracks]
     names = ", ".join(t.name or program_name(t.program, is_drum=t.is_drum) for t in tracks)
     bars = f"bars {case.first + score.first_bar_number}-{case.last - 1 + score.first_bar_number}"
-    count = records[main][case.id]["original_notes"]
-    return Shown(heading, f"{case.file}, {bars}, {names}", score, case.region, fills, lines, f"{count} notes")
+    count = results.records[results.report["main"]][case.id]["original_notes"]
+    return ComparedCase(heading, f"{case.file}, {bars}, {names}", score, case.region, fills, lines, f"{count} notes")

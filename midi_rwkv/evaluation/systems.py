@@ -27,7 +27,7 @@ from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, p
 from midi_rwkv.tokens.tokenizer import TokenizedSong
 from midi_rwkv.training.dataset import FILL, Sample, lay_out, to_batches
 
-from .baselines import COPIES, CellNotes, copied_notes, guesses, mixture, source_bar
+from .baselines import COPIES, CellNotes, copied_notes, copy_probability, guesses, source_bar
 from .cases import Case
 from .ngram import NGramEngine, fill_grams
 from .reference import Reference
@@ -86,7 +86,8 @@ class Metered(Engine):
         self.meter = Meter()
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Rows:
-        return self.engine.new_state(batch, wkv0)
+        state: Rows = self.engine.new_state(batch, wkv0)
+        return state
 
     def prefill(self, tokens: Sequence[int], state: Rows) -> Floats:
         began = time.perf_counter()
@@ -147,7 +148,7 @@ class System:
             return None
         return {t: copied_notes(score, t, source, first=case.first, n_bars=case.n_bars) for t in case.tracks}
 
-    def nats(self, case: Case, score: Score, left_only: bool = False) -> float | None:
+    def nats(self, case: Case, score: Score, *, left_only: bool = False) -> float | None:
         """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
 
         left_only: without the context after the region.
@@ -157,10 +158,10 @@ class System:
             return None
         shown = case.with_answer(score)
         song = self.tokenizer.encode(shown, [score.bar(b) for b in range(max(len(shown.bars), case.last))])
-        prompt = self.prompt(case, song, left_only or case.setting == "continuation")
+        prompt = self.prompt(case, song, left_only=left_only or case.setting == "continuation")
         sample = lay_out(self.tokenizer, self.tokens, song, prompt)  # the original's notes as the answer
         if kind == "model":
-            return self._model_nats(sample, self._memory(case, score, song, prompt.cells(), left_only))
+            return self._model_nats(sample, self._memory(case, score, song, prompt.cells(), left_only=left_only))
         assert self.reference is not None
         p = self.reference.ngram.probability(fill_grams([sample])[0])
         if kind != NGRAM:
@@ -170,10 +171,10 @@ class System:
             found = list(
                 guesses(song, case.tracks, source, first=case.first, n_bars=case.n_bars, end_id=self.tokens.fill_end)
             )
-            p = mixture(found, p, self.reference.confidence[kind])
+            p = copy_probability(found, p, self.reference.confidence[kind])
         return float(-np.log(p).sum())
 
-    def prompt(self, case: Case, song: TokenizedSong, left_only: bool) -> Prompt:
+    def prompt(self, case: Case, song: TokenizedSong, *, left_only: bool) -> Prompt:
         """The case as the model meets it in training."""
         targets = dict.fromkeys(range(case.first, case.last), case.tracks)
         budget = prompt_budget(song, targets, self.checkpoint.context)
@@ -186,7 +187,7 @@ class System:
         )
 
     def _memory(
-        self, case: Case, score: Score, song: TokenizedSong, cells: list[Cell], left_only: bool = False
+        self, case: Case, score: Score, song: TokenizedSong, cells: list[Cell], *, left_only: bool = False
     ) -> Iterator[tuple[CellMemory, int]] | None:
         """What the song says elsewhere of each id of the answer; None where the system does without. cells: in the
         order in which they are written."""

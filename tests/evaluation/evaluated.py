@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,13 @@ from midi_rwkv.evaluation.evaluate import records_path
 BAR = 1920
 MODEL = "tiny (rwkv7)"
 module = importlib.import_module("midi_rwkv.evaluation.evaluate")  # `midi_rwkv.evaluation.evaluate` is the function
-OPTIONS = {"cases": 6, "bars": (2,), "seed": 3, "jobs": 1, "audio": False}
+OPTIONS: dict[str, Any] = {"cases": 6, "bars": (2,), "seed": 3, "jobs": 1, "audio": False}
 
 
 class InThisProcess:
     """Stands in for a pool: to start a process takes seconds."""
 
-    def __init__(self, workers, context, start, arguments):
+    def __init__(self, _workers, _context, start, arguments):
         start(*arguments)
 
     def __enter__(self):
@@ -60,7 +61,7 @@ def records_of(out, system=MODEL):
 
 def cases_of(out):
     rows = json.loads((out / "cases.json").read_text())
-    return [Case(**{k: tuple(v) if k == "tracks" else v for k, v in row.items() if k != "id"}) for row in rows]
+    return [Case(**{k: v for k, v in row.items() if k != "id"} | {"tracks": tuple(row["tracks"])}) for row in rows]
 
 
 def group_of(out, setting):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from midi_rwkv.evaluation.baselines import (
     CellNotes,
     calibrate,
     copied_notes,
+    copy_probability,
     guesses,
-    mixture,
     source_bar,
 )
 from midi_rwkv.evaluation.cases import Case
@@ -94,8 +95,10 @@ def similar(tokenizer, score, first, window=None, tracks=(0,), n_bars=2):
 
 
 def test_before_and_after_are_the_neighbours_in_the_window():
+    unread: Any = None  # the song, at which only "copy similar" looks
+
     def at(kind, first, window, n_bars=4):
-        return source_bar(kind, None, [0], first=first, n_bars=n_bars, window=window)
+        return source_bar(kind, unread, [0], first=first, n_bars=n_bars, window=window)
 
     assert at("copy before", 8, (0, 20)) == 4
     assert at("copy before", 8, (4, 20)) == 4
@@ -129,7 +132,7 @@ def test_similar_does_not_read_what_is_hidden(tokenizer):
 
 def test_of_several_alike_the_nearest_is_taken(tokenizer):
     """What stands beside the region has the hidden cells beside it, and so is less like it than what stands apart."""
-    score = phrased("PPPPPPPPP", melody=lambda bar: 70)
+    score = phrased("PPPPPPPPP", melody=lambda _: 70)
     assert similar(tokenizer, score, 8) == 4
     assert similar(tokenizer, score, 8, window=(8, 18)) == 10
     assert similar(tokenizer, score, 8, window=(6, 12)) == 6
@@ -199,7 +202,7 @@ def test_a_streak_goes_on_from_cell_to_cell_and_is_cut_at_the_most():
 
 def test_a_mixture_by_hand():
     found = [(1, 1, 0), (2, 3, 1), (4, NO_GUESS, 2)]
-    p = mixture(found, np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.7]))
+    p = copy_probability(found, np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.7]))
     assert p == pytest.approx([0.5 + 0.5 * 0.1, 0.4 * 0.2, 0.3])
 
 
@@ -209,7 +212,7 @@ def test_a_mixture_sums_to_one_over_the_vocabulary():
     ngram = rng.dirichlet(np.ones(size))
     confidence = rng.random(STREAKS + 1)
     for guess, streak in ((7, 0), (39, STREAKS), (NO_GUESS, 5)):
-        p = mixture([(v, guess, streak) for v in range(size)], ngram, confidence)
+        p = copy_probability([(v, guess, streak) for v in range(size)], ngram, confidence)
         assert p.sum() == pytest.approx(1)
         assert p.argmax() == (guess if guess != NO_GUESS else ngram.argmax())
 
@@ -260,7 +263,7 @@ def reference(shards, checkpoint_of_shards, tmp_path_factory):
     return folder
 
 
-def test_a_copy_of_a_song_that_repeats_costs_far_less_than_the_ngram(scores, checkpoint_of_shards, reference):
+def test_a_copy_of_a_song_that_repeats_costs_far_less_than_the_ngram(checkpoint_of_shards, reference):
     """A tune of four bars over and over, which is in no training song; and one that never repeats."""
     rng = np.random.default_rng(8)
     four = tune(rng, 4)
@@ -280,7 +283,7 @@ def test_a_copy_of_a_song_that_repeats_costs_far_less_than_the_ngram(scores, che
         assert nats(kind, other) > 2 * nats(kind, literal)
 
 
-def test_calibration_counts_how_often_a_guess_is_right(scores, tokenizer, shards, tmp_path):
+def test_calibration_counts_how_often_a_guess_is_right(tokenizer, shards, tmp_path):
     """Where all repeats a copy is trusted, the more the longer it was right; where nothing does, not at the pitches."""
     rng = np.random.default_rng(0)
     same, noise = tune(rng, 1), [tuple(tune(rng, 24)) for _ in range(6)]
@@ -324,9 +327,9 @@ def test_runs_of_a_shard_are_those_of_the_songs_notes(tokenizer, tmp_path):
     songs.insert(1, Score(480, (Track("silent", 0, ()),), (TimeSignature(0, 4, 4),), end_ticks=BAR))
     write_shard(tmp_path / "a.npz", [(str(i), tokenizer.encode(s)) for i, s in enumerate(songs)])
     found = list(shard_runs(Shard(tmp_path / "a.npz"), tokenizer))
-    tracks = [track for song in songs for track in song.tracks]
-    assert len(found) == len(tracks)
-    for hashes, track in zip(found, tracks, strict=True):
+    own = [track for song in songs for track in song.tracks]
+    assert len(found) == len(own)
+    for hashes, track in zip(found, own, strict=True):
         pitches, onsets = np.array([(n.pitch, n.onset_ticks) for n in track.notes], np.int64).reshape(-1, 2).T
         expected = runs(pitches, onsets / 480)
         np.testing.assert_array_equal(hashes, expected)
@@ -346,8 +349,9 @@ def test_a_reference_holds_what_was_counted(reference, scores):
     assert loaded.ngram.distribution(np.zeros(4, np.int64)).sum() == pytest.approx(1)
 
 
-def test_a_reference_is_reused_and_made_anew_for_other_shards(shards, checkpoint_of_shards, tokenizer, tmp_path):
-    checkpoint, said = load_checkpoint(checkpoint_of_shards), []
+def test_a_reference_is_reused_and_made_anew_for_other_shards(shards, checkpoint_of_shards, tmp_path):
+    checkpoint = load_checkpoint(checkpoint_of_shards)
+    said: list[str] = []
     mine = shutil.copytree(shards, tmp_path / "shards")
     made_from = build_reference(mine, checkpoint, tmp_path / "reference", said.append)
     assert len(said) == 3

@@ -1,6 +1,7 @@
 """The evaluation's protocol: which cases are drawn, and what a system is shown of them."""
 
 import zipfile
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def song(build_midi, note):
     Every other bass note is held over the next bar line.
     """
 
-    def build(bars: int, drums: bool = False, silent=(), shift: int = 0, bass: bool = True) -> bytes:
+    def build(bars: int, *, drums: bool = False, silent=(), shift: int = 0, bass: bool = True) -> bytes:
         metre = [(0, bytes.fromhex("ff58040402" + "1808"))]
         sounding = [b for b in range(bars) if b not in silent]
         lead = [e for b in sounding for k in range(4) for e in note(b * BAR + k * 480, 60 + (b + k + shift) % 9, 240)]
@@ -173,7 +174,7 @@ def test_what_is_given_lacks_the_regions_notes_alone(files, setting):
     assert case.region.cells == {(t, b) for t in tracks for b in range(8, 12)}
 
 
-def test_a_continuation_is_given_what_stands_before_it(files, build_midi, note, tmp_path):
+def test_a_continuation_is_given_what_stands_before_it(files):
     score = files.read("a/drums.mid")
     case = Case("continuation", 0, "a/drums.mid", (0,), 8, 2)
     given = case.given(score)
@@ -219,7 +220,7 @@ def test_files_that_cannot_serve_are_named_with_the_reason(song, tmp_path):
     songs = {"good.mid": song(12), "short.mid": song(5), "text.mid": b"no music", "cut.MID": song(12)[:90]}
     for name, data in songs.items():
         (tmp_path / name).write_bytes(data)
-    skipped = {}
+    skipped: dict[str, str] = {}
     cases = draw_cases(Songs(tmp_path), 2, (2,), settings=["song", "drums"], on_skip=skipped.__setitem__)
     assert {(c.file, c.source) for c in cases} == {("good.mid", "files")}
     assert set(skipped) == {"good.mid", "short.mid", "text.mid", "cut.MID"}
@@ -253,15 +254,17 @@ def test_the_digest_says_which_files_these_are(song, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_an_error(files, song, tmp_path):
-    for arguments, words in (
+    bad: tuple[tuple[dict[str, Any], str], ...] = (
         ({"settings": ["song", "nonsense", "far"]}, "settings must be among song, near, .*, all, got far, nonsense"),
         ({"count": 0}, "at least one case and one bar"),
         ({"bars": ()}, "at least one case and one bar"),
         ({"bars": (4, 0)}, "at least one case and one bar"),
         ({"bars": (14,)}, "no song that can be filled: 42 bars or more are needed"),
-    ):
+    )
+    usual: dict[str, Any] = {"count": 3, "bars": (2,)}
+    for arguments, words in bad:
         with pytest.raises(ValueError, match=words):
-            draw_cases(files, **{"count": 3, "bars": (2,), **arguments})
+            draw_cases(files, **(usual | arguments))
     with pytest.raises(ValueError, match="no song that can be filled"):
         draw_cases(Songs(tmp_path), 3)
     with pytest.raises(ValueError, match="no such file or folder"):

@@ -137,7 +137,7 @@ def test_bad_options_are_one_line_and_write_nothing(command, tmp_path, arguments
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_files_are_one_line_and_write_nothing(command, songs, tiny, tmp_path, tmp_path_factory):
+def test_bad_files_are_one_line_and_write_nothing(command, songs, tmp_path, tmp_path_factory):
     from safetensors.numpy import save_file
 
     folder = tmp_path_factory.mktemp("bad")

@@ -134,7 +134,7 @@ def test_nats_are_the_models(done, songs, tiny):
 
 
 def test_copies_have_nats_with_shards_only(done, songs, tiny, tmp_path):
-    said = []
+    said: list[str] = []
     without = small(songs, tmp_path / "out", tiny, baselines=None, say=said.append)
     [group] = without["groups"]
     assert list(group["systems"]) == [MODEL, *COPIES, ORIGINAL]
@@ -215,10 +215,14 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
         score = found.read(case.file)
         song = system.tokenizer.encode(score)
         cells = [Cell(t, b) for b in range(case.first, case.last) for t in case.tracks]
-        memory, _ = next(system._memory(case, score, song, cells))
-        infiller = system.infiller
+        memories, infiller = system._memory(case, score, song, cells), system.infiller
+        assert memories is not None
+        assert infiller is not None
+        memory, _ = next(memories)
         given = case.given(score)
-        [of_fill] = infiller._memories(given, given, case.region, 1, case.context_bars)
+        of_fills = infiller._memories(given, given, case.region, 1, case.context_bars)
+        assert of_fills is not None
+        [of_fill] = of_fills
         own = of_fill.cell(Cell(case.tracks[0], case.first))
         assert sorted(own.sources) == sorted(memory.sources)
         np.testing.assert_allclose(np.sort(own.like), np.sort(memory.like))

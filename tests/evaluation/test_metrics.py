@@ -35,7 +35,7 @@ EVERY = [(i / 8, 60, 1 / 8) for i in range(32)]  # all 32 grid positions of a ba
 def test_a_section_in_quarters_from_its_first_bar():
     bars = [Bar(1920, 3840, 4, 4), Bar(3840, 5280, 3, 4)]
     notes = [Note(2160, 64, 480, 90), Note(1919, 60, 960, 90), Note(2160, 60, 40, 90), Note(5280, 60, 1, 90)]
-    s = m.Section.of(notes, bars, 480, False)
+    s = m.Section.of(notes, bars, 480, is_drum=False)
     assert s.onsets.tolist() == [0.5, 0.5]  # (2160 - 1920) / 480; the other two lie outside
     assert s.pitches.tolist() == [60, 64]
     assert s.durations.tolist() == [40 / 480, 1]
@@ -60,9 +60,9 @@ def test_sections_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="section"):
             m.onset_f1(TUNE, other)
     with pytest.raises(ValueError, match="consecutive"):
-        m.Section.of([], [Bar(0, 4, 4, 4), Bar(8, 12, 4, 4)], 1, False)
+        m.Section.of([], [Bar(0, 4, 4, 4), Bar(8, 12, 4, 4)], 1, is_drum=False)
     with pytest.raises(ValueError, match="at least one bar"):
-        m.Section.of([], [], 1, False)
+        m.Section.of([], [], 1, is_drum=False)
 
 
 def test_content_preservation_of_a_sparse_section_with_itself():
@@ -288,8 +288,8 @@ note = st.tuples(
     st.integers(0, 191).map(lambda k: k / 24), st.integers(58, 63), st.integers(1, 60).map(lambda k: k / 12)
 )
 sections = st.lists(note, max_size=12).map(lambda notes: section(*notes))
-SYMMETRIC = ("content_preservation", "content_preservation_published", "groove_to_original", "onset_pattern_f1")
-SYMMETRIC += ("entropy_distance", "onset_f1", "onset_f1_published", "density_error", "density_ratio_error")
+SYMMETRIC = ["content_preservation", "content_preservation_published", "groove_to_original", "onset_pattern_f1"]
+SYMMETRIC += ["entropy_distance", "onset_f1", "onset_f1_published", "density_error", "density_ratio_error"]
 UNIT = [k for k, v in m.METRICS.items() if v.unit in ("0-1", "0 or 1", "1/N-1")]
 NO_RUNS = np.zeros(0, np.uint64)
 

@@ -1,14 +1,18 @@
 """The statistics of the report: means, intervals, paired tests, by hand."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
 from midi_rwkv.evaluation.cases import Case
-from midi_rwkv.evaluation.report import HEADLINE, markdown, summarise
+from midi_rwkv.evaluation.report import HEADLINE, Records, markdown, summarise
 from midi_rwkv.evaluation.systems import ORIGINAL
 
 
-def made_up(columns: dict[str, dict[str, list[float | None]]], notes: list[int] | None = None):
+def made_up(
+    columns: Mapping[str, Mapping[str, Sequence[float | None]]], notes: list[int] | None = None
+) -> tuple[list[Case], Records]:
     """Cases and records from metrics by system: {"a": {"onset_f1": [...]}}."""
     size = len(next(iter(next(iter(columns.values())).values())))
     cases = [Case("song", i, f"{'ab'[i % 2]}/{i}.mid", (0,), 4, 2) for i in range(size)]
@@ -54,6 +58,7 @@ def test_the_test_knows_which_way_is_better():
     f1, nats = [0.5 + 0.03 * i for i in range(10)], [2 + 0.1 * i for i in range(10)]
     worse = {"onset_f1": [v - 0.01 * (i + 1) for i, v in enumerate(f1)], "nats_per_note": [v + 0.5 for v in nats]}
     better = {"onset_f1": [v + 0.2 for v in f1], "nats_per_note": [v - 0.1 * (i + 1) for i, v in enumerate(nats)]}
+    columns: dict[str, dict[str, list[float]]]
     columns = {"main": {"onset_f1": f1, "nats_per_note": nats}, "worse": worse, "better": better}
     columns |= {"same": columns["main"], ORIGINAL: {"onset_f1": [1.0] * 10}}
     [group] = summarise(*made_up(columns), "main", 0)["groups"]
@@ -90,7 +95,9 @@ def test_the_page_says_what_is_better_and_worse():
 def test_effect_and_p_by_hand():
     """Differences 1, 2, 3, 4, 5, 6, -7 and 0: ranks 21 against 7 of 28, so r = 0.5; the 0 and the None are left out."""
     d = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, -0.07, 0.0]
-    columns = {"main": {"onset_f1": [0.5 + x for x in d] + [0.9]}, "other": {"onset_f1": [0.5] * 8 + [None]}}
+    others = [0.5] * 8 + [None]
+    columns: dict[str, dict[str, Sequence[float | None]]]
+    columns = {"main": {"onset_f1": [0.5 + x for x in d] + [0.9]}, "other": {"onset_f1": others}}
     [group] = summarise(*made_up(columns), "main", 0)["groups"]
     test = group["tests"]["other"]["onset_f1"]
     assert test["effect"] == pytest.approx(0.5)
@@ -119,6 +126,7 @@ def test_many_tests_raise_q_above_p():
 
 
 def test_by_source_is_sums_over_sums():
+    columns: dict[str, dict[str, Sequence[float | None]]]
     columns = {"main": {"nats_per_note": [2.0, 1.0, 4.0, None]}, ORIGINAL: {"onset_f1": [1.0] * 4}}
     [group] = summarise(*made_up(columns, [10, 5, 30, 0]), "main", 0)["groups"]
     assert group["by_source"] == {"a": {"main": (2 * 10 + 4 * 30) / 40}, "b": {"main": 1.0}}
