@@ -1,4 +1,4 @@
-"""python -m midi_rwkv"""
+"""`python -m midi_rwkv` runs the command."""
 
 from midi_rwkv.commands.cli import entry
 

@@ -1,6 +1,6 @@
-"""The `midi-rwkv` command's first lines.
+"""The entry point of the `midi-rwkv` command.
 
-Only what is needed to answer Ctrl-C in one line is imported here; the commands come after that, in `parser.py`.
+This module imports only what it takes to answer Ctrl-C in one line. `parser.py` has the commands and is imported later.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from .interrupt import stop_at_once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 on bad input (one line on stderr), 130 on Ctrl-C,
-    1 on a bug (its traceback)."""
+    """Runs the command line and returns the exit code.
+
+    The code is 0, 2 for bad input (one line on stderr), 130 after Ctrl-C, or 1 for a bug (with its traceback).
+    """
     import argparse
     import traceback
 
@@ -27,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]  # it may stand anywhere
-    if arguments[:1] in (["corpus"], ["train"]):  # argparse would keep options before the first positional for itself
+    arguments = [a for a in arguments if a != "--debug"]  # allowed anywhere on the command line
+    if arguments[:1] in (["corpus"], ["train"]):  # argparse would claim options before the first positional
         options = argparse.Namespace(run=run_module(arguments[0]), arguments=arguments[1:])
     else:
         options = build_parser().parse_args(arguments)
@@ -62,7 +64,7 @@ def entry() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_at_once)
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done; what is left is the interpreter's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done; only the interpreter's shutdown is left
     if code == 130:
-        os._exit(code)  # an interpreter that was interrupted within exec() would end by the signal instead
+        os._exit(code)  # after an interrupt within exec(), the interpreter would end by the signal instead
     sys.exit(code)

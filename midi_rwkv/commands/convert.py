@@ -1,10 +1,10 @@
 """RWKV-LM's `.pth` state dicts <-> checkpoint folders; RWKV-PEFT's `time_state` files <-> safetensors.
 
-RWKV-LM's trainer keeps value adapters (v0, v1, v2) in layer 0 too, which nothing uses. Released checkpoints are without
-them, and rwkv.cpp accepts no others: a file may have them when it is read, and has none when it is written.
+RWKV-LM's trainer also keeps value adapters (v0, v1, v2) in layer 0, where nothing uses them. Released checkpoints lack
+them, and rwkv.cpp accepts only files without them. They are therefore optional when reading and never written.
 
-State layout: RWKV-LM's kernels index a head's state as [value channel, key channel], and so do tuned `time_state`s;
-ours is (K, V) (kernels/README.md), so these are transposed on the way.
+State layout: RWKV-LM's kernels and tuned `time_state` files index a head's state as [value channel, key channel]. Ours
+is (K, V) (kernels/README.md), so states are transposed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def load_pth(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.pth`, by name. CheckpointError when it is none."""
+    """The tensors of a `.pth` by name. Raises CheckpointError for any other file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
@@ -41,7 +41,7 @@ def load_pth(path: Path) -> dict[str, Tensor]:
 
 
 def config_of(state: dict[str, Tensor]) -> ModelConfig:
-    """The model's shape, read off RWKV-LM's parameter names and shapes."""
+    """The model's shape, from RWKV-LM's parameter names and shapes."""
     try:
         vocab_size, n_embd = state["emb.weight"].shape
         n_layer = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
@@ -63,8 +63,10 @@ def config_of(state: dict[str, Tensor]) -> ModelConfig:
 
 
 def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Our names and shapes; numbers stay of the kind that they are. What layer 0 carries but never uses, and tuned
-    states, are left out."""
+    """The weights with our names and shapes, in their own number format.
+
+    The unused adapters of layer 0 and tuned states are left out.
+    """
     config = config_of(state)
     expected = parameter_shapes(config)
     weights = {}
@@ -80,7 +82,7 @@ def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tenso
 
 
 def time_state_of(state: dict[str, Tensor]) -> Tensor | None:
-    """(L, H, K, V) from the `blocks.N.att.time_state` entries (H, V, K), or None where there are none."""
+    """(L, H, K, V) from the `blocks.N.att.time_state` entries (H, V, K), or None if there are none."""
     layers = {int(m[1]): v for k, v in state.items() if (m := re.fullmatch(r"blocks\.(\d+)\.att\.time_state", k))}
     if not layers:
         return None
@@ -90,7 +92,7 @@ def time_state_of(state: dict[str, Tensor]) -> Tensor | None:
 
 
 def to_time_state(wkv: Tensor) -> dict[str, Tensor]:
-    """RWKV-PEFT's entries from (L, H, K, V)."""
+    """The entries of RWKV-PEFT from (L, H, K, V)."""
     return {f"blocks.{i}.att.time_state": s.mT.contiguous() for i, s in enumerate(wkv)}
 
 
@@ -103,11 +105,14 @@ def convert(
     order: str | None = None,
     bf16: bool = False,
 ) -> str:
-    """Convert by what `source` is; returns a line that says what was done. Nothing is written on an error.
+    """Converts `source`, according to what it is, and returns a line that says what was done.
 
-    tokenizer: of a model's .pth, which holds none. order: of the prompt in which such a model of ours was trained, one
-    of `prompt.ORDERS` (None: the first). bf16: round the weights; else they stay of the kind that they are. Options
-    that do not apply are refused.
+    Nothing is written after an error. Options that do not apply are refused.
+
+    Args:
+        tokenizer: the tokenizer.json for a model's .pth, which does not contain one.
+        order: the prompt order in which such a model of ours was trained, one of `prompt.ORDERS` (None: the first).
+        bf16: round the weights to bfloat16 instead of keeping their number format.
     """
     if not source.exists():
         raise CheckpointError(f"no such file or folder: {source}")
@@ -160,10 +165,10 @@ def _load_tokenizer(path: str) -> Tokenizer:
 
 
 def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
-    """A checkpoint folder -> RWKV-LM's state dict."""
+    """Writes a checkpoint folder as RWKV-LM's state dict."""
     from safetensors.torch import load_file
 
-    checkpoint = load_checkpoint(source)  # says what is wrong with it
+    checkpoint = load_checkpoint(source)  # raises an error that says what is wrong
     if checkpoint.config.arch != "rwkv7":
         raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
     weights = load_file(checkpoint.path / "model.safetensors")
@@ -174,10 +179,10 @@ def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
 
 
 def _export_state(source: Path, target: Path, *, overwrite: bool) -> str:
-    """A style of one state -> RWKV-PEFT's time_state."""
+    """Writes a style that is one state as RWKV-PEFT's time_state."""
     from safetensors import safe_open
 
-    read_info(source)  # says what is wrong with it
+    read_info(source)  # raises an error that says what is wrong
     with safe_open(source, framework="pt") as f:
         places = sorted(f.keys())
         if len(places) > 1:

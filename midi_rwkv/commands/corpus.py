@@ -1,4 +1,4 @@
-"""`midi-rwkv corpus`: the options, and nothing heavy before they are read."""
+"""`midi-rwkv corpus`: its options. Heavy modules are imported only after the options have been parsed."""
 
 from __future__ import annotations
 
@@ -19,38 +19,42 @@ def build_parser() -> argparse.ArgumentParser:
 
     config = CorpusConfig()
     filters = config.filters
-    parser = Parser(prog="midi-rwkv corpus", description="MIDI files -> token shards to train on.", epilog=EXAMPLE)
+    parser = Parser(
+        prog="midi-rwkv corpus", description="Convert MIDI files to token shards for training.", epilog=EXAMPLE
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="[NAME=]INPUT",
-        help="a folder, zip, or parquet file with a column of bytes, each a source; or a folder of SOURCE.train.zip "
-        "files with valid.zip. A manifest.csv beside it (columns id, licence) tells the licences",
+        help="a source: a folder, a zip, or a parquet file with a column of bytes; or a folder of SOURCE.train.zip "
+        "files with a valid.zip. A manifest.csv beside it (columns id, licence) gives the licences",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; a tokenizer.json in it is kept")
-    parser.add_argument("--valid", type=float, default=config.valid, help="share of the pieces (default: 0.05)")
-    parser.add_argument("--test", type=float, default=config.test, help="share of the pieces (default: 0)")
-    parser.add_argument("--transpose", type=int, default=0, metavar="N", help="copies in other keys (default: 0)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; an existing tokenizer.json is kept")
+    parser.add_argument("--valid", type=float, default=config.valid, help="share of held-out pieces (default: 0.05)")
+    parser.add_argument("--test", type=float, default=config.test, help="share of test pieces (default: 0)")
+    parser.add_argument("--transpose", type=int, default=0, metavar="N", help="add N copies in other keys (default: 0)")
     parser.add_argument(
-        "--licence", action="append", default=[], metavar="SOURCE=TEXT", help="of a source; may be repeated"
+        "--licence", action="append", default=[], metavar="SOURCE=TEXT", help="the licence of a source; may be repeated"
     )
     for name, text in {
-        "min_bars": "fewer bars are too short",
-        "min_notes": "fewer notes are too short",
-        "max_notes": "more notes are too long",
-        "max_same": "share of one pitch that counts as one note repeated",
-        "max_metre_changes": "share of bars with a new metre that counts as wrong bars",
-        "min_steady": "share of notes on the usual parts of the beat below which bars are wrong; 0 for free timing",
-        "duplicate": "similarity from which a piece is a copy",
-        "related": "similarity from which two pieces stand in the same split",
+        "min_bars": "leave out pieces with fewer bars",
+        "min_notes": "leave out pieces with fewer notes",
+        "max_notes": "leave out pieces with more notes",
+        "max_same": "leave out pieces in which one pitch has a larger share of the notes",
+        "max_metre_changes": "leave out pieces with a larger share of bars in a new metre",
+        "min_steady": "leave out pieces with a smaller share of notes on usual parts of the beat; 0 takes free timing",
+        "duplicate": "similarity from which on a piece counts as a copy and is left out",
+        "related": "similarity from which on two pieces go into the same split",
     }.items():
         value = getattr(filters, name)
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(value), default=value, help=f"{text} (default: {value})")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; -1: one a core (default: 1)")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="who does the work (default: local)")
-    parser.add_argument("--address", default="", help="of the Dask scheduler or Ray head (default: start one here)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the shards that are in OUT")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; -1: one per core (default: 1)")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where the work runs (default: local)")
+    parser.add_argument(
+        "--address", default="", help="address of the Dask scheduler or Ray head (default: start one here)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing shards in OUT")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`midi-rwkv evaluate`, and the options of drawing that it shares with `infill`. Heavy imports come inside."""
+"""`midi-rwkv evaluate`, and the sampling options that it shares with `infill`. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .terminal import say
 
 
 def add_sampling(p: argparse.ArgumentParser) -> None:
-    """How notes are drawn, for commands that fill."""
+    """Adds the sampling options, for commands that fill."""
     for name, metavar, text in (
-        ("temperature", None, "higher is bolder, lower plainer"),
-        ("top_p", None, "draw from the likeliest that hold this share"),
-        ("min_p", None, "drop what is this much rarer than the likeliest"),
-        ("recall", "0-1", "how readily the song's own music comes back: 1 as in songs, 0 no more than the model does"),
+        ("temperature", None, "higher is bolder, lower is plainer"),
+        ("top_p", None, "sample from the most probable tokens that together have this probability"),
+        ("min_p", None, "drop tokens whose probability is below this share of the highest"),
+        ("recall", "0-1", "how readily the song's own music returns: 1 as in songs, 0 only as the model alone would"),
     ):
         value = getattr(SamplingConfig, name)
         p.add_argument(
@@ -32,34 +32,40 @@ def add_sampling(p: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate_command(commands: Any) -> None:
-    """The parser."""
+    """Adds the parser of the command."""
     p = commands.add_parser(
         "evaluate",
         help="measure a checkpoint's fills",
-        description="Measure a checkpoint's fills on MIDI files, against trivial baselines and other checkpoints.",
+        description="Measure a checkpoint's fills on MIDI files, against simple baselines and other checkpoints.",
     )
     p.set_defaults(run=run_evaluate)
-    p.add_argument("files", help="a folder or zip of MIDI files; its folders are the sources")
-    p.add_argument("--out", required=True, metavar="DIR", help="report folder; the same command again goes on in it")
-    p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
-    p.add_argument("--style", metavar="NAME|FILE", help="a style for it; NAME:0.7,OTHER:0.3 blends")
-    p.add_argument("--compare", action="append", default=[], metavar="DIR", help="another checkpoint; may be repeated")
-    p.add_argument("--shards", metavar="DIR", help="the training data's shards: for the n-gram and to find copies")
-    p.add_argument("--cases", type=int, default=300, metavar="N", help="cases for each number of bars (default: 300)")
+    p.add_argument("files", help="a folder or zip of MIDI files; each folder in it is a source")
+    p.add_argument("--out", required=True, metavar="DIR", help="the report's folder; the same command resumes there")
+    p.add_argument("--checkpoint", metavar="DIR", help="a checkpoint folder (default: the one that ships)")
+    p.add_argument("--style", metavar="NAME|FILE", help="evaluate it with a style; NAME:0.7,OTHER:0.3 blends")
+    p.add_argument(
+        "--compare", action="append", default=[], metavar="DIR", help="a checkpoint to compare with; may be repeated"
+    )
+    p.add_argument(
+        "--shards",
+        metavar="DIR",
+        help="the shards of the training data, for the n-gram and to find copies of training music",
+    )
+    p.add_argument("--cases", type=int, default=300, metavar="N", help="cases per number of bars (default: 300)")
     p.add_argument("--bars", default="2,4,8", metavar="2,4,8", help="bars to fill (default: 2,4,8)")
     p.add_argument(
-        "--settings", metavar="LIST", help="among song,near,continuation,controls,drums,all (default: all of these)"
+        "--settings", metavar="LIST", help="some of song,near,continuation,controls,drums,all (default: all of these)"
     )
     p.add_argument(
         "--baselines",
         metavar="LIST",
-        help='among "without recall", "copy before", "copy after", "copy similar", "n-gram"; "" for none (default all)',
+        help='some of "without recall", "copy before", "copy after", "copy similar", "n-gram", or "" (default: all)',
     )
     add_sampling(p)
     p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")
     p.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
-    p.add_argument("--no-html", action="store_true", help="no page with piano rolls")
-    p.add_argument("--no-audio", action="store_true", help="no sound on that page")
+    p.add_argument("--no-html", action="store_true", help="write no page with piano rolls")
+    p.add_argument("--no-audio", action="store_true", help="put no sound on that page")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

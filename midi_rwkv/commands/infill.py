@@ -1,4 +1,4 @@
-"""`midi-rwkv infill`: the options, and what is read and written. Heavy imports come inside."""
+"""`midi-rwkv infill`: its options, input and output. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 
 def add_infill_command(commands: Any) -> None:
     p = commands.add_parser(
-        "infill", help="write some bars of some tracks anew", description="Write some bars of some tracks anew."
+        "infill", help="rewrite some bars of some tracks", description="Rewrite some bars of some tracks."
     )
-    p.set_defaults(run=run_infill, stops_at_once=True)  # until `stoppable`
-    p.add_argument("song", help="a MIDI file; - for standard input")
+    p.set_defaults(run=run_infill, stops_at_once=True)  # until `stoppable` takes over
+    p.add_argument("song", help="a MIDI file, or - for standard input")
     p.add_argument(
         "--bars",
         action="append",
         required=True,
         metavar="8-12",
-        help="bar numbers, from 1 (a pickup is bar 0); may be repeated; bars after the last continue the song",
+        help="bar numbers from 1 (a pickup is bar 0); bars after the last continue the song; may be repeated",
     )
     p.add_argument(
         "--tracks",
         metavar='2,4|"Bass"|all',
-        help="track numbers, names or instruments, as `midi-rwkv inspect` shows (default: those that play in these "
-        "bars, or all where none does)",
+        help="track numbers, names or instruments, as `midi-rwkv inspect` shows them (default: the tracks that play in "
+        "these bars, or all if none plays)",
     )
     add_as(p)
     p.add_argument(
@@ -65,63 +65,63 @@ def add_infill_command(commands: Any) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="so many answers, in OUT-1.mid, OUT-2.mid ... (default: 1)",
+        help="write N answers, as OUT-1.mid, OUT-2.mid ... (default: 1)",
     )
     add_sampling(p)
-    p.add_argument("--seed", type=int, help="same seed, same file (default: a new one each time, which is printed)")
+    p.add_argument("--seed", type=int, help="the same seed gives the same file (default: a new one, which is printed)")
     p.add_argument(
         "--context-bars", type=int, metavar="N", help="read at most N bars on each side (default: as many as fit)"
     )
     p.add_argument(
         "--density",
         metavar="LOW-HIGH",
-        help="notes a bar in each track (default: as it comes; in a new track, as many as its kind has)",
+        help="notes per bar in each track (default: free; in a new track, as many as its kind usually has)",
     )
     p.add_argument(
         "--polyphony",
         metavar="LOW-HIGH",
-        help="notes struck together; 1: one at a time (default: so where the track never has two, else as it comes)",
+        help="notes struck together; 1: one note at a time (default: 1 if the track is monophonic, else free)",
     )
     p.add_argument(
         "--pitch-range",
         metavar="C3-C6",
-        help="lowest and highest pitch, C4 = 60 (default: what the track plays elsewhere, and a fourth beyond; of "
-        "drums those it uses)",
+        help="lowest and highest pitch, C4 = 60 (default: the track's range elsewhere, plus a fourth on either side; "
+        "for drums those it uses)",
     )
-    p.add_argument("--key", metavar='"A minor"', help="only pitches of this key")
+    p.add_argument("--key", metavar='"A minor"', help="use only pitches of this key")
     add_style_options(p)
-    p.add_argument("--checkpoint", metavar="DIR|file", help="another model than the one that ships")
+    p.add_argument("--checkpoint", metavar="DIR|file", help="the model (default: the one that ships)")
     p.add_argument(
         "--backend",
         choices=("auto", "numba", "torch", "triton"),
         default="auto",
-        help="what runs the model (default: auto)",
+        help="the engine that runs the model (default: auto)",
     )
     p.add_argument(
         "--threads",
         type=int,
         default=1,
         metavar="N",
-        help="CPU threads, 1-2; with --backend torch up to all (default: 1)",
+        help="CPU threads, 1-2, or more with --backend torch (default: 1)",
     )
     p.add_argument(
         "--precision",
         choices=("auto", "float32", "int8"),
         default="auto",
-        help="of the weights; auto (default): int8, which is faster and nearly the same, where it can be had",
+        help="format of the weights; auto (default) is int8 where available, which is faster and nearly the same",
     )
     p.add_argument(
         "-o",
         "--output",
         metavar="out.mid",
-        help="where to write; - for standard output (default: SONG-infill.mid beside the song)",
+        help="the output file, or - for standard output (default: SONG-infill.mid beside the song)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     p.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def outputs(song: str, output: str | None, candidates: int) -> list[Path]:
-    """`out.mid`; `out-1.mid`, `out-2.mid` ... for several candidates; none for `-`, standard output."""
+    """The output paths: `out.mid`, or `out-1.mid`, `out-2.mid` ... for several candidates, or none for `-`."""
     if output == "-":
         if candidates != 1:
             raise RequestError(f"-o - has room for one song, not for {candidates} candidates; name a file: -o OUT.mid")
@@ -138,7 +138,7 @@ def outputs(song: str, output: str | None, candidates: int) -> list[Path]:
 
 
 def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
-    """A line on the terminal that is drawn over; nothing when stderr is not one. `check` is called each time."""
+    """A progress line that is redrawn on the terminal, or nothing if stderr is no terminal. Calls `check` each time."""
 
     def update(progress: Progress) -> None:
         check()
@@ -157,7 +157,7 @@ def write(
     candidates: Sequence[Candidate],
     options: argparse.Namespace,
 ) -> None:
-    """Write the candidates into the song as it was read, all of them or none; says so where it was changed since."""
+    """Writes all candidates or none into the song as it was read, and warns if the song has changed since."""
     from midi_rwkv.score.midi import load_midi, write_candidates
     from midi_rwkv.score.splice import splice
 
@@ -265,7 +265,7 @@ def report(
     style: Style | None,
     began: float,
 ) -> None:
-    """Say what was written: on standard output, or on standard error where the song went there."""
+    """Prints what was written: on standard output, or on standard error if the song itself went to standard output."""
     from midi_rwkv.score.describe import label, remarks
     from midi_rwkv.score.keyswitches import without_keyswitches
 

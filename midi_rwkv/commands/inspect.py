@@ -1,4 +1,4 @@
-"""`midi-rwkv inspect`: tracks x bars, what each track is taken for, and what is odd about the song."""
+"""`midi-rwkv inspect`: tracks x bars, how each track is interpreted, and what is unusual about the song."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ def add_inspect_command(commands: Any) -> None:
     p = commands.add_parser(
         "inspect",
         help="show tracks, bars and note counts",
-        description="Show a song's tracks x bars, and what each track is taken for.",
+        description="Show a song's tracks x bars, and how each track is interpreted.",
     )
     p.set_defaults(run=run_inspect, stops_at_once=True)
-    p.add_argument("song", help="a MIDI file; - for standard input")
+    p.add_argument("song", help="a MIDI file, or - for standard input")
     add_as(p)
-    p.add_argument("--json", action="store_true", help="as JSON; a track that changes instrument has a row for each")
+    p.add_argument("--json", action="store_true", help="print JSON; a track that changes instrument has a row for each")
 
 
 def add_as(parser: argparse.ArgumentParser) -> None:
-    """What a track is to be taken for."""
+    """Adds --as, which overrides how a track is interpreted."""
     parser.add_argument(
         "--as",
         dest="taken_as",
         action="append",
         default=[],
         metavar="TRACK=INSTRUMENT",
-        help="take a track for Drums, a General MIDI number or an instrument by name, whatever the file says; the file "
-        "keeps its programs; may be repeated",
+        help="treat a track as Drums, or as an instrument by General MIDI number or name, whatever the file says; the "
+        "file keeps its programs; may be repeated",
     )
 
 
 def read_source(song: str) -> tuple[bytes, str]:
-    """The bytes of the song, read once, and its name for messages. `-` is standard input."""
+    """The song's bytes, read once, and its name for messages. `-` is standard input."""
     from midi_rwkv.score.midi import load_midi
 
     if song != "-":

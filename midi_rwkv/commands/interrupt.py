@@ -1,4 +1,4 @@
-"""Ctrl-C before anything else is imported."""
+"""Handles Ctrl-C before anything else is imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import os
 
 
 def stop_at_once(*_: object) -> None:
-    """Ctrl-C as long as nothing can have been written: no exception, which a half-imported module might swallow."""
+    """Exits on Ctrl-C while nothing can have been written. An exception might get lost in a half-imported module."""
     os.write(2, b"midi-rwkv: stopped; nothing was written\n")
     os._exit(130)

@@ -1,4 +1,4 @@
-"""The options of `midi-rwkv` and its commands. Heavy imports come inside the commands: `--help` answers at once."""
+"""The options of `midi-rwkv` and its commands. Heavy imports are inside the commands, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_module(name: str) -> Callable[[argparse.Namespace], None]:
 
 
 class Version(argparse.Action):
-    """Prints and exits; only then is anything looked up."""
+    """Prints the versions and exits. Nothing is looked up before that."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
@@ -58,34 +58,43 @@ class Version(argparse.Action):
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="midi-rwkv",
-        description="Write bars of a MIDI song anew; everything else in the file stays as it is.",
+        description="Rewrite chosen bars of a MIDI song; everything else in the file stays as it is.",
         epilog="example: midi-rwkv infill song.mid --bars 8-12 --tracks Bass --candidates 3 -o new.mid",
     )
-    parser.add_argument("--version", action=Version, nargs=0, help="of the program and of the checkpoint that ships")
-    parser.add_argument("--debug", action="store_true", help="show where an error came from; may stand anywhere")
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="print the version of the program and of the checkpoint"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; allowed anywhere")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add_infill_command(commands)
     add_inspect_command(commands)
     p = commands.add_parser(
         "convert",
-        help="checkpoints and states from and to RWKV-LM's files",
-        description="A checkpoint folder <-> an RWKV-LM .pth; RWKV-PEFT's time_state .pth <-> .safetensors.",
+        help="convert checkpoints and states from and to RWKV-LM's files",
+        description="Convert a checkpoint folder <-> an RWKV-LM .pth, or RWKV-PEFT's time_state .pth <-> .safetensors.",
     )
     p.set_defaults(run=run_convert)
     p.add_argument("source")
     p.add_argument("target")
-    p.add_argument("--tokenizer", metavar="tokenizer.json", help="for a .pth that becomes a checkpoint folder")
-    p.add_argument("--order", choices=ORDERS, help="the prompt's, for such a .pth (default: bars)")
+    p.add_argument(
+        "--tokenizer", metavar="tokenizer.json", help="the tokenizer, for a .pth that becomes a checkpoint folder"
+    )
+    p.add_argument("--order", choices=ORDERS, help="the prompt order, for such a .pth (default: bars)")
     p.add_argument("--bf16", action="store_true", help="round the weights to bfloat16 (default: as they are)")
     p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
     add_evaluate_command(commands)
     add_style_commands(commands)
-    p = commands.add_parser("app", help="the page: see, mark, infill, listen", description="Serve the page, locally.")
+    p = commands.add_parser(
+        "app", help="open the page: see, mark, infill, listen", description="Serve the page on this machine."
+    )
     p.set_defaults(run=run_app)
     add_app_options(p)
-    for name, text in (("corpus", "MIDI files -> token shards"), ("train", "train a checkpoint on token shards")):
+    for name, text in (
+        ("corpus", "convert MIDI files to token shards"),
+        ("train", "train a checkpoint on token shards"),
+    ):
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))
         p.add_argument("arguments", nargs=argparse.REMAINDER)

@@ -1,4 +1,4 @@
-"""`midi-rwkv recall`: fits what a checkpoint takes from the song itself. Heavy imports come inside."""
+"""`midi-rwkv recall`: fits how much a checkpoint takes from the song itself. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .terminal import say
 
 
 def add_recall_command(commands: Any) -> None:
-    """The parser."""
+    """Adds the parser of the command."""
     p = commands.add_parser(
         "recall",
         help="fit a trained checkpoint's recall",
@@ -22,8 +22,8 @@ def add_recall_command(commands: Any) -> None:
     p.set_defaults(run=run_recall)
     p.add_argument("shards", type=Path, help="a folder that `midi-rwkv corpus` wrote")
     p.add_argument("checkpoint", type=Path, help="a checkpoint folder, such as RUN/checkpoint")
-    p.add_argument("--regions", type=int, default=24, metavar="N", help="regions of each source (default: 24)")
-    p.add_argument("--measure", action="store_true", help="fit nothing; measure what is there")
+    p.add_argument("--regions", type=int, default=24, metavar="N", help="regions per source (default: 24)")
+    p.add_argument("--measure", action="store_true", help="only measure the existing recall.json")
 
 
 def run_recall(options: argparse.Namespace) -> None:

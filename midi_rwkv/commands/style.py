@@ -1,4 +1,4 @@
-"""`midi-rwkv personalize` and `midi-rwkv styles`. Heavy imports come inside the commands."""
+"""`midi-rwkv personalize` and `midi-rwkv styles`. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ if TYPE_CHECKING:
 
 
 def add_style_options(p: argparse.ArgumentParser) -> None:
-    """--style and --style-strength, for commands that fill."""
+    """Adds --style and --style-strength, for commands that fill."""
     p.add_argument(
         "--style",
         metavar="NAME|FILE",
-        help="write in a style that `midi-rwkv personalize` made; NAME:0.7,OTHER:0.3 blends",
+        help="write in a style from `midi-rwkv personalize`; NAME:0.7,OTHER:0.3 blends",
     )
     p.add_argument(
-        "--style-strength", type=float, default=1.0, metavar="0-1", help="0: as without a style (default: 1)"
+        "--style-strength", type=float, default=1.0, metavar="0-1", help="from 0, which is no style, to 1 (default: 1)"
     )
 
 
 def add_style_commands(commands: Any) -> None:
-    """The two parsers."""
+    """Adds the parsers of both commands."""
     p = commands.add_parser(
         "personalize",
         help="learn a style from a few MIDI files",
-        description="Learn a style from a few of your own MIDI files; then: midi-rwkv infill song.mid --style NAME",
+        description="Learn a style from a few of your own MIDI files, for midi-rwkv infill song.mid --style NAME.",
     )
-    p.set_defaults(run=run_personalize, stops_at_once=True)  # until `stoppable`
-    p.add_argument("files", nargs="+", help="MIDI files, or folders of them; five or more are best")
-    p.add_argument("--name", metavar="NAME", help="what to call the style")
+    p.set_defaults(run=run_personalize, stops_at_once=True)  # until `stoppable` takes over
+    p.add_argument("files", nargs="+", help="MIDI files or folders of them; five pieces or more are best")
+    p.add_argument("--name", metavar="NAME", help="the name of the style")
     p.add_argument("-o", "--output", metavar="FILE", help="write the style to this .safetensors file instead")
     p.add_argument("--overwrite", action="store_true", help="replace the style if it exists")
-    p.add_argument("--keep-anyway", action="store_true", help="keep it even where it does not help on held-out music")
-    p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
-    p.add_argument("--seed", type=int, default=0, help="same seed, same style (default: 0)")
+    p.add_argument(
+        "--keep-anyway", action="store_true", help="keep the style even if it does not help on held-out music"
+    )
+    p.add_argument("--checkpoint", metavar="DIR", help="a checkpoint folder (default: the one that ships)")
+    p.add_argument("--seed", type=int, default=0, help="the same seed gives the same style (default: 0)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     p.add_argument("--json", action="store_true", help="print the report as JSON")
 
-    p = commands.add_parser("styles", help="list the styles there are", description="List, show or remove styles.")
+    p = commands.add_parser("styles", help="list, show or remove styles", description="List, show or remove styles.")
     p.set_defaults(run=run_styles)
-    p.add_argument("names", nargs="*", metavar="NAME", help="show all that is known of these (default: list all)")
+    p.add_argument("names", nargs="*", metavar="NAME", help="show everything known about these (default: list all)")
     p.add_argument("--remove", action="store_true", help="remove the named styles")
-    p.add_argument("--json", action="store_true", help="as JSON")
+    p.add_argument("--json", action="store_true", help="print JSON")
 
 
 def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
-    """Drawn over on a terminal, else a line a check; `check` is called each time."""
+    """A progress line that is redrawn on a terminal, else one line per evaluation. Calls `check` each time."""
     shown = sys.stderr.isatty()
 
     def update(progress: Progress) -> None:
@@ -102,7 +104,7 @@ def run_personalize(options: argparse.Namespace) -> None:
             )
     finally:
         if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr)  # what comes next begins on a clean line
+            print("\r\x1b[K", end="", file=sys.stderr)  # the next output begins on a clean line
     gain = 100 * (made.after / made.before - 1)
     if options.json:
         report = {

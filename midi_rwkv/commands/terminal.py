@@ -1,4 +1,4 @@
-"""What the commands and the terminal have to do with each other: text that is safe to print, and Ctrl-C."""
+"""How the commands use the terminal: printing text safely, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ UNSAFE = ("C", "Zl", "Zp")  # Unicode categories: control and format characters,
 
 
 def prepare_streams() -> None:
-    """From here on, what the terminal's encoding lacks is written as escapes: printing never fails on a name."""
+    """Makes characters that the terminal cannot encode print as escapes, so that printing never fails on a name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def plain(text: str) -> str:
-    """The text with escapes for what a terminal would obey rather than show: names come from files."""
+    """The text with control characters escaped, because names come from files and a terminal would obey them."""
     if text.isprintable():
         return text
     return "".join(
@@ -36,28 +36,28 @@ def plain(text: str) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line, safely (`plain`) and at once."""
+    """Prints a line, safely (see `plain`) and at once."""
     print(plain(text), file=file, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are safe to print, whatever was typed."""
+    """An ArgumentParser whose errors are safe to print whatever was typed."""
 
     def error(self, message: str) -> NoReturn:
         super().error(plain(message))
 
 
 def drop_output() -> None:
-    """Whoever read our output is gone: what is left of it must not fail again as the interpreter ends."""
+    """Discards further output after the reader of a pipe has gone, so that it does not fail again at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], None]]:
-    """Ctrl-C raises KeyboardInterrupt at once, and again at the next call of what this yields.
+    """Within the block, Ctrl-C raises KeyboardInterrupt at once, and again at the next call of the yielded function.
 
-    One in a dozen that was raised inside the decoding loop was lost in compiled code; a second chance is needed.
+    The second chance is needed because one in a dozen interrupts inside the decoding loop was lost in compiled code.
     """
     pressed = threading.Event()
 
@@ -77,4 +77,6 @@ def stoppable() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # not at once: something may be written by now
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # not `stop_at_once`: something may have been written by now

@@ -1,4 +1,4 @@
-"""`midi-rwkv train`: the options, and nothing heavy before they are read."""
+"""`midi-rwkv train`: its options. Heavy modules are imported only after the options have been parsed."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from .terminal import Parser
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `midi-rwkv train`."""
-    parser = Parser(prog="midi-rwkv train", description="Token shards in, a checkpoint folder out.")
+    parser = Parser(prog="midi-rwkv train", description="Train a checkpoint on token shards.")
     parser.add_argument("shards", type=Path, help="a folder that `midi-rwkv corpus` wrote")
-    parser.add_argument("run", type=Path, help="the run's folder; the same command again goes on in it")
-    parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run from this checkpoint's weights")
+    parser.add_argument("run", type=Path, help="the run's folder; the same command resumes there")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="begin a new run with this checkpoint's weights")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="the model's shape (default: small)")
-    parser.add_argument("--arch", choices=ARCHS, default="rwkv7", help="transformer: the same size, for comparison")
+    parser.add_argument(
+        "--arch", choices=ARCHS, default="rwkv7", help="transformer is of the same size, for comparison"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch chooses)")
     parser.add_argument("--workers", type=int, help="processes that make rows (default: up to 8 on a GPU, else 0)")
     parser.add_argument(
         "--piece",
         type=int,
         default=0,
         metavar="N",
-        help="go through rows N ids at a time, the state carried and gradients exact: long rows in little memory",
+        help="train through rows N tokens at a time with exact gradients, which needs less memory for long rows",
     )
-    parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows a forward pass (default: all)")
-    parser.add_argument("--order", choices=ORDERS, default="bars", help="of the prompt, see prompt.py (default: bars)")
+    parser.add_argument("--rows-at-once", type=int, default=0, metavar="N", help="rows per forward pass (default: all)")
     parser.add_argument(
-        "--compile", action="store_true", dest="compiled", help="through torch.compile: quicker, needs a C++ compiler"
+        "--order", choices=ORDERS, default="bars", help="the prompt order, see prompt.py (default: bars)"
     )
-    parser.add_argument("--float32", action="store_true", help="no bf16, even where it is quick")
+    parser.add_argument(
+        "--compile", action="store_true", dest="compiled", help="use torch.compile: faster, needs a C++ compiler"
+    )
+    parser.add_argument("--float32", action="store_true", help="do not use bfloat16, even where it is fast")
     parser.add_argument(
         "--source-weights",
         default="",
@@ -46,24 +50,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     defaults = TrainConfig()
     for name, text in {
-        "seq_len": "ids in a row",
-        "batch_size": "rows a step, over all processes",
-        "total_tokens": "where the run ends",
-        "warmup_tokens": "of rising learning rate",
+        "seq_len": "tokens per row",
+        "batch_size": "rows per step, over all processes",
+        "total_tokens": "length of the run",
+        "warmup_tokens": "tokens during which the learning rate rises",
         "lr": "highest learning rate",
-        "decay_fraction": "of the run, with falling learning rate",
+        "decay_fraction": "share of the run during which the learning rate falls",
         "ema": "decay of an exponential moving average of the weights, such as 0.999; 0: none",
-        "context_weight": "what an id of the context counts in the loss, 0-1, one of a fill counting 1",
-        "seed": "same seed, same rows",
-        "save_seconds": "between two saved states",
-        "eval_tokens": "between two evaluations",
+        "context_weight": "weight of a context token in the loss, 0-1; a fill token has 1",
+        "seed": "the same seed gives the same rows",
+        "save_seconds": "seconds between saved states",
+        "eval_tokens": "tokens between evaluations",
     }.items():
         value = getattr(defaults, name)
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"{text} (default: {value})"
         )
     for name in ("n_layer", "n_embd"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="override the preset")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What a person types -> what the library takes: bars, tracks, ranges, pitches, keys. RequestError on bad input."""
+"""Parses what a person types into what the library takes. Bad input raises RequestError."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODES = {
 
 
 def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
-    """`8-12`, `8` or `8-12,20` as bar numbers -> half-open ranges of bar indices, checked against the song."""
+    """Bar numbers (`8-12`, `8` or `8-12,20`) to half-open ranges of bar indices, checked against the song."""
     first, last = score.first_bar_number, score.last_bar_number
     ranges = []
     for text in (part.strip() for whole in texts for part in whole.split(",")):
@@ -58,18 +58,20 @@ def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
 
 
 def sounding_tracks(score: Score, bars: Sequence[tuple[int, int]]) -> list[int]:
-    """The tracks that have notes in these half-open ranges of bars; all, where none has."""
+    """The tracks that have notes in these half-open ranges of bars, or all tracks if none has."""
     inside = [b for low, high in bars for b in range(low, min(high, len(score.bars)))]
     sounding = [t for t in range(len(score.tracks)) if any(score.notes_in(t, b) for b in inside)]
     return sounding or list(range(len(score.tracks)))
 
 
 def parse_tracks(text: str, score: Score) -> list[int]:
-    """`2,4`, or names as `inspect` prints them, or `all` -> track indices.
+    """Track numbers (`2,4`), names as `inspect` prints them, or `all` to track indices.
 
-    A track is named by its number, its name (or a part of it), its instrument (or a part of it), or number and name; of
-    several ways to read a text the first of these counts. Names may contain commas. RequestError where no track
-    matches, or more than one.
+    A track is given by its number, its name (or part of it), its instrument (or part of it), or number and name. If a
+    text can be read in several ways, the first of these counts. Names may contain commas.
+
+    Raises:
+        RequestError: no track matches, or more than one.
     """
     if text.strip().lower() == "all":
         return list(range(len(score.tracks)))
@@ -92,7 +94,7 @@ def parse_tracks(text: str, score: Score) -> list[int]:
 
 
 def _name_length(parts: Sequence[str], known: Sequence[TrackNames]) -> int:
-    """How many of these parts, from the first on, are one name that contains commas: the most that match, else 1."""
+    """How many parts, from the first on, make up one name with commas: the largest number that matches, else 1."""
     for matching in (_exact, _partial):
         for length in range(len(parts), 0, -1):
             joined = ",".join(parts[:length])
@@ -103,7 +105,7 @@ def _name_length(parts: Sequence[str], known: Sequence[TrackNames]) -> int:
 
 
 def _exact(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
-    """The tracks that a text names in full, by the surest way of naming that there is, then by others."""
+    """The tracks whose full name is this text, by the most specific kind of name that matches."""
     wanted = normal(text)
     for way in range(len(TrackNames._fields)):
         if matches := [i for i, names in enumerate(known) if wanted in names[way]]:
@@ -111,7 +113,7 @@ def _exact(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
 
 
 def _partial(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
-    """The same for a text that is part of a name."""
+    """The tracks that this text is part of a name of, by the most specific kind of name that matches."""
     wanted = normal(text)
     for texts in ([n.shown[:1] for n in known], [n.instruments for n in known], [n.numbered for n in known]):
         if wanted and (matches := [i for i, names in enumerate(texts) if any(wanted in name for name in names)]):
@@ -119,8 +121,10 @@ def _partial(text: str, known: Sequence[TrackNames]) -> Iterator[list[int]]:
 
 
 def parse_as(texts: Sequence[str], score: Score) -> Score:
-    """`TRACK=INSTRUMENT` each (TRACK as in `parse_tracks`, INSTRUMENT as in `find_program`) -> the score with these
-    tracks taken for these instruments."""
+    """The score with tracks treated as other instruments, for texts of the form `TRACK=INSTRUMENT`.
+
+    TRACK is read as in `parse_tracks`, INSTRUMENT as in `find_program`.
+    """
     taken: dict[int, tuple[int, bool]] = {}
     for text in texts:
         tracks, sign, instrument = text.rpartition("=")
@@ -136,7 +140,7 @@ def parse_as(texts: Sequence[str], score: Score) -> Score:
 
 
 def parse_number(text: str) -> int:
-    """ASCII digits; `int` would take other scripts' too. ValueError where it is anything else."""
+    """A number in ASCII digits (`int` would also accept other scripts'). Raises ValueError for anything else."""
     if not NUMBER.fullmatch(text):
         raise RequestError(f"{text!r} is not a whole number")
     return int(text)
