@@ -5,11 +5,13 @@ A file takes this path: `read_midi` -> `Score` + `Region` -> `infill` (tokens, p
 importing the package is fast.
 """
 
-import pkgutil
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__path__ = pkgutil.extend_path(__path__, __name__)
+if not os.path.isdir(os.path.join(__path__[0], "kernels")):
+    # A checkout: kernels/ and app/ stand beside this folder, and are found there before any that is installed.
+    __path__.append(os.path.dirname(__path__[0]))
 
 from .errors import CheckpointError as CheckpointError
 from .errors import CorpusError as CorpusError

@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 import torch
 
+import midi_rwkv
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when the kernels are imported
 
@@ -22,6 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started in a
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(midi_rwkv.__file__).parent
+if PACKAGE.parent == ROOT:  # the checkout's own: what the tests start in other folders uses it too
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
 RawEvent = tuple[int, bytes]  # absolute tick, the message with its status byte
 END_OF_TRACK = b"\xff\x2f\x00"
 
@@ -200,3 +206,41 @@ def start_app(script, tmp_path_factory):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--need-browser", action="store_true", help="fail rather than skip where no Chromium is installed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in as many processes as there are cores, four at most, where pytest-xdist is installed.
+    Files that are named run in one process, which starts sooner, unless -n says otherwise."""
+    options = config.option
+    if not config.pluginmanager.hasplugin("xdist") or os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    if options.numprocesses is None and config.args_source is config.ArgsSource.TESTPATHS and not options.usepdb:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options.numprocesses, options.dist = min(cores, 4), "loadfile"
+    if options.numprocesses:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each process
+
+
+def differing() -> list[str]:
+    """The modules of the checkout that the installed package lacks or has otherwise."""
+    folders = {"midi_rwkv": PACKAGE, "kernels": PACKAGE / "kernels", "app": PACKAGE / "app"}
+    pairs = [
+        (path, installed / path.relative_to(ROOT / folder))
+        for folder, installed in folders.items()
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    return [
+        str(path.relative_to(ROOT))
+        for path, other in pairs
+        if not other.is_file() or other.read_bytes() != path.read_bytes()
+    ]
+
+
+def pytest_report_header() -> list[str]:
+    if PACKAGE.parent == ROOT:
+        return ["midi_rwkv: this checkout"]
+    lines = [f"midi_rwkv: as installed, {PACKAGE}"]
+    if found := differing():
+        lines.append(f"  the checkout's {found[0]} is another (of {len(found)}): `python -m pytest` tests the checkout")
+    return lines

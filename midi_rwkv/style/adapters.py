@@ -2,7 +2,7 @@
 
 Each method learns from the same pieces, and `Adapted.nats` says what fills of other pieces cost then. One of the pieces
 is held out (with more than eight, two): the loss on its fills says at which check to stop. LoRA and Bone are peft's
-(`pip install 'midi-rwkv[compare]'`; Bone is its MiSS with init_weights="bat"), on the projections of time and channel
+(`pip install peft`; Bone is its MiSS with init_weights="bat"), on the projections of time and channel
 mix.
 
 | method | what is learned |
