@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -13,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 import midi_rwkv
 
-if not torch.cuda.is_available():
+# Tests of what needs no PyTorch run where it is not installed.
+if importlib.util.find_spec("torch") is None or not importlib.import_module("torch").cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when the kernels are imported
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started in a shell's background
@@ -126,7 +127,8 @@ def tokenizer():
     import tempfile
 
     import numpy as np
-    from miditok import MMM
+
+    miditok = pytest.importorskip("miditok")
 
     from midi_rwkv.score.score import Bar
     from midi_rwkv.tokens.tokenizer import Tokenizer
@@ -142,7 +144,7 @@ def tokenizer():
             notes = np.stack([*columns, rng.choice([120, 240, 480], n), rng.choice([64, 80, 96], n)], 1)
             texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, is_drum=drum)
     texts += [base.header_text(Bar(0, 1920, 4, 4), 480)] * 50
-    learned = MMM(miditok_config())
+    learned = miditok.MMM(miditok_config())
     learned.train(vocab_size=1024, model="BPE", iterator=texts)
     with tempfile.TemporaryDirectory() as folder:
         learned.save(Path(folder) / "tokenizer.json")
@@ -153,7 +155,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def checkpoint_folder(tokenizer, tmp_path_factory):
     """A tiny checkpoint whose weights are random: it writes noise, but through every part of the real thing."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from midi_rwkv.model.checkpoint import save_checkpoint
     from midi_rwkv.model.config import ModelConfig
@@ -192,7 +194,10 @@ def shards(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_app(script, tmp_path_factory):
-    """`start_app(*arguments, folder=None, port=None)`: see `serve` of scripts/drive_app.py, in a new folder."""
+    """`start_app(*arguments, folder=None, port=None)`: see `serve` of scripts/drive_app.py, in a new folder.
+
+    Whoever starts one stops it when it has served, since a server that waits costs a twentieth of a core; here only
+    those end that a failing test left."""
     running = []
 
     def start(*arguments, folder: Path | None = None, port: int | None = None):

@@ -16,7 +16,9 @@ SONG = EXAMPLES / "string_quartet.mid"
 
 @pytest.fixture(scope="module")
 def app(start_app, checkpoint_folder):
-    return start_app("--checkpoint", checkpoint_folder, "--mcp")
+    app = start_app("--checkpoint", checkpoint_folder, "--mcp")
+    yield app
+    app.stop()
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,9 @@ READING = ["", "config", "gradio_api/info", "gradio_api/queue/data?session_hash=
 
 @pytest.fixture(scope="module")
 def app(start_app, checkpoint_folder):
-    return start_app("--checkpoint", checkpoint_folder, "--mcp", "--allow-host", "studio.lan")
+    app = start_app("--checkpoint", checkpoint_folder, "--mcp", "--allow-host", "studio.lan")
+    yield app
+    app.stop()
 
 
 @pytest.fixture(scope="module")

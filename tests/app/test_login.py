@@ -31,7 +31,9 @@ CLOSED = [
 
 @pytest.fixture(scope="module")
 def app(start_app, checkpoint_folder):
-    return start_app("--checkpoint", checkpoint_folder, "--mcp", "--auth", f"{USER}:{PASSWORD}")
+    app = start_app("--checkpoint", checkpoint_folder, "--mcp", "--auth", f"{USER}:{PASSWORD}")
+    yield app
+    app.stop()
 
 
 @pytest.fixture

@@ -45,13 +45,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(start_app, checkpoint_folder, folder):
     arguments = ["--checkpoint", checkpoint_folder, "--mcp", "--mcp-files", folder, "--auth", f"me:{PASSWORD}"]
-    return start_app(*arguments)
+    app = start_app(*arguments)
+    yield app
+    app.stop()
 
 
 @pytest.fixture(scope="module")
 def closed_app(start_app, checkpoint_folder):
     """Without a folder, and without a password."""
-    return start_app("--checkpoint", checkpoint_folder, "--mcp")
+    app = start_app("--checkpoint", checkpoint_folder, "--mcp")
+    yield app
+    app.stop()
 
 
 def calls(app, *wanted, headers=None):

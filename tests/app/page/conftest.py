@@ -29,7 +29,9 @@ def browser(request):
 @pytest.fixture(scope="package")
 def app(start_app):
     """The server that these tests share: every page has its own session."""
-    return start_app()
+    app = start_app()
+    yield app
+    app.stop()
 
 
 @pytest.fixture
