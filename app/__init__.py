@@ -1,1 +1,1 @@
-"""The Gradio app and its example pieces."""
+"""The page of `midi-rwkv app` (Gradio), its endpoints for programs, and its example pieces."""

@@ -1,7 +1,7 @@
-"""The endpoints for programs: inspect, infill, personalize, styles. With `--mcp` they are MCP tools too.
+"""The endpoints for programs: inspect, infill, personalize, styles. With `--mcp` they are also MCP tools.
 
-Where MIDI-GPT's request has a word for something, infill's is the same: tracks, bars (both 0-based lists), temperature,
-top_p, seed, num_candidates.
+`infill` names its parameters as MIDI-GPT's requests do: tracks, bars (both 0-based lists), temperature, top_p, seed,
+num_candidates.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .session import check_size
 from .work import Worker
 
 MOST_CANDIDATES = 8
-REMEDY = "name an instrument for {them} in `instruments`"  # for tracks that look like drums
+REMEDY = "name an instrument for {them} in `instruments`"  # the advice for tracks that look like drums
 
 
 def add_api(worker: Worker) -> None:
-    """Add the endpoints to the page that is being built."""
+    """Adds the endpoints to the page that is being built."""
     for endpoint in endpoints(worker, _path, _hand_out):
         gr.api(endpoint, api_name=endpoint.__name__)
 
@@ -43,11 +43,11 @@ def add_api(worker: Worker) -> None:
 def endpoints(
     worker: Worker, find: Callable[[Any], Path], give: Callable[[str, bytes], Any]
 ) -> tuple[Callable[..., Any], ...]:
-    """inspect, infill, personalize, styles. They raise gr.Error with one line.
+    """The functions inspect, infill, personalize and styles. They raise gr.Error with a one-line message.
 
     Args:
-        find: the file of a song that a caller names; raises RequestError where it may not
-        give: what the caller gets for an answer, of its file name and its content
+        find: returns the file of a song that a caller names, or raises RequestError if the caller may not read it
+        give: returns what the caller gets for an answer, from its file name and content
     """
 
     def read(song: Any) -> tuple[bytes, Score]:
@@ -58,12 +58,13 @@ def endpoints(
         return data, score
 
     def inspect(song: FileData, instruments: dict[str, str] | None = None) -> dict[str, Any]:
-        """What is in a MIDI file: its bars, their metres, and its tracks with their notes in each bar; a track that
-        changes instrument has a row for each.
+        """List the content of a MIDI file: its bars, their metres, and its tracks with the notes in each bar.
+
+        A track that changes its instrument has a row for each.
 
         Args:
             song: a MIDI file
-            instruments: what to take tracks for, by 0-based number, like {"0": "Drums"}; the others as the file says
+            instruments: how to interpret tracks, by 0-based number, like {"0": "Drums"}; others follow the file
         """
         with _errors():
             return _inspect(_take(read(song)[1], instruments))
@@ -86,24 +87,24 @@ def endpoints(
         instruments: dict[str, str] | None = None,
         style_file: FileData | None = None,
     ) -> tuple[list[FileData], dict[str, Any]]:
-        """Write some bars of some tracks anew; everything else in the file stays as it is.
+        """Rewrite some bars of some tracks; everything else in the file stays as it is.
 
         Args:
             song: a MIDI file
             tracks: 0-based track numbers, as `inspect` lists them
-            bars: 0-based bar numbers; those after the last continue the song
-            num_candidates: so many answers, 1-8
-            temperature: higher is bolder, lower plainer
-            top_p: draw from the likeliest that hold this share
-            seed: 0 to 2^63 - 1, the same seed gives the same notes; -1 for a new one
-            density: least and most notes a bar
-            polyphony: least and most notes struck together
+            bars: 0-based bar numbers; bars after the last continue the song
+            num_candidates: the number of answers, 1-8
+            temperature: higher is bolder, lower is plainer
+            top_p: sample from the most probable tokens that together have this probability
+            seed: 0 to 2^63 - 1; the same seed gives the same notes; -1 draws a new one
+            density: fewest and most notes per bar
+            polyphony: fewest and most notes struck together
             pitch_range: lowest and highest MIDI pitch
-            key: only pitches of this key, like "A minor"
+            key: use only pitches of this key, like "A minor"
             style: a style's name, or a blend like "mine:0.7,bach:0.3"
-            style_strength: 0 is as without a style
-            recall: how readily the song's own music comes back; 0 no more than the model does
-            instruments: what to take tracks for, as for `inspect`; the file keeps its programs
+            style_strength: 0 is no style
+            recall: how readily the song's own music returns; 0 only as the model alone would
+            instruments: how to interpret tracks, as in `inspect`; the file keeps its programs
             style_file: a style's .safetensors file, instead of `style`
         """
         with _errors():
@@ -151,12 +152,13 @@ def endpoints(
             }
 
     def personalize(files: list[FileData], name: str, overwrite: bool = False) -> dict[str, Any]:
-        """Learn a style from a few MIDI files, five or more are best; takes minutes. It is kept if it helps on music
-        it was not tuned on.
+        """Learn a style from a few MIDI files, preferably five or more. This takes minutes.
+
+        The style is kept if it helps on music that it was not tuned on.
 
         Args:
             files: MIDI files
-            name: what to call the style
+            name: the name of the style
             overwrite: replace a style of that name
         """
         with _errors():
@@ -169,14 +171,14 @@ def endpoints(
             }
 
     def styles() -> list[dict[str, Any]]:
-        """The styles that `infill` can be given, and what is known of each."""
+        """List the styles that `infill` accepts, and what is known about each."""
         return [{"name": path.stem, **read_info(path)} for path in style_files()]
 
     return inspect, infill, personalize, styles
 
 
 class _errors:
-    """Errors of one line for the caller, whatever went wrong."""
+    """Turns every error into a one-line error for the caller."""
 
     def __enter__(self) -> None:
         return None
@@ -187,7 +189,7 @@ class _errors:
 
 
 def _path(file: Any) -> Path:
-    """Where an uploaded file lies. RequestError for a path that was not uploaded."""
+    """The path of an uploaded file. Raises RequestError for a path that was not uploaded."""
     path = file.get("path") if isinstance(file, dict) else None
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
         raise RequestError("this is no uploaded file; upload it first, or use gradio_client.handle_file")
@@ -195,7 +197,7 @@ def _path(file: Any) -> Path:
 
 
 def keep_upload(name: str, data: bytes) -> Path:
-    """A file of that name in the folder of uploads, which `uploads.py` bounds."""
+    """Stores a file under that name in the folder of uploads, whose size `uploads.py` limits."""
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
     path = folder / name
@@ -208,7 +210,7 @@ def _hand_out(name: str, data: bytes) -> Any:
 
 
 def _check_numbers(kind: type = int, **given: Any) -> None:
-    """RequestError unless each is a list of whole numbers, or of any numbers where `kind` is float."""
+    """Raises RequestError unless each is a list of whole numbers, or of any numbers if `kind` is float."""
     for name, values in given.items():
         numbers = isinstance(values, list) and all(isinstance(v, int | kind) for v in values)
         if not numbers or any(isinstance(v, bool) for v in values):
@@ -225,7 +227,7 @@ def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
 
 
 def _take(score: Score, instruments: dict[str, str] | None) -> Score:
-    """The score with these tracks taken for these instruments. RequestError for one or the other that is unknown."""
+    """The score with tracks treated as these instruments. Raises RequestError for an unknown track or instrument."""
     for track, name in (instruments or {}).items():
         if not re.fullmatch("[0-9]{1,9}", track):
             raise RequestError(f'instruments must be by 0-based track number, like {{"0": "Drums"}}, got {track!r}')

@@ -1,4 +1,4 @@
-"""The cookie by which a browser's session is found again."""
+"""The cookie that identifies a browser's session."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 
 SECONDS = 31_536_000
-NAME = re.compile(r"midi-rwkv-session(?:-([0-9]{1,5}))?")  # without a port: before they had one
+NAME = re.compile(r"midi-rwkv-session(?:-([0-9]{1,5}))?")  # older cookies had no port
 ID = re.compile(r"[0-9a-f]{32}")
 
 
 def cookie_name(url: URL) -> str:
-    """Of the session's cookie. Browsers send a cookie to every port of a machine, so the name carries the port."""
+    """The name of the session's cookie. It includes the port, because browsers send cookies to every port of a host."""
     return f"midi-rwkv-session-{url.port or 80}"
 
 
 def browser_names(cookies: Mapping[str, str]) -> list[str]:
-    """By what names the servers of this machine, the present one and others, know the browser."""
+    """The names by which this server and other servers on this machine know the browser."""
     return [value for name, value in cookies.items() if NAME.fullmatch(name) and ID.fullmatch(value)]
 
 
 class SessionCookie:
-    """ASGI middleware: gives every browser that opens the page its cookie."""
+    """ASGI middleware that gives a cookie to every browser that opens the page."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -55,8 +55,10 @@ class SessionCookie:
 
 
 async def _left_behind(cookies: Mapping[str, str]) -> str | None:
-    """The session of a server that no longer runs: started again on another port, its work is found there."""
-    for name, session in [*cookies.items()][-1:-9:-1]:  # the youngest first, and not a crafted thousand
+    """The session of a server that no longer runs, so that its work is found after a restart on another port."""
+    for name, session in [*cookies.items()][
+        -1:-9:-1
+    ]:  # the newest first, and at most eight, in case somebody sends a thousand
         match = NAME.fullmatch(name)
         if match and ID.fullmatch(session) and not (match[1] and await _listens(int(match[1]))):
             return session
@@ -64,7 +66,7 @@ async def _left_behind(cookies: Mapping[str, str]) -> str | None:
 
 
 async def _listens(port: int) -> bool:
-    """Whether there is a server on that port of this machine."""
+    """Whether a server listens on that port of this machine."""
     with suppress(OSError, OverflowError, TimeoutError):
         async with asyncio.timeout(1):
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""What a person is told when something went wrong: a mistake in one line, a bug as a bug."""
+"""Error messages for people: one line for a mistake, and a plain statement for a bug."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def one_line(error: Exception) -> str:
-    """The message of a mistake in one line; of anything else only that it is a bug, whose traceback is logged."""
+    """The one-line message of a mistake. For anything else it says that this is a bug, and logs the traceback."""
     if isinstance(error, (MidiRwkvError, OSError)):
         return " ".join(str(error).split())
     log.error("a bug", exc_info=error)

@@ -1,4 +1,4 @@
-"""What a fill is asked for: the page's settings, and which cells of which score are written."""
+"""A request for a fill: the page's settings, and the cells of a score to write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .work import half_of
 
 NO_STYLE = "none"
 ANY_KEY = "any"
-LABELS = {  # on the page, in its messages too
+LABELS = {  # used on the page and in its messages
     "candidates": "Candidates",
     "temperature": "Temperature",
     "recall": "Recall",
@@ -36,7 +36,7 @@ LABELS = {  # on the page, in its messages too
 
 @dataclass(frozen=True)
 class Settings:
-    """The page's fields as they are filled in."""
+    """The values of the page's fields."""
 
     candidates: int
     temperature: float
@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """RequestError says which field is wrong, by its label."""
+        """The sampling options. A RequestError names the wrong field by its label."""
         try:
             return SamplingConfig(
                 temperature=self.temperature,
@@ -66,7 +66,7 @@ class Settings:
             raise RequestError(LABELS.get(name, name) + space + rest) from None
 
     def read_seed(self) -> int:
-        """A new one where none is given. RequestError for what is no seed."""
+        """The seed, or a new one if the field is empty. Raises RequestError for anything that is not a seed."""
         text = self.seed.strip()
         if not text:
             return secrets.randbelow(2**31)
@@ -75,7 +75,7 @@ class Settings:
         return int(text)
 
     def find_style(self, checkpoint: Checkpoint) -> Style | None:
-        """The style at its strength; None for none. StyleError where it cannot be used."""
+        """The style at its strength, or None. Raises StyleError if it cannot be used."""
         if not self.style or self.style == NO_STYLE or not self.strength:
             return None
         return find_style(self.style, checkpoint, self.strength, names_only=True)
@@ -86,10 +86,12 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 @dataclass(frozen=True)
 class Plan:
-    """What is written: these cells of this score.
+    """The cells of a score to write.
 
-    answered: the cells that the candidates are for; kept: the notes of the chosen candidate that stay in them; locked:
-    those of the song that stay.
+    Attributes:
+        answered: the cells that the candidates are for.
+        kept: the notes of the chosen candidate that stay in them.
+        locked: the notes of the song that stay.
     """
 
     score: Score
@@ -103,8 +105,11 @@ class Plan:
 
 
 def plan(session: Session, settings: Settings, alike: bool, checkpoint: Checkpoint) -> Plan:
-    """All marked cells; or, alike, about half of those of the chosen candidate beside the rest of it (of a single cell,
-    a plainer one). RequestError where nothing is marked or chosen or a setting is wrong."""
+    """A plan for all marked cells, or with `alike` for about half of the chosen candidate's, keeping its other cells.
+
+    With `alike`, a single cell is rewritten at a lower temperature. Raises RequestError if nothing is marked or chosen,
+    or if a setting is wrong.
+    """
     sampling, seed, style = settings.sampling, settings.read_seed(), settings.find_style(checkpoint)
     score = session.score
     kept: dict[int, list[Note]] = {}
@@ -125,7 +130,7 @@ def plan(session: Session, settings: Settings, alike: bool, checkpoint: Checkpoi
 
 
 def settings_of(values: tuple[Any, ...]) -> Settings:
-    """From the page's fields, in their order; a field that was emptied comes as None."""
+    """The settings from the page's fields, in order; an empty field is None."""
     given: dict[str, Any] = {name: "" if value is None else value for name, value in zip(SETTINGS, values, strict=True)}
     return Settings(**given)
 

@@ -1,4 +1,4 @@
-"""A folder with one writer: its files are written whole or not at all, and nobody but this user can read them."""
+"""A folder with a single writer. Its files are written completely or not at all, and only this user can read them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from midi_rwkv.errors import RequestError
 
 
 class InUse(RequestError):
-    """Another server writes to the folder."""
+    """Another server has locked the folder."""
 
 
 class Folder:
-    """It is made and locked by the first file that is written, and stays locked against other processes."""
+    """A folder that is created and locked by the first write, and then stays locked against other processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer: FileLock | None = None
 
     def hold(self) -> None:
-        """Become the only writer. InUse where there is another."""
+        """Becomes the only writer. Raises InUse if there is another."""
         if self._writer is None:
             for path in reversed([self.path, *self.path.parents]):
                 if not path.is_dir():
@@ -37,17 +37,17 @@ class Folder:
             self._writer = writer
 
     def release(self) -> None:
-        """Let another process write."""
+        """Lets another process write."""
         if self._writer:
             self._writer.release()
         self._writer = None
 
     def read(self, name: str) -> bytes:
-        """A file's bytes."""
+        """The bytes of a file."""
         return (self.path / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """OSError leaves the file as it was; InUse too."""
+        """Writes a file. After OSError or InUse the file is as it was."""
         self.hold()
         partial = self.path / f".{name}.{secrets.token_hex(4)}"
         try:
@@ -59,5 +59,5 @@ class Folder:
             raise
 
     def remove(self, name: str) -> None:
-        """Nothing happens where it is not there."""
+        """Removes a file, if it exists."""
         (self.path / name).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Who may ask: ASGI middleware that refuses requests under a foreign name and those of other web pages.
+"""ASGI middleware that refuses requests under a foreign host name, and requests from other web pages.
 
-A browser sends what any page tells it to. Two things tell our own page's requests from the others': the Host header,
-which is a stranger's name where a page had its own name resolve to this machine (DNS rebinding), and the Origin,
-Referer and Sec-Fetch-Site headers, which name the page that asked (https://web.dev/articles/fetch-metadata). Programs
-(curl, gradio_client, MCP clients) send none of the latter, and pass.
+A browser sends whatever any page tells it to send. Two things distinguish our own page's requests: the Host header,
+which is a foreign name if another page made its own name resolve to this machine (DNS rebinding), and the Origin,
+Referer and Sec-Fetch-Site headers, which name the page that sends (https://web.dev/articles/fetch-metadata). Programs
+(curl, gradio_client, MCP clients) do not send the latter and are accepted.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Headers = dict[bytes, list[str]]
-Place = tuple[str, int | None]  # name and port, as an address in the browser's bar has them
+Place = tuple[str, int | None]  # name and port, as in the browser's address bar
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The names under which this server may be asked."""
+    """The names under which this server answers."""
 
     listen: str = "127.0.0.1"
-    allowed: frozenset[Place] = frozenset()  # of --allow-host; any port where none is given
+    allowed: frozenset[Place] = frozenset()  # from --allow-host; None is any port
 
     @classmethod
     def of(cls, listen: str, allowed: Iterable[str] = ()) -> Hosts:
-        """listen: the value of --host; allowed: those of --allow-host. RequestError for what is no name."""
+        """From the values of --host and --allow-host. Raises RequestError for an invalid name."""
         places = set()
         for text in allowed:
             place = _place(text)
@@ -47,31 +47,31 @@ class Hosts:
         return cls(bracketed(listen.lower()), frozenset(places))
 
     def know(self, place: Place, server: tuple[str, int]) -> bool:
-        """Whether a Host header names this machine. server: the address and port on which the request came in."""
+        """Whether a Host header names this machine. `server` is the address and port that received the request."""
         name, port = place
         if place in self.allowed or (name, None) in self.allowed:
             return True
         own = {*LOOPBACK, self.listen}
-        if self.listen in ("0.0.0.0", "[::]"):  # any of the machine's addresses: the one that was asked
+        if self.listen in ("0.0.0.0", "[::]"):  # any address of the machine: use the one that received the request
             own.add(bracketed(server[0]))
         return name in own and (80 if port is None else port) == server[1]
 
     def are_origin(self, origin: str, host: Place) -> bool:
-        """Whether an Origin or Referer header names the page that this server gives out under that Host."""
+        """Whether an Origin or Referer header names the page that this server serves under that Host."""
         try:
             parts = urlsplit(origin)
         except ValueError:
             return False
         default = DEFAULT_PORTS.get(parts.scheme)
         place = _place(parts.netloc)
-        if default is None or place is None:  # "null" too: a sandboxed page, a file
+        if default is None or place is None:  # also "null", which a sandboxed page or a file sends
             return False
-        # A proxy in front may ask under another Host than the browser; then --allow-host has the browser's.
+        # A proxy may use another Host than the browser; --allow-host then has the browser's.
         return any(_with_port(place, default) == _with_port(ours, default) for ours in (host, *self.allowed))
 
 
 class Guard:
-    """ASGI middleware: 403 and one line for a request that another page or another name may be behind."""
+    """ASGI middleware that answers requests from other pages or under other names with a 403 and one line."""
 
     def __init__(self, app: Any, hosts: Hosts) -> None:
         self.app = app
@@ -87,7 +87,7 @@ class Guard:
         await self.app(scope, receive, send)
 
     def objection(self, scope: Any) -> str | None:
-        """What is wrong with where a request comes from, in one line; None where nothing is."""
+        """One line that says why a request is refused, or None."""
         headers = read_headers(scope)
         hosts = headers.get(b"host", [])
         host = _place(hosts[0]) if len(hosts) == 1 else None
@@ -114,7 +114,7 @@ class Guard:
 
 
 async def refuse(scope: Any, send: Any, status: int, line: str, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Answer with one line of plain text; a websocket is closed before it opens (the server makes that a 403)."""
+    """Answers with one line of plain text. A websocket is closed before it opens, which the server makes a 403."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": line[:120]})
         return
@@ -123,14 +123,14 @@ async def refuse(scope: Any, send: Any, status: int, line: str, *, headers: Iter
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
         (b"x-content-type-options", b"nosniff"),
-        (b"connection", b"close"),  # what is left of the body is not read
+        (b"connection", b"close"),  # the rest of the body is not read
     ]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 def read_headers(scope: Any) -> Headers:
-    """The headers of a request by name, in lower case."""
+    """The headers of a request by lower-case name."""
     found: Headers = {}
     for name, value in scope["headers"]:
         found.setdefault(name.lower(), []).append(value.decode("latin-1"))
@@ -138,7 +138,7 @@ def read_headers(scope: Any) -> Headers:
 
 
 def bracketed(host: str) -> str:
-    """An address as it stands in a URL: IPv6 in brackets."""
+    """An address as written in a URL, with IPv6 in brackets."""
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
@@ -146,7 +146,7 @@ def bracketed(host: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Something a stranger sent, fit for one line."""
+    """Text from an untrusted sender, made safe for one line."""
     return "".join(c if c.isprintable() else "?" for c in text[:100])
 
 

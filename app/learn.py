@@ -1,4 +1,4 @@
-"""The personalise tab's work: reading the files, tuning with a curve, the same bars before and after."""
+"""The work of the Personalise tab: reading files, tuning with a curve, and the same bars before and after."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from midi_rwkv.style.style import find_style
 from .work import Worker
 
 HEARD_BARS = 4
-SEED = 1  # of the bars that are compared
+SEED = 1  # for the bars that are compared
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far it is: a line for people, and the held-out loss so far as (step, nats a note)."""
+    """Progress: a line for people, and the held-out loss so far as (step, nats per note)."""
 
     text: str
     curve: list[tuple[int, float]]
@@ -37,7 +37,7 @@ class Step:
 
 
 def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
-    """A row a file (name, bars, notes, used or why not), and the pieces that serve."""
+    """One row per file (name, bars, notes, used or why not), and the usable pieces."""
     pieces, skipped = read_pieces(list(paths)) if paths else ([], {})
     rows: list[list[Any]] = [[p.name, len(p.score.bars), p.n_notes, "used"] for p in pieces]
     rows += [[Path(file).name, None, None, f"skipped: {why}"] for file, why in skipped.items()]
@@ -45,7 +45,7 @@ def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
 
 
 def alone(paths: Sequence[Path | str], name: str, checkpoint: Checkpoint, **options: Any) -> Personalized:
-    """`personalize`, for the page and for programs: RequestError where another style is being learned."""
+    """`personalize` for the page and for programs. Raises RequestError while another style is being learned."""
     if not _one_at_a_time.acquire(blocking=False):
         raise RequestError("busy: another style is being learned; try again in a few minutes")
     try:
@@ -57,7 +57,7 @@ def alone(paths: Sequence[Path | str], name: str, checkpoint: Checkpoint, **opti
 def tune(
     paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[Step]:
-    """Learn the style; `stop` ends it early with the best so far. RequestError where it cannot be done."""
+    """Learns the style. Setting `stop` ends it early with the best state so far. Raises RequestError."""
     happened: queue.Queue[Progress | Personalized | BaseException] = queue.Queue()
 
     def on_progress(progress: Progress) -> None:
@@ -101,7 +101,7 @@ def tune(
 
 
 def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Path) -> list[np.ndarray]:
-    """The same bars of a piece, filled with the same seed without and with the style, and two bars around, as sound."""
+    """Sound of the same bars of a piece, with two bars around, filled with the same seed without and with the style."""
     score = piece.score
     track = max(range(len(score.tracks)), key=lambda t: len(score.tracks[t].notes))
     counts = score.note_counts()[track]

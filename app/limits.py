@@ -1,7 +1,7 @@
-"""How much may be asked: ASGI middleware that bounds what a request brings and closes what of Gradio is not used.
+"""ASGI middleware that limits the size and time of requests, and blocks the parts of Gradio that are not used.
 
-Gradio serves much that the page has no use for: recordings that are sent through ffmpeg, a proxy, pages fetched for
-whoever asks, code that is edited. What is not in `SERVED` is not there.
+Gradio has many endpoints that the page does not need: recordings that pass through ffmpeg, a proxy, fetching of pages
+on request, code editing. Only the endpoints in `SERVED` are reachable.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import anyio.to_thread
 from .guard import read_headers, refuse
 from .uploads import Full, Uploads
 
-MOST_BODY = 4 * 2**20  # bytes of a request that is no upload; the page's largest has about 1.5 million
-MOST_UPLOAD = 64 * 2**20  # bytes of one upload, of several files perhaps
-PATIENCE = 30.0  # seconds until the next piece of a body must have come
-WHOLE_BODY = 60.0  # seconds for a body that is no upload
+MOST_BODY = 4 * 2**20  # bytes of a request other than an upload; the page's largest has about 1.5 million
+MOST_UPLOAD = 64 * 2**20  # bytes of one upload, which may contain several files
+PATIENCE = 30.0  # seconds until the next part of a body must arrive
+WHOLE_BODY = 60.0  # seconds for the body of a request other than an upload
 WHOLE_UPLOAD = 600.0
-MOST_SLOW = 16  # uploads under way
+MOST_SLOW = 16  # uploads in progress
 SERVED = re.compile(
     r"/(login/?|logout|config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
     r"|gradio_api/(info/?|openapi\.json|theme\.css|startup-events|app_id/?|user/?|token/?|login_check/?"
@@ -32,7 +32,7 @@ SERVED = re.compile(
 
 
 class Limits:
-    """ASGI middleware: bounded bodies in bounded time, bounded uploads, no addresses to fetch files from."""
+    """ASGI middleware that limits bodies and uploads in size and time, and refuses addresses to fetch files from."""
 
     def __init__(self, app: Any, uploads: Uploads) -> None:
         self.app = app
@@ -51,7 +51,7 @@ class Limits:
             await self._ask(scope, receive, send)
 
     async def _ask(self, scope: Any, receive: Any, send: Any) -> None:
-        """A request whose body, if it has one, is read before anybody looks at it."""
+        """Handles a request other than an upload: its body is read completely before it is passed on."""
         length = _length(scope)
         if length is not None and length > MOST_BODY:
             await refuse(scope, send, 413, f"a request may have at most {MOST_BODY:,} bytes, this one has {length:,}")
@@ -89,7 +89,7 @@ class Limits:
                 self._under_way -= 1
 
     async def _take(self, scope: Any, receive: Any, send: Any, length: int) -> None:
-        """An upload of that many bytes, if there is room."""
+        """Accepts an upload of that many bytes if there is room."""
         try:
             await anyio.to_thread.run_sync(self.uploads.reserve, length)
         except Full:
@@ -107,7 +107,7 @@ class Limits:
 
 def _length(scope: Any) -> int | None:
     values = read_headers(scope).get(b"content-length")
-    return int(values[0]) if values else None  # the server has checked that it is a number
+    return int(values[0]) if values else None  # the server has already checked that it is a number
 
 
 def _is_chunked(scope: Any) -> bool:
@@ -115,8 +115,10 @@ def _is_chunked(scope: Any) -> bool:
 
 
 def _patient(receive: Any, deadline: asyncio.Timeout, seconds: float) -> Any:
-    """`receive` that puts the deadline off with every piece of the body, for so many seconds in all; once the body is
-    whole there is none."""
+    """A `receive` that extends the deadline with every part of the body, up to a total number of seconds.
+
+    There is no deadline after the body is complete.
+    """
     loop = asyncio.get_running_loop()
     last = loop.time() + seconds
 
@@ -130,7 +132,7 @@ def _patient(receive: Any, deadline: asyncio.Timeout, seconds: float) -> Any:
 
 
 async def _read(receive: Any) -> bytes | None:
-    """The whole body; None where it is too long."""
+    """The whole body, or None if it is too long."""
     body = bytearray()
     while True:
         message = await receive()
@@ -142,7 +144,7 @@ async def _read(receive: Any) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Any) -> Any:
-    """`receive` of a request whose body has been read."""
+    """A `receive` for a request whose body has been read."""
     given = False
 
     async def replay() -> Any:
@@ -156,10 +158,10 @@ def _replay(body: bytes, receive: Any) -> Any:
 
 
 def _names_address(body: bytes) -> bool:
-    """Whether a JSON text has a file whose path is an address, which Gradio would fetch."""
+    """Whether a JSON text contains a file whose path is an address, which Gradio would fetch."""
     try:
         rest = [json.loads(body)]
-    except (ValueError, RecursionError):  # not JSON, or none that Gradio reads
+    except (ValueError, RecursionError):  # not JSON, or not JSON that Gradio reads
         return False
     while rest:
         value = rest.pop()

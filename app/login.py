@@ -1,7 +1,7 @@
-"""`--auth`: who has the password may ask. ASGI middleware around Gradio's own login.
+"""`--auth`: ASGI middleware that requires the password, around Gradio's own login.
 
-Gradio asks for its login cookie at most of its endpoints, but not at all, and not at what is mounted beside them (MCP).
-Here nothing but the login page is open without it. Programs may send the password with each request instead
+Gradio requires its login cookie at most of its endpoints, but not at all of them and not at what is mounted beside them
+(MCP). Here only the login page is open without it. Programs may send the password with each request instead
 (`Authorization: Basic`, or `Bearer` and the password).
 """
 
@@ -27,18 +27,18 @@ FREE_TRIES = 5  # wrong passwords before an address has to wait
 LONGEST_WAIT = 60.0  # seconds
 FORGET_AFTER = 900.0  # seconds without a wrong password
 MOST_ADDRESSES = 1024
-OPEN = re.compile(  # startup-events: Gradio asks itself as it starts
+OPEN = re.compile(  # startup-events: Gradio requests it from itself at start
     r"/(login/?|theme\.css|favicon\.ico|manifest\.json|gradio_api/startup-events|(assets|static|svelte)/.*)?", re.DOTALL
 )
 ASK = ((b"www-authenticate", b'Basic realm="midi-rwkv", charset="UTF-8"'),)
 
 
 class Attempts:
-    """Wrong passwords by address. After a few, each makes the address wait twice as long as the one before."""
+    """Counts wrong passwords by address. After a few, each doubles the time that the address has to wait."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, when the last
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, time of the last
 
     def wait(self, address: str) -> int:
         """Whole seconds until this address may try again."""
@@ -49,7 +49,7 @@ class Attempts:
         return max(0, math.ceil(last + pause - self._clock()))
 
     def add(self, address: str) -> None:
-        """A wrong password came from there."""
+        """Counts a wrong password from this address."""
         count, _ = self._known(address)
         self._wrong[_network(address)] = (count + 1, self._clock())
         self._wrong.move_to_end(_network(address))
@@ -57,7 +57,7 @@ class Attempts:
             self._wrong.popitem(last=False)
 
     def take_back(self, address: str) -> None:
-        """The last that was added was right after all."""
+        """Takes back the last one counted, which turned out to be right."""
         count, last = self._known(address)
         self._wrong[_network(address)] = (max(0, count - 1), last)
 
@@ -67,14 +67,14 @@ class Attempts:
 
 
 class Login:
-    """ASGI middleware: 401 without the login's cookie or the password, 429 for an address that guesses."""
+    """ASGI middleware that answers 401 without the login cookie or the password, and 429 to an address that guesses."""
 
     def __init__(self, app: Any, user: str, password: str, attempts: Attempts | None = None) -> None:
         self.app = app
         self.user = user
         self.password = password
         self.attempts = attempts or Attempts()
-        self._token = secrets.token_urlsafe(32)  # what Gradio knows a program by that sends the password itself
+        self._token = secrets.token_urlsafe(32)  # identifies to Gradio a program that sends the password itself
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See the ASGI specification."""
@@ -98,7 +98,7 @@ class Login:
                 self.attempts.add(address)
                 await refuse(scope, send, 401, "wrong user or password", headers=ASK)
         elif logs_in:
-            self.attempts.add(address)  # at once: many may be sent together
+            self.attempts.add(address)  # count at once, because many may be sent together
             await self.app(scope, receive, self._watch(send, address))
         elif OPEN.fullmatch(scope["path"]) or self._has_cookie(scope, headers):
             await self.app(scope, receive, send)
@@ -120,7 +120,7 @@ class Login:
         return False
 
     def _known(self, scope: Any, headers: dict[bytes, list[str]]) -> Any:
-        """The request with a login cookie, as Gradio's own endpoints ask for one."""
+        """The request with a login cookie added, as Gradio's own endpoints require."""
         app = scope["app"]
         app.tokens[self._token] = self.user
         cookies = [*headers.get(b"cookie", []), f"access-token-{app.cookie_id}={self._token}"]
@@ -134,7 +134,7 @@ class Login:
         return any(cookies.get(name) in app.tokens for name in names)
 
     def _watch(self, send: Any, address: str) -> Any:
-        """`send` that sees whether Gradio takes the password."""
+        """A `send` that observes whether Gradio accepts the password."""
 
         async def watch(message: Any) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
@@ -149,7 +149,7 @@ def _equal(given: bytes, right: str) -> bool:
 
 
 def _network(address: str) -> str:
-    """Whom an address belongs to: one of IPv6 to a /64, of which its owner has all."""
+    """The network that an address belongs to: for IPv6 the /64, all of which has one owner."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

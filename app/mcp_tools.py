@@ -1,7 +1,7 @@
 """The endpoints as MCP tools, at /gradio_api/mcp/ (`--mcp`).
 
-Gradio would serve them too, but its tools fetch files from whatever address they are given, and call the server back
-without a password. Here a song is its own content, or a file in the folder that `--mcp-files` names.
+Gradio could serve them too, but its tools fetch files from any address they are given, and call the server back without
+a password. Here a song is given as its content, or as a file in the folder that `--mcp-files` names.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from .work import Worker
 PATH = "/gradio_api/mcp"
 LARGEST = 16 * 2**20  # bytes of a file, as of an upload
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-CONTENT = re.compile(r"data:[^,]*;base64,|(?=TVRoZ|UklGR)", re.IGNORECASE)  # MThd and RIFF begin so in base64
+CONTENT = re.compile(r"data:[^,]*;base64,|(?=TVRoZ|UklGR)", re.IGNORECASE)  # the base64 of MThd and RIFF
 ABOUT = """Rewrites chosen bars of chosen tracks of a MIDI song and leaves everything else in the file as it was. Call
 `inspect` first: it lists the tracks and bars. A song is given as its content in base64, or as the path of a file in the
 folder that the user has opened to you; the answer comes in the same way, a file's answers as new files beside it."""
 
 
 class Songs:
-    """Where the tools' songs come from and where their answers go."""
+    """Finds the songs that tools are given, and returns their answers."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: whose files may be named, by --mcp-files."""
+        """`folder` is the folder of --mcp-files, whose files may be named."""
         self.folder = folder.resolve(strict=True) if folder else None
 
     def find(self, song: Any) -> Path:
-        """A song's file: one in the folder, or its content, kept like an upload. RequestError for anything else."""
+        """A song's file: one in the folder, or its content stored like an upload. Raises RequestError."""
         if not isinstance(song, str):
             raise RequestError("a song must be a path or the content of a MIDI file in base64")
         if ADDRESS.match(song):
@@ -59,7 +59,7 @@ class Songs:
             raise RequestError(f"the song's base64 is damaged ({error})") from None
 
     def is_path(self, song: Any) -> bool:
-        """Whether a song is a file in the folder rather than its content."""
+        """Whether a song is given as a file in the folder rather than as its content."""
         return isinstance(song, str) and not CONTENT.match(song)
 
     def _in_folder(self, name: str) -> Path:
@@ -69,18 +69,18 @@ class Songs:
                 "file in base64"
             )
         try:
-            path = (self.folder / name).resolve(strict=True)  # links followed
+            path = (self.folder / name).resolve(strict=True)  # follows links
             is_file = path.is_relative_to(self.folder) and path.is_file()
         except (OSError, ValueError, RuntimeError):
             is_file = False
-        if not is_file:  # the same line for what is not there and for what lies elsewhere
+        if not is_file:  # the same message for a missing file and for one elsewhere
             raise RequestError(f"there is no file {shown(name[:200])} in the folder of --mcp-files")
         if path.stat().st_size > LARGEST:
             raise RequestError(f"{shown(path.name)} has {path.stat().st_size:,} bytes; at most {LARGEST:,} are taken")
         return path
 
     def answer(self, song: str, name: str, data: bytes) -> dict[str, str]:
-        """An answer as its song was given: as a new file beside it, or as content."""
+        """An answer in the form in which its song was given: as a new file beside it, or as content."""
         if not self.is_path(song):
             return {"name": name, "content": base64.b64encode(data).decode()}
         folder = self.find(song).parent
@@ -97,7 +97,7 @@ class Songs:
 
 
 def mcp_server(worker: Worker, folder: Path | None) -> FastMCP:
-    """The tools, each in a thread of its own while it works."""
+    """The MCP server with the tools, each of which works in a thread of its own."""
     server = FastMCP(
         "midi-rwkv",
         instructions=ABOUT,
@@ -123,8 +123,8 @@ def mcp_server(worker: Worker, folder: Path | None) -> FastMCP:
 
 
 def routes(server: FastMCP) -> list[Route]:
-    """Where the tools are served, with and without a slash at the end; `server.session_manager` must run."""
-    server.streamable_http_app()  # makes the session manager
+    """The routes of the tools, with and without a final slash. `server.session_manager` must be running."""
+    server.streamable_http_app()  # creates the session manager
 
     class Endpoint:
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -134,7 +134,7 @@ def routes(server: FastMCP) -> list[Route]:
 
 
 def _tool(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An endpoint as a tool: in a thread, and with errors of one line."""
+    """An endpoint as a tool, which runs in a thread and has one-line errors."""
 
     @functools.wraps(function)
     async def tool(**asked: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the page calls tracks and regions; roll_model.js says the same of what is marked."""
+"""The page's names of tracks and regions. roll_model.js names the marked region in the same way."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from midi_rwkv.score.score import Region, Score, Track
 
 
 def track_name(track: Track) -> str:
-    """Its name, or that of its instrument where it has none."""
+    """The track's name, or its instrument's if it has none."""
     return track.name.strip() or program_name(track.program, is_drum=track.is_drum)
 
 
 def region_text(score: Score, region: Region) -> str:
-    """`bar 4 of Bass; bars 10-13 of Strings, Brass`: tracks of the same bars together, a pickup bar is bar 0."""
+    """`bar 4 of Bass; bars 10-13 of Strings, Brass`: tracks with the same bars together; a pickup bar is bar 0."""
     names: dict[str, list[str]] = {}
     for t in region.tracks:
         bars = sorted(b + score.first_bar_number for track, b in region.cells if track == t)

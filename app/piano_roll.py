@@ -1,8 +1,8 @@
 """The piano roll: a Gradio HTML component whose page side is our own JavaScript.
 
-Its value is text (view.py). It answers with events: `mark` (the cells that are marked now), `lock` (a note was
-clicked), `choose` (a candidate), and asks the server for sound and for the file. No text of a file ever stands in its
-template: names are set as text by the script.
+Its value is text (view.py). It sends the events `mark` (the cells that are marked now), `lock` (a note was clicked) and
+`choose` (a candidate), and requests sound and the file from the server. Text from a file never appears in its template:
+the script sets names as text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCRIPTS = tuple(f"roll_{part}.js" for part in ("model", "draw", "heads", "input"
 
 
 def piano_roll(*calls: Callable[[dict[str, Any], gr.Request], dict[str, str]], **options: Any) -> gr.HTML:
-    """calls: what the script may ask of the server, by their names (`Desk.sound`, `Desk.midi`)."""
+    """The component. `calls` are the functions that the script may call on the server (`Desk.sound`, `Desk.midi`)."""
     here = files(__package__)
     return gr.HTML(
         "",
@@ -31,7 +31,7 @@ def piano_roll(*calls: Callable[[dict[str, Any], gr.Request], dict[str, str]], *
 
 
 def _plain(call: Callable[[dict[str, Any], gr.Request], dict[str, str]]) -> Callable[..., dict[str, str]]:
-    """A method as a function: Gradio sets a mark on it, which a method does not allow."""
+    """A method as a function, because Gradio sets an attribute on it, which a method does not allow."""
 
     def plain(wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
         return call(wanted, request)

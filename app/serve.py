@@ -22,27 +22,29 @@ MOST_QUEUED = 64
 
 def add_app_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    p.add_argument("--port", type=int, help="default: the first free one from 7860")
+    p.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     p.add_argument("--open", action="store_true", help="open the page in the browser")
     p.add_argument(
         "--allow-host",
         metavar="NAME",
         action="append",
         default=[],
-        help="also answer under this name, as it stands in the browser's address bar (may be repeated)",
+        help="also answer under this name, as in the browser's address bar; may be repeated",
     )
-    p.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these first")
-    p.add_argument("--soundfont", metavar="FILE.sf2", help="what plays (default: the system's, else a small one)")
-    p.add_argument("--checkpoint", metavar="DIR", help="another model than the one that ships")
+    p.add_argument("--auth", metavar="USER:PASSWORD", help="require this user and password")
+    p.add_argument(
+        "--soundfont", metavar="FILE.sf2", help="the soundfont to play with (default: the system's, else a small one)"
+    )
+    p.add_argument("--checkpoint", metavar="DIR", help="the model (default: the one that ships)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model, 1-2 (default: 2)")
     p.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools")
     p.add_argument(
-        "--mcp-files", metavar="DIR", type=Path, help="the MCP tools may read and add files here (default: nowhere)"
+        "--mcp-files", metavar="DIR", type=Path, help="let the MCP tools read and add files here (default: nowhere)"
     )
 
 
 def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None]:
-    """The names to answer under, and the user and the password. RequestError on options that cannot be."""
+    """The names to answer under, and the user and password. Raises RequestError for impossible options."""
     auth = None
     if options.auth is not None:
         user, colon, password = options.auth.partition(":")
@@ -64,7 +66,7 @@ def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None
 
 
 def run_app(options: argparse.Namespace) -> None:
-    """Serve until Ctrl-C. RequestError on options that cannot be."""
+    """Serves until Ctrl-C. Raises RequestError for impossible options."""
     hosts, auth = _checked(options)
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
@@ -76,9 +78,9 @@ def run_app(options: argparse.Namespace) -> None:
     worker = Worker(load_checkpoint(options.checkpoint), options.threads or min(2, os.cpu_count() or 1))
     soundfont = find_soundfont(options.soundfont)
     uploads = Uploads(upload_folder())
-    os.umask(0o077)  # songs, uploads and styles are nobody else's
+    os.umask(0o077)  # only this user can read songs, uploads and styles
     uploads.open()
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)  # read when Gradio is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)  # Gradio reads it on import
     from .desk import Desk
     from .store import Sessions
     from .ui import CSS, build, theme
@@ -98,7 +100,7 @@ def run_app(options: argparse.Namespace) -> None:
         auth=auth,
         share=False,
         max_file_size=MAX_UPLOAD,
-        mcp_server=False,  # ours are among the routes
+        mcp_server=False,  # our tools are among the routes
         run_history=False,
         app_kwargs=_surroundings(hosts, uploads, auth, tools),
         theme=theme(),
@@ -110,7 +112,7 @@ def run_app(options: argparse.Namespace) -> None:
 
 
 def _surroundings(hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None, tools: Any) -> dict[str, Any]:
-    """What the app is made with: our middleware around all that Gradio puts around it, and the MCP tools' routes."""
+    """The app's arguments: our middleware outside of Gradio's, and the routes of the MCP tools."""
     from .cookie import SessionCookie
     from .limits import Limits
     from .login import Login
@@ -132,6 +134,6 @@ def _surroundings(hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None, 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m midi_rwkv.app", description="The app, on localhost.")
+    parser = argparse.ArgumentParser(prog="python -m midi_rwkv.app", description="Serve the app on localhost.")
     add_app_options(parser)
     run_app(parser.parse_args(arguments))

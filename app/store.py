@@ -1,7 +1,7 @@
 """The sessions of all tabs of all browsers, on disk as BROWSER/TAB/ in the user's data folder.
 
-A browser is known by its cookie, a tab by what it remembers as long as it is open (tab.js). Every tab has a session of
-its own: a new tab begins with a copy of what its browser used last.
+A cookie identifies the browser, and a name that the tab remembers while it is open identifies the tab (roll_tab.js).
+Every tab has its own session: a new tab begins with a copy of the session that its browser used last.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .session import Session
 
 MAX_OPEN = 64  # sessions kept in memory
 MAX_TABS = 32  # sessions of one browser kept on disk
-KEEP_DAYS = 180  # sessions on disk that nobody has touched for so long are deleted
+KEEP_DAYS = 180  # sessions on disk are deleted after this long without a change
 ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Sessions:
-    """The sessions of a server: those used last in memory, all of them on disk."""
+    """The sessions of a server: all of them on disk, and the recent ones in memory."""
 
     def __init__(self, folder: Path | None = None):
-        """folder: None for the user's data folder."""
+        """`folder` is None for the user's data folder."""
         self.folder = folder or Path(platformdirs.user_data_dir("midi-rwkv", appauthor=False)) / "sessions"
         self._open: OrderedDict[Path, Session] = OrderedDict()
         self._lock = threading.RLock()
         self._forget_old()
 
     def get(self, browser: str, tab: str) -> Session:
-        """A tab's session. RequestError for what is no id; InUse where another server has it open."""
+        """A tab's session. Raises RequestError for an invalid id, and InUse if another server has it open."""
         folder = self._folder(browser, tab)
         with self._lock:
             session = self._open.pop(folder, None) or _opened(folder)
@@ -48,12 +48,16 @@ class Sessions:
             return session
 
     def begin(self, browser: str, tab: str, browsers: Iterable[str]) -> tuple[Session, str]:
-        """The session of a tab whose page comes up. A new tab's is a copy of the one that was used last in any of
-        `browsers` (names that this browser has had with other servers on this machine). InUse where another server has
-        it open.
+        """The session of a tab whose page has just opened.
+
+        A new tab gets a copy of the session that was used last in any of `browsers` (the names that this browser has
+        had with other servers on this machine).
 
         Returns:
-            the session, and a line for the composer: empty, or that the original is in use elsewhere.
+            The session, and a line for the composer: empty, or that the original is in use elsewhere.
+
+        Raises:
+            InUse: another server has the session open.
         """
         session = self.get(browser, tab)
         if session.is_open:
@@ -72,7 +76,7 @@ class Sessions:
         if not original.is_open:
             return session, ""
         with session.lock:
-            if not session.is_open:  # nothing was opened meanwhile
+            if not session.is_open:  # no song has been opened in the meantime
                 session.adopt(original)
         self._forget_tabs(session.folder.path.parent)
         elsewhere = f"a copy of {session.name}: another tab or server has the original open"
@@ -98,10 +102,10 @@ class Sessions:
     def _sessions_of(self, browser: str) -> list[Path]:
         if not ID.fullmatch(browser):
             return []
-        return [path.parent for path in (self.folder / browser).glob("*/0.mid")]  # where a song was opened
+        return [path.parent for path in (self.folder / browser).glob("*/0.mid")]  # only tabs in which a song was opened
 
     def _forget_tabs(self, browser: Path) -> None:
-        """All but the sessions that the browser used last, and those that are in use."""
+        """Forgets all sessions of the browser except the most recent ones and those in use."""
         paths = sorted(self._sessions_of(browser.name), key=_last_used, reverse=True)
         for path in paths[MAX_TABS:]:
             if not self._in_use(path):

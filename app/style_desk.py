@@ -1,4 +1,4 @@
-"""What happens on every click of the Personalise tab; `learn.py` does the work."""
+"""Handles every click on the Personalise tab; `learn.py` does the work."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .work import Worker
 
 @dataclass(repr=False)
 class StyleDesk:
-    """What the tab's events call: the worker, and which page's style is being learned."""
+    """The handlers of the tab's events, with the worker and the page whose style is being learned."""
 
     worker: Worker
     soundfont: Path
-    _learning: dict[str, threading.Event] = field(default_factory=dict)  # by the browser's tab
+    _learning: dict[str, threading.Event] = field(default_factory=dict)  # by browser tab
 
     def read_pieces(self, paths: list[str] | None) -> list[list[Any]]:
-        """A row for each file that was given to learn from."""
+        """One row for each file to learn from."""
         return learn.what_was_read(paths or [])[0]
 
     def learn(self, tab: str, paths: list[str] | None, name: str, overwrite: bool) -> Iterator[tuple[Any, ...]]:
-        """A line, the curve, and in the end the choice of styles with the new one."""
+        """Yields a line and the curve, and at the end the choice of styles with the new one."""
         stop = self._learning[tab] = threading.Event()
         try:
             if not paths:
@@ -53,13 +53,13 @@ class StyleDesk:
         yield gr.skip(), gr.skip(), gr.Dropdown(style_names())
 
     def stop(self, tab: str) -> None:
-        """Stop early was pressed."""
+        """Handles Stop early."""
         stop = self._learning.get(tab)
         if stop:
             stop.set()
 
     def hear(self, paths: list[str] | None, name: str) -> list[tuple[int, np.ndarray]]:
-        """Bars of the first piece filled without the style and with it, with the same seed."""
+        """Sound of bars of the first piece, filled with the same seed without and with the style."""
         try:
             pieces = learn.what_was_read(paths or [])[1]
             if not pieces:

@@ -1,4 +1,4 @@
-"""The page: its parts, and which event calls what."""
+"""The page: its components, and the handlers of their events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = [
     for tonic in ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
 ]
 INSTRUMENTS = ["Drums", *(program_name(p) for p in range(128))]
-FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own: nothing is fetched
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own fonts: nothing is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
 .gradio-container { max-width: none !important; padding: 4px 12px !important; --block-info-text-color: #6b7280; }
@@ -48,11 +48,11 @@ AS_SHOWN = """(_tab, _shown, ...others) => {
     return [window.midiRwkvTab, JSON.stringify({ cells, chosen: model.chosen }), ...others];
 }"""
 IN_SONG: dict[str, Any] = {"js": AS_SHOWN, **EVENT}
-AT_ONCE: dict[str, Any] = {"queue": False}  # quicker, but cannot say what went wrong
+AT_ONCE: dict[str, Any] = {"queue": False}  # faster, but cannot report errors
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own, with a contrast of 4.5:1 or more between a text and what is behind it."""
+    """Gradio's own theme, with a contrast of at least 4.5:1 between text and background."""
     base = gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=MONO, spacing_size="sm", text_size="sm")
     red = gr.themes.colors.red
     fills = {
@@ -66,10 +66,10 @@ def theme() -> gr.themes.Base:
 
 
 def build(desk: Desk) -> gr.Blocks:
-    """The page over a desk."""
+    """Builds the page for a desk."""
     page = gr.Blocks(title="midi-rwkv", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True)
     with page:
-        add_api(desk.worker)  # before the page's own events, which would else take its names
+        add_api(desk.worker)  # before the page's own events, which would otherwise take its names
         with gr.Tab("Song"):
             style = song_tab(page, desk)
         with gr.Tab("Personalise"):
@@ -78,7 +78,7 @@ def build(desk: Desk) -> gr.Blocks:
 
 
 def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
-    """Returns the choice of styles, which the other tab adds to."""
+    """Builds the tab of the song. Returns the choice of styles, which the other tab extends."""
     with gr.Row(equal_height=True, elem_classes="mr-tight"):
         file = gr.UploadButton("Open MIDI …", file_types=[".mid", ".midi"], size="sm", min_width=110, scale=0)
         gr.HTML("or drop one on the page. Examples:", elem_classes="mr-hint", scale=0, min_width=240)
@@ -111,9 +111,13 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             label=LABELS["temperature"],
             info="lower: plainer, higher: bolder",
         )
-        recall = gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["recall"], info="of the song's own music; 0: all new")
+        recall = gr.Slider(
+            0, 1, 1.0, step=0.05, label=LABELS["recall"], info="how much of the song's own music returns; 0: all new"
+        )
         style = gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces")
-        strength = gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="of the style; 0: without it")
+        strength = gr.Slider(
+            0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="how strong the style is; 0: without it"
+        )
     with gr.Accordion("What the notes should be like", open=False) as wishes, gr.Row():
         density = gr.Textbox(
             "", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"
@@ -128,7 +132,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             info="lowest-highest pitch, C4 is middle C",
         )
         key = gr.Dropdown([ANY_KEY, *KEYS], value=ANY_KEY, label=LABELS["key"], info="only notes of this scale")
-        # A text: Gradio's number makes 0 of an empty one, and JavaScript rounds large ones.
+        # A text, because Gradio's number field turns an empty value into 0, and JavaScript rounds large numbers.
         seed = gr.Textbox(
             "", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"
         )
@@ -142,7 +146,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         )
     settings: list[Any] = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
-    tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set as a call is sent, by IN_TAB and AS_SHOWN
+    tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set by IN_TAB and AS_SHOWN when a call is sent
     began = page.load(desk.load, tab, [roll, tab, *settings], js=ENTER_TAB, **EVENT, **AT_ONCE)
     began.then(None, tab, None, js=RENAME_TAB, **EVENT)
     file.upload(desk.open_file, [tab, file], roll, **IN_TAB)
@@ -167,7 +171,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
 
 
 def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
-    """Learn a style from the composer's own files."""
+    """Builds the tab in which a style is learned from the composer's own files."""
     gr.Markdown("Give it a handful of your own pieces, five or more are best. It takes one to three minutes.")
     with gr.Row():
         with gr.Column(scale=3):
@@ -200,7 +204,7 @@ def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
                 title="Loss on bars that are held out: lower is closer to you",
                 height=240,
                 label="",
-                visible=False,  # it cannot draw nothing
+                visible=False,  # it cannot draw an empty plot
             )
             hear = gr.Button("Hear the same bars before and after")
             before = gr.Audio(label="without the style", interactive=False, buttons=[])

@@ -1,6 +1,6 @@
-"""The folder of uploaded files and of the app's answers: so much and no more, and nothing stays for long.
+"""The folder of uploaded files and of the app's answers, which is limited in size and in how long files stay.
 
-A song is copied into its session when it is opened, so what lies here is needed for minutes only.
+A song is copied into its session when it is opened, so the files here are needed for minutes only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import platformdirs
 
-LIMIT = 256 * 2**20  # bytes on disk, uploads under way included
-KEEP_SECONDS = 86400  # everything older is deleted
-SPARED_SECONDS = 3600  # where room is needed, what is older goes, the oldest first
+LIMIT = 256 * 2**20  # bytes on disk, including uploads in progress
+KEEP_SECONDS = 86400  # older files are always deleted
+SPARED_SECONDS = 3600  # older files are deleted when room is needed, the oldest first
 BLOCK = 4096  # the disk space of a small file, and of a folder
 
 
@@ -26,42 +26,44 @@ class Full(Exception):
 
 
 class Uploads:
-    """What lies in the folder, and room for more."""
+    """The files in the folder, and the room for more."""
 
     def __init__(self, folder: Path, limit: int = LIMIT, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
         self.limit = limit
         self._clock = clock
-        self._promised = 0  # to uploads under way
+        self._promised = 0  # bytes promised to uploads in progress
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Make the folder, for its owner only, and delete what is old."""
+        """Creates the folder, readable by its owner only, and deletes old files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.make_room(0)
 
     async def clean_hourly(self) -> None:
-        """Delete what is old, until cancelled."""
+        """Deletes old files every hour until cancelled."""
         while True:
             await asyncio.sleep(3600)
             await asyncio.to_thread(self.make_room, 0)
 
     def reserve(self, size: int) -> None:
-        """Room for an upload of that many bytes, until `release`. Raises Full where there is none."""
+        """Reserves room for an upload of that many bytes until `release`. Raises Full if there is none."""
         with self._lock:
             if self.make_room(size + self._promised) < 0:
                 raise Full
             self._promised += size
 
     def release(self, size: int) -> None:
-        """An upload for which there was room has ended."""
+        """Ends the reservation of an upload."""
         with self._lock:
             self._promised -= size
 
     def make_room(self, size: int) -> int:
-        """Delete what is old, and where `size` bytes have no room, what is older than an hour. Returns the room that is
-        left beyond them, negative where there is not enough."""
+        """Deletes old files, and files older than an hour if `size` bytes would not fit otherwise.
+
+        Returns the room that is left beyond them, which is negative if there is not enough.
+        """
         now = self._clock()
         left, entries = self.limit - size, sorted(self._entries())
         left -= sum(used for _, used, _ in entries)
@@ -73,13 +75,13 @@ class Uploads:
         return left
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """When it was changed last, the bytes on disk and the path, of every file or folder right in the folder."""
+        """The time of the last change, the bytes on disk and the path of every file or subfolder."""
         for path in self.folder.iterdir():
             used, changed = 0, 0.0
             for file in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
                 try:
                     stat = file.lstat()
-                except OSError:  # gone meanwhile
+                except OSError:  # deleted in the meantime
                     continue
                 used += -(-max(stat.st_size, 1) // BLOCK) * BLOCK
                 changed = max(changed, stat.st_mtime)
@@ -87,7 +89,7 @@ class Uploads:
 
 
 def upload_folder() -> Path:
-    """Where uploads lie: a folder of our own in $GRADIO_TEMP_DIR where that is set, else in the user's cache."""
+    """The folder of uploads: our own folder in $GRADIO_TEMP_DIR if that is set, else in the user's cache."""
     given = os.environ.get("GRADIO_TEMP_DIR")
     base = Path(given) if given else Path(platformdirs.user_cache_dir("midi-rwkv", appauthor=False))
     return (base / "midi-rwkv-uploads").absolute()
@@ -99,5 +101,5 @@ def _delete(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    except OSError:  # another server of the same user was quicker
+    except OSError:  # another server of the same user deleted it first
         pass

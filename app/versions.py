@@ -1,4 +1,4 @@
-"""What a session consists of: the versions of the work, and what is marked and answered in each."""
+"""The contents of a session: the versions of the song, with the marks and candidates of each."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ class Candidate:
 
 @dataclass(frozen=True)
 class View:
-    """What is marked, locked and answered in a version. Candidates stay until the next fill, whatever is marked."""
+    """The marks, locks and candidates of a version. Candidates stay until the next fill, whatever is marked."""
 
     cells: tuple[Cell, ...] = ()
     locked: tuple[Lock, ...] = ()
     answered: tuple[Cell, ...] = ()  # the cells that the candidates are for
     candidates: tuple[Candidate, ...] = ()
-    chosen: int = -1  # of the candidates; -1: what stands in the song
+    chosen: int = -1  # index of the chosen candidate; -1: the song as it is
 
     def to_json(self) -> bytes:
-        """What `view_from_json` reads."""
+        """The form that `view_from_json` reads."""
         return json.dumps(vars(self), default=vars).encode()
 
 
 @dataclass(frozen=True)
 class Version:
-    """The work after a step, which undo takes back.
+    """The song after a step that undo can take back.
 
-    It consists of the file FILE.mid and of `new_tracks` (program, whether drums): tracks that were added, no part of
-    the file until bars of them are kept.
+    It consists of the file FILE.mid and of `new_tracks` (program, whether drums). These are tracks that were added;
+    they are not in the file until bars of them are kept.
     """
 
     number: int
     file: int
-    what: str  # was done
-    name: str  # of the song
+    what: str  # what the step did
+    name: str  # the song's name
     new_tracks: tuple[tuple[int, bool], ...] = ()
-    taken: tuple[tuple[int, int, bool], ...] = ()  # tracks taken for another program, or drums, than the file says
+    taken: tuple[tuple[int, int, bool], ...] = ()  # tracks that are treated as another program, or as drums
     view: View = View()
 
 
 def view_from_json(data: bytes) -> View:
-    """ValueError, KeyError or TypeError for what is no view."""
+    """Reads a view. Raises ValueError, KeyError or TypeError if it is none."""
     record: dict[str, Any] = json.loads(data)
     return View(
         tuple(Cell(t, b) for t, b in record["cells"]),
@@ -68,10 +68,10 @@ def view_from_json(data: bytes) -> View:
 
 
 def over_added_track(here: View, there: View, shared: int) -> View:
-    """The view after a step from `here` over an added track to `there`; they have the first `shared` tracks in common.
+    """The view after an undo or redo of an added track, from the view `here` to the view `there`.
 
-    What is marked and locked on those stays, what was on the track that comes back is there again. The candidates are
-    `there`'s if those of `here` are for the track that goes, or its own for the one that comes.
+    Both have the first `shared` tracks in common. Marks and locks on those stay, and those of a track that comes back
+    return. The candidates are those of `there` if they, or those of `here`, are for the track that comes or goes.
     """
     cells = (*(c for c in here.cells if c.track < shared), *(c for c in there.cells if c.track >= shared))
     locked = (*(x for x in here.locked if x[0] < shared), *(x for x in there.locked if x[0] >= shared))

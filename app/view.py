@@ -1,7 +1,7 @@
-"""The session as the text that the piano roll reads: one JSON text a line.
+"""The session as the text that the piano roll reads, with one JSON value per line.
 
-Line 1 is the song, line 2 what is marked, locked and answered; while candidates are written a line a cell follows. A
-text that only grows is sent to the browser as what was added, so a cell costs little however long the song is.
+Line 1 is the song, and line 2 has the marks, locks and candidates. While candidates are written, one line per cell
+follows. If a text only grows, only the additions are sent to the browser, so a cell costs little in a long song.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .session import EXTRA_BARS, Session
 
 
 def flat(notes: Iterable[Note], bars: Iterable[int]) -> list[int]:
-    """Onset, duration (ticks), pitch, velocity, and index of the bar to which it belongs, of one note after another."""
+    """A flat list: onset and duration (ticks), pitch, velocity and bar index of each note."""
     return [
         x
         for n, bar in zip(notes, bars, strict=True)
@@ -28,12 +28,12 @@ def flat(notes: Iterable[Note], bars: Iterable[int]) -> list[int]:
 
 
 def flat_fill(score: Score, track: int, notes: Sequence[Note]) -> list[int]:
-    """`flat`, of new notes of a track."""
+    """`flat` for new notes of a track."""
     return flat(notes, (score.bar_of(track, n.onset_ticks) for n in notes))
 
 
 def song_line(session: Session) -> str:
-    """Line 1; empty where no song is open."""
+    """Line 1, or an empty line if no song is open."""
     if not session.is_open:
         return ""
     score = session.score
@@ -59,7 +59,7 @@ def song_line(session: Session) -> str:
                     "instrument": instrument_text(score, i),
                     "drum": t.is_drum,
                     "notes": flat(t.notes, score.note_bars(i).tolist()),
-                    # Keyswitches, which no fill replaces.
+                    # Keyswitches, which a fill never replaces.
                     "stays": [(n.onset_ticks, n.pitch) for n in sorted(keyswitches(t, score.ticks_per_beat))],
                 }
                 for i, t in enumerate(score.tracks)
@@ -69,8 +69,12 @@ def song_line(session: Session) -> str:
 
 
 def view_line(session: Session, text: str = "", running: int = 0, answered: Iterable[Cell] | None = None) -> str:
-    """Line 2. running: so many candidates are being written. undo, redo: what they would take back and do again, empty
-    where they cannot act. answered: the cells that the candidates are for, whatever is marked now."""
+    """Line 2. Its `undo` and `redo` are what these buttons would take back or do again, or empty if they cannot act.
+
+    Args:
+        running: the number of candidates being written.
+        answered: the cells that the candidates are for, whatever is marked now.
+    """
     seen = session.view
     answered = seen.answered if answered is None else sorted(answered)
     shelf = [
@@ -93,23 +97,23 @@ def view_line(session: Session, text: str = "", running: int = 0, answered: Iter
 
 
 def status_line(text: str, done: int = 0, total: int = 0) -> str:
-    """What is going on, and how far it is."""
+    """A line with the current activity and its progress."""
     return _line({"status": {"text": text, "done": done, "total": total}})
 
 
 def cell_line(score: Score, track: int, notes: list[list[Note]], *, text: str, done: int, total: int) -> str:
-    """A cell has been written: the notes of each candidate."""
+    """A line for a finished cell: the notes of each candidate."""
     status = {"text": text, "done": done, "total": total}
     return _line({"track": track, "notes": [flat_fill(score, track, n) for n in notes], "status": status})
 
 
 def head(session: Session, answered: Iterable[Cell], running: int) -> str:
-    """Both lines, while so many candidates for these cells are being written."""
+    """Both lines while this many candidates for these cells are being written."""
     return f"{song_line(session)}\n{view_line(session, running=running, answered=answered)}"
 
 
 def show(session: Session, text: str = "") -> str:
-    """The whole value."""
+    """The component's whole value."""
     return f"{song_line(session)}\n{view_line(session, text)}" if session.is_open else ""
 
 
