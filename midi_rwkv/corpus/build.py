@@ -1,11 +1,11 @@
-"""MIDI files in any amount -> token shards: read, judge, part, tokenize, write.
+"""Builds token shards from any number of MIDI files: read, judge, split, tokenize, write.
 
     midi-rwkv corpus INPUT ... OUT
 
-Every file is read twice, a chunk at a time, by as many processes as asked for. The first reading judges it and takes
-its sketch; then copies are left out and splits drawn, for all pieces at once; the second reading tokenizes what is
-kept. Chunks and their order depend on the inputs alone and results are taken in that order, so the shards are the same,
-byte for byte, whoever does the work. What is held in memory is a sketch a piece and one part of a shard.
+Every file is read twice, in chunks, by as many processes as requested. The first reading judges it and computes its
+sketch. Then copies are left out and splits are drawn, for all pieces at once. The second reading tokenizes the pieces
+that are kept. Chunks and their order depend only on the inputs, and results are taken in that order, so the shards are
+the same, byte for byte, wherever the work is done. Memory holds one sketch per piece and one part of a shard.
 """
 
 from __future__ import annotations
@@ -36,20 +36,24 @@ from .engines import Engine
 from .inputs import Chunk, chunks, find_sources, read_chunk
 from .shards import CorpusSong, read_song, write_shard
 
-PART_IDS = 8_000_000  # in one file, about; so many are held in memory
+PART_IDS = 8_000_000  # about this many tokens per file, and in memory
 TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(Config):
-    """What is built. valid, test: shares of the pieces that have no split yet; transpose: copies of each training
-    piece."""
+    """The options of a build.
+
+    Attributes:
+        valid, test: shares of the pieces that have no split yet.
+        transpose: the number of transposed copies of each training piece.
+    """
 
     valid: float = 0.05
     test: float = 0.0
     transpose: int = 0
     filters: Filters = field(default_factory=Filters)
-    licences: dict[str, str] = field(default_factory=dict)  # by source, where no manifest says one
+    licences: dict[str, str] = field(default_factory=dict)  # by source, for files without one in a manifest
 
     def __post_init__(self) -> None:
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
@@ -59,7 +63,7 @@ class CorpusConfig(Config):
 
 
 def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
-    """A copy in another key, drums as they are; None where a note would leave 0-127."""
+    """A copy in another key, with the drums as they are; None if a note would leave 0-127."""
     tracks = []
     for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
         moved = notes if is_drum else notes + np.array([0, semitones, 0, 0])
@@ -71,16 +75,16 @@ def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
 
 @functools.cache
 def _tokenizer(params: str) -> Tokenizer:
-    return Tokenizer(json.loads(params))  # once a process
+    return Tokenizer(json.loads(params))  # once per process
 
 
-Encoded = tuple[int, str, TokenizedSong]  # the place in the chunk, the name (`...+3`: three semitones up), the ids
+Encoded = tuple[int, str, TokenizedSong]  # place in the chunk, name (`...+3`: three semitones up), tokens
 
 
 def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[Encoded], float]:
-    """Tokenize the files of a chunk whose place is in `copies`, and so many transpositions of each.
+    """Tokenizes the files of a chunk whose places are in `copies`, with that many transpositions of each.
 
-    params: the tokenizer's JSON. Returns the songs, and the worker's `peak_memory`.
+    `params` is the tokenizer's JSON. Returns the songs and the worker's `peak_memory`.
     """
     tokenizer = _tokenizer(params)
     out: list[Encoded] = []
@@ -101,13 +105,13 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[E
 
 
 def _moves(name: str) -> list[int]:
-    """The transpositions in the order in which this piece takes them."""
+    """The transpositions in the order in which this piece uses them."""
     rng = np.random.default_rng(list(name.encode()))
     return [int(m) for m in rng.permutation(TRANSPOSITIONS)]
 
 
 class ShardWriter:
-    """Songs in, `<name>.npz`, `<name>.1.npz` ... out, so that no more than one part is in memory."""
+    """Writes songs to `<name>.npz`, `<name>.1.npz` ..., with at most one part in memory."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name, self.parts = folder, name, 0
@@ -116,7 +120,7 @@ class ShardWriter:
         self._headers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def add(self, name: str, song: TokenizedSong) -> None:
-        headers = tuple(self._headers.setdefault(h, h) for h in song.headers)  # one object, however many bars have it
+        headers = tuple(self._headers.setdefault(h, h) for h in song.headers)  # one object for all bars that have it
         cells = song.cells.astype(np.uint16)
         self.songs.append((name, TokenizedSong(song.programs, headers, song.tempos, cells, song.offsets)))
         self.size += len(song.cells)
@@ -132,15 +136,17 @@ class ShardWriter:
             self.songs, self.size, self.parts = [], 0, self.parts + 1
 
     def close(self) -> str:
-        """Write what is left; says what was written."""
+        """Writes the remaining songs. Returns a line that says what was written."""
         self.flush()
         return f"{self.name}: {self.count:,} songs, {self.tokens:,} tokens"
 
 
 @contextmanager
 def _whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Build in a folder beside `out`; its files move there when all are complete, all of them or none. Old shards go
-    then, and only then. After a kill that folder (`.*.partial`) is left."""
+    """Yields a folder beside `out`, whose files move there when all are complete: all or none.
+
+    Old shards are removed only then. A kill leaves that folder (`.*.partial`) behind.
+    """
     if out.exists() and not out.is_dir():
         raise CorpusError(f"{out} is a file; the last argument names the folder to write")
 
@@ -156,7 +162,7 @@ def _whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
         out.mkdir(exist_ok=True)
-        old = written()  # somebody else may have built there meanwhile
+        old = written()  # another process may have built there in the meantime
         files = sorted(folder.iterdir())
         with whole_files([out / file.name for file in files], overwrite=overwrite) as partials:
             for file, partial in zip(files, partials, strict=True):
@@ -169,7 +175,7 @@ def _whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the first reading found: pieces in their order, the (chunk, place in it) of each, and what becomes of it."""
+    """The result of the first reading: the pieces in order, the (chunk, place) of each, and its split."""
 
     work: Sequence[Chunk]
     pieces: Sequence[Piece]
@@ -186,13 +192,19 @@ def build(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Inputs (see `find_sources`) -> a folder: `<source>.npz`, `valid.npz`, `test.npz`, `pieces.csv`, `tokenizer.json`.
+    """Builds `<source>.npz`, `valid.npz`, `test.npz`, `pieces.csv` and `tokenizer.json` in a folder.
 
-    pieces.csv has a line a file: its split, licence, size, or why it was left out. An existing tokenizer in `out` is
-    kept, so that a checkpoint's own can be put there first. say: gets a line a phase and a source. CorpusError (one
-    line) where an input cannot be read or nothing is left; `out` is as it was then.
+    pieces.csv has one line per file: its split, licence and size, or why it was left out. An existing tokenizer in
+    `out` is kept, so that a checkpoint's own can be put there first.
+
+    Args:
+        inputs: see `find_sources`.
+        say: receives one line per phase and source.
+
+    Raises:
+        CorpusError: an input cannot be read, or nothing is left; `out` is then unchanged.
     """
-    with packages_for("corpus"):  # said now rather than when all files have been read
+    with packages_for("corpus"):  # fail now rather than after all files have been read
         import datasketch  # noqa: F401
     config, engine = config or CorpusConfig(), engine or Engine()
     work = [c for source in find_sources(inputs, config.licences) for c in chunks(source)]
@@ -219,7 +231,7 @@ def build(
 
 
 def _read(engine: Engine, work: Sequence[Chunk], config: CorpusConfig, say: Callable[[str], None]) -> Reading:
-    """The first reading: every file is judged, copies are left out, splits are drawn."""
+    """The first reading: judges every file, leaves out copies, and draws splits."""
     began = time.perf_counter()
     read = list(engine.run(scan, [(c, config.filters) for c in work]))
     pieces = [p for part in read for p in part]
@@ -236,11 +248,12 @@ def _read(engine: Engine, work: Sequence[Chunk], config: CorpusConfig, say: Call
 def _tokenize(
     engine: Engine, reading: Reading, tokenizer: Tokenizer, folder: Path, *, copies: int, say: Callable[[str], None]
 ) -> int:
-    """The second reading: what is kept goes into the shards of its source, or of its split. Returns the tokens.
+    """The second reading: writes each piece that is kept to the shards of its source or split. Returns the tokens.
 
-    copies: transpositions of each training piece."""
+    `copies` is the number of transpositions of each training piece.
+    """
     splits = reading.sorted_.splits
-    wanted: dict[int, dict[int, int]] = defaultdict(dict)  # by chunk: by place: transpositions
+    wanted: dict[int, dict[int, int]] = defaultdict(dict)  # transpositions by chunk and place
     number = {}
     for i, (chunk, place) in enumerate(reading.places):
         number[chunk, place] = i
@@ -293,7 +306,7 @@ def _rate(count: int, began: float) -> str:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, MiB; 0 where the system does not tell."""
+    """The peak memory of this process in MiB, or 0 if the system does not report it."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0

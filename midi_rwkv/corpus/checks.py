@@ -1,4 +1,4 @@
-"""Which files are music worth training on, and which of them are the same piece again."""
+"""Decides which files are music worth training on, and which are copies of another piece."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .shards import CorpusSong, read_song
 WINDOW = 12  # intervals in a shingle
 PERMUTATIONS = 128
 BAND = 3  # values that must agree for two sketches to be compared: 94 % of the pairs at a similarity of 0.4 do
-ALL_PAIRS = 32  # so many sketches that agree in a band are compared each with each, more with some
+ALL_PAIRS = 32  # up to this many sketches that agree in a band are all compared with each other
 BEAT_PARTS = 24  # of a quarter, for `steadiness`
 FULL_PARTS = 6  # as many as sixteenths and triplet eighths fill
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters(Config):
-    """What is left out. Shares lie in 0..1; similarities are Jaccard indices of the windows of melodic intervals."""
+    """The limits beyond which pieces are left out. Similarities are Jaccard indices of windows of melodic intervals."""
 
     min_bars: int = 8
     min_notes: int = 24
     max_notes: int = 200_000
-    max_same: float = 0.8  # share of the commonest pitch (drums: of the commonest drum, in drum pieces)
+    max_same: float = 0.8  # share of the most common pitch (in drum pieces, of the most common drum)
     max_metre_changes: float = 0.5  # share of bars in another metre than the bar before
     min_steady: float = 0.45  # `steadiness`: a quarter by chance, 0.5 for a drummer who swings, 0.9-1 for a score
-    duplicate: float = 0.6  # from this similarity on, a piece is another's copy
-    related: float = 0.3  # from this on, two pieces stand in the same split
+    duplicate: float = 0.6  # from this similarity on, a piece is a copy
+    related: float = 0.3  # from this similarity on, two pieces go into the same split
 
     def __post_init__(self) -> None:
         for name in ("max_same", "max_metre_changes", "min_steady", "duplicate", "related"):
@@ -44,16 +44,16 @@ class Filters(Config):
 
 
 class Piece(NamedTuple):
-    """What the first reading tells of a file."""
+    """What the first reading finds out about a file."""
 
     name: str
-    split: str  # "" where it is to be drawn
+    split: str  # "" if it is still to be drawn
     licence: str
-    reason: str  # why it is left out; "" where it is not
+    reason: str  # why it is left out, or ""
     bars: int
     notes: int
     exact: bytes  # hash of the notes
-    sketch: np.ndarray | None  # MinHash of the windows (PERMUTATIONS,) uint32; None where there are too few
+    sketch: np.ndarray | None  # MinHash of the windows (PERMUTATIONS,) uint32; None if there are too few
 
     @property
     def source(self) -> str:
@@ -61,7 +61,7 @@ class Piece(NamedTuple):
 
 
 def scan(chunk: Chunk, filters: Filters) -> list[Piece]:
-    """Read a chunk's files and judge each."""
+    """Reads and judges a chunk's files."""
     out = []
     for file in read_chunk(chunk):
         try:
@@ -80,7 +80,7 @@ def scan(chunk: Chunk, filters: Filters) -> list[Piece]:
 
 
 def judge(song: CorpusSong, filters: Filters) -> str:
-    """Why the song is left out, or ""."""
+    """The reason why the song is left out, or ""."""
     count = sum(len(t) for t in song.tracks)
     if len(song.bars) < filters.min_bars or count < filters.min_notes:
         return f"too short: {len(song.bars)} bars, {count} notes"
@@ -104,8 +104,8 @@ def judge(song: CorpusSong, filters: Filters) -> str:
 def steadiness(song: CorpusSong) -> float:
     """Share of the onsets in the `FULL_PARTS` fullest of `BEAT_PARTS` parts of the quarter, counted from the bar line.
 
-    Any habit counts, swing too; what is left out is music whose beats the file does not know, a free performance or a
-    transcription at another tempo: their notes lie anywhere.
+    Any regular pattern counts, including swing. This leaves out music whose file does not know the beats, such as a
+    free performance or a transcription at another tempo, because its notes may be anywhere.
     """
     starts = np.array([b.start_ticks for b in song.bars])
     onsets = np.concatenate([t[:, 0] for t in song.tracks])
@@ -115,7 +115,7 @@ def steadiness(song: CorpusSong) -> float:
 
 
 def note_hash(song: CorpusSong) -> bytes:
-    """The same for files with the same notes on the same instruments, whatever else is in them."""
+    """A hash of the notes and their instruments, and nothing else of the file."""
     parts = []
     for notes, program in zip(song.tracks, song.programs, strict=True):
         ticks = np.rint(notes[:, [0, 2]] * (480 / song.ticks_per_beat)).astype(np.int64)
@@ -125,8 +125,11 @@ def note_hash(song: CorpusSong) -> bytes:
 
 
 def windows(song: CorpusSong) -> np.ndarray:
-    """Hashes (uint32, sorted, unique) of every `WINDOW` successive intervals of each track's top line; transposing the
-    piece changes none. In a piece of drums alone: of the drums struck together, one moment after the other."""
+    """Sorted unique hashes (uint32) of every `WINDOW` successive intervals of each track's top line.
+
+    Transposing the piece does not change them. For a piece of only drums, the sequence of drums struck together is
+    used.
+    """
     found = []
     drums_only = all(is_drum for _, is_drum in song.programs)
     for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
@@ -137,7 +140,8 @@ def windows(song: CorpusSong) -> np.ndarray:
         last = np.concatenate([onsets[1:] != onsets[:-1], [True]])
         if drums_only:
             moment = np.concatenate([[0], np.cumsum(last)[:-1]])
-            line = np.bincount(moment, pitches.astype(float) ** 2).astype(np.int64)  # tells the chord of drums
+            # A number for the drums that are struck together.
+            line = np.bincount(moment, pitches.astype(float) ** 2).astype(np.int64)
             steps = line * 31 + np.append(np.rint(np.diff(onsets[last]) * 4 / song.ticks_per_beat), 0).astype(np.int64)
         else:
             line = pitches[last]
@@ -151,7 +155,7 @@ def windows(song: CorpusSong) -> np.ndarray:
 
 
 def minhash(hashes: np.ndarray) -> np.ndarray | None:
-    """datasketch's MinHash values (PERMUTATIONS,); None where the piece has too few windows to be compared."""
+    """(PERMUTATIONS,) MinHash values by datasketch, or None if the piece has too few windows to compare."""
     if len(hashes) < WINDOW:
         return None
     sketch = _datasketch().MinHash(PERMUTATIONS, hashfunc=int)
@@ -166,8 +170,10 @@ def _datasketch() -> Any:
 
 
 def similar_pairs(sketches: Sequence[np.ndarray], least: float) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, similarity), i < j, of sketches at least so similar: locality-sensitive hashing, a band at a time,
-    so that memory is little more than the sketches' own."""
+    """Pairs (i, j, similarity) with i < j of sketches that are at least this similar.
+
+    This is locality-sensitive hashing, one band at a time, so that it needs little more memory than the sketches.
+    """
     if len(sketches) < 2:
         return []
     table = np.stack(sketches)  # (N, PERMUTATIONS)
@@ -181,7 +187,7 @@ def similar_pairs(sketches: Sequence[np.ndarray], least: float) -> list[tuple[in
         ordered = key[by_key]
         reach = 1
         codes = []
-        while reach < count:  # each with the one `reach` places on, as long as any agree
+        while reach < count:  # compares each with the one `reach` places further on, as long as any agree
             agree = ordered[reach:] == ordered[:-reach]
             if reach > ALL_PAIRS or not agree.any():
                 break
@@ -199,18 +205,18 @@ def similar_pairs(sketches: Sequence[np.ndarray], least: float) -> list[tuple[in
 
 @dataclass(frozen=True)
 class Sorted:
-    """What becomes of each piece, in their order: its split, or why it is left out."""
+    """The split of each piece in order, or the reason why it is left out."""
 
-    splits: list[str]  # "" where it is left out
+    splits: list[str]  # "" if it is left out
     reasons: list[str]
 
 
 def sort_pieces(pieces: Sequence[Piece], filters: Filters, shares: Mapping[str, float]) -> Sorted:
-    """Leave out copies, and draw splits so that related pieces never part.
+    """Leaves out copies, and draws splits so that related pieces stay together.
 
-    Of copies the first stays, one in a split that was given first of all (valid, test, train). shares: by split, for
-    pieces without one; the rest is train. The draw depends on a group's first name alone. Where valid is asked for and
-    nothing falls into it, the group drawn nearest goes there.
+    Of several copies the first stays, but one whose split was given takes precedence (valid, test, train). `shares` are
+    by split, for pieces without one; the rest is train. The draw depends only on a group's first name. If valid has a
+    share but would be empty, the group drawn nearest to it goes there.
     """
     reasons = [p.reason for p in pieces]
     parent = list(range(len(pieces)))

@@ -1,4 +1,4 @@
-"""Who does a corpus's work: processes of this machine, or by way of joblib a Dask or Ray cluster."""
+"""Where the work on a corpus runs: processes on this machine, or a Dask or Ray cluster by way of joblib."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Engine:
-    """kind: one of ENGINES. jobs: processes, -1 for one a core; with an address, the cluster's own number counts.
-    address: of a Dask scheduler (tcp://host:8786) or a Ray head (host:6379, auto); "": one started on this machine."""
+    """Where the work runs.
+
+    Attributes:
+        kind: one of ENGINES.
+        jobs: processes; -1 for one per core. With an address, the cluster decides.
+        address: of a Dask scheduler (tcp://host:8786) or a Ray head (host:6379, auto); "" starts one on this machine.
+    """
 
     kind: str = "local"
     jobs: int = 1
@@ -36,9 +41,10 @@ class Engine:
 
     @contextmanager
     def started(self, on_lost: Callable[[str], None] = lambda name: None) -> Iterator[None]:
-        """Within this, `run` has its workers. CorpusError or MissingPackageError where one is missing.
+        """Starts the workers for `run` within the block. Raises CorpusError or MissingPackageError.
 
-        on_lost: is told the name of each file on which a process of this machine died; it is left out.
+        Args:
+            on_lost: receives the name of each file on which a process of this machine died; the file is left out.
         """
         with packages_for("building a corpus"):
             import joblib
@@ -55,15 +61,17 @@ class Engine:
             yield
 
     def run(self, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """`function(*a)` for each of the arguments, in their order, however they are done; a few ahead of what is
-        taken, so that results do not pile up. The first of each `a` is a Chunk."""
+        """Yields `function(*a)` for each of the arguments, in order.
+
+        Only a few results are computed ahead, so that they do not pile up. The first of each `a` is a Chunk.
+        """
         if self.kind == "local":
             yield from self._workers[0].run(function, arguments)
             return
         with packages_for("building a corpus"):
             import joblib
         calls = (joblib.delayed(function)(*a) for a in arguments)
-        if self.kind == "ray":  # its joblib backend gives no results before all are there
+        if self.kind == "ray":  # its joblib backend returns no results before all are complete
             with joblib.Parallel(batch_size=1) as parallel:
                 while some := list(itertools.islice(calls, AHEAD * self._ray_cores())):
                     yield from parallel(some)

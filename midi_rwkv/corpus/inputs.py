@@ -1,7 +1,7 @@
-"""Where a corpus comes from: folders, zips and parquet files of MIDI, cut into chunks that any process can read.
+"""The inputs of a corpus: folders, zips and parquet files of MIDI, divided into chunks that any process can read.
 
-A chunk names files and holds no music, so it is small to send; whoever reads it must be able to open its path (on a
-cluster, a shared folder). Chunks are cut by the files alone, never by how many processes there are.
+A chunk names files and holds no music, so it is small to send. Its reader must be able to open its path (on a cluster,
+a shared folder). Chunks depend only on the files, never on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,33 +17,39 @@ from midi_rwkv.errors import CorpusError, packages_for
 
 CHUNK_FILES = 64
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
-NAME_COLUMNS = ("name", "file_name", "filename", "path", "file", "id", "md5")  # of a parquet file, the first there is
+# Columns of a parquet file that may name its files; the first that exists is used.
+NAME_COLUMNS = ("name", "file_name", "filename", "path", "file", "id", "md5")
 LICENCE_COLUMNS = ("licence", "license")
 
 
 class File(NamedTuple):
-    """One MIDI file as read from an input."""
+    """A MIDI file read from an input."""
 
     name: str  # SOURCE/..., unique in the corpus
     data: bytes
     licence: str
-    lost: bool = False  # a process died of it: it is not to be read again
+    lost: bool = False  # a process died on it, so it is not read again
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input. split: where all its pieces go; "" for a split by piece. name: "" where each file's folder says it."""
+    """One input.
+
+    Attributes:
+        split: where all its pieces go, or "" for a split by piece.
+        name: "" if each file's folder names its source.
+    """
 
     name: str
     path: Path
     split: str = ""
     licence: str = ""
-    licences: Mapping[str, str] = field(default_factory=dict)  # by file, as a manifest says
+    licences: Mapping[str, str] = field(default_factory=dict)  # by file, from a manifest
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some files of one source, in order. kind: "folder", "zip" or "parquet"; keys: files, members or row groups."""
+    """Some files of one source, in order: files of a "folder", members of a "zip" or row groups of a "parquet"."""
 
     source: str
     split: str
@@ -51,16 +57,22 @@ class Chunk:
     path: str
     prefix: str
     keys: tuple[str, ...]
-    licences: tuple[str, ...]  # a key each; for a parquet file one for all, where no column says it
-    journal: str = ""  # where to note down which file is about to be read; "" for nowhere
-    lost: frozenset[int] = frozenset()  # places of the files that ended a process
+    licences: tuple[str, ...]  # one per key; for a parquet file without a licence column, one for all
+    journal: str = ""  # where to record which file is about to be read, or ""
+    lost: frozenset[int] = frozenset()  # places of the files on which a process died
 
 
 def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = None) -> list[Source]:
-    """`[NAME=]PATH` each -> sources. CorpusError where a path is missing or two inputs have one name.
+    """The sources for texts of the form `[NAME=]PATH`.
 
-    A folder of `<source>.train.zip` files is a corpus that is split already: `valid.zip` and `test.zip` hold a folder
-    a source. A `manifest.csv` beside them (columns id, licence) tells the licences. licences: by source, for the rest.
+    A folder of `<source>.train.zip` files is a corpus that is already split: its `valid.zip` and `test.zip` hold one
+    folder per source. A `manifest.csv` beside them (columns id, licence) gives the licences.
+
+    Args:
+        licences: by source, for files without one in a manifest.
+
+    Raises:
+        CorpusError: a path is missing, or two inputs have the same name.
     """
     licences = dict(licences or {})
     found: list[Source] = []
@@ -98,7 +110,7 @@ def find_sources(inputs: Sequence[str], licences: Mapping[str, str] | None = Non
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Licence by id (a file's name without suffix) of a manifest.csv; empty where there is none."""
+    """The licences in a manifest.csv by id (file name without suffix); empty if there is no manifest."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -109,7 +121,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def chunks(source: Source) -> Iterator[Chunk]:
-    """The source's files, in the order of their names. CorpusError (one line) where a zip or parquet file is broken."""
+    """The source's files in the order of their names. Raises CorpusError if a zip or parquet file is broken."""
     path = source.path
     if not path.is_dir():
         yield from _chunks_of(source, path, "")
@@ -149,7 +161,7 @@ def _cut(source: Source, kind: str, path: Path, prefix: str, names: Sequence[str
 
 
 def read_chunk(chunk: Chunk) -> Iterator[File]:
-    """The chunk's files, each noted down in the chunk's journal first."""
+    """The chunk's files, each of which is recorded in the chunk's journal first."""
     for place, file in enumerate(_files(chunk)):
         if place in chunk.lost:
             yield file._replace(lost=True)
@@ -160,7 +172,7 @@ def read_chunk(chunk: Chunk) -> Iterator[File]:
 
 
 def read_journal(path: str) -> tuple[int, str]:
-    """Place and name of the file that was read last; (-1, "") where none was."""
+    """Place and name of the file that was read last, or (-1, "")."""
     try:
         place, _, name = Path(path).read_text(encoding="utf-8").partition(" ")
     except OSError:
@@ -186,7 +198,7 @@ def _name(chunk: Chunk, key: str) -> str:
 
 
 def open_parquet(path: Path | str) -> Any:
-    """A pyarrow ParquetFile. CorpusError where the file is broken, MissingPackageError without pyarrow."""
+    """A pyarrow ParquetFile. Raises CorpusError if the file is broken, MissingPackageError without pyarrow."""
     with packages_for(f"reading {path}"):
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -197,7 +209,7 @@ def open_parquet(path: Path | str) -> Any:
 
 
 def column_of(schema: Any, path: Path | str) -> str:
-    """The column that holds the MIDI files: the first of bytes, or of a struct with a field `bytes`."""
+    """The column with the MIDI files: the first that holds bytes, or a struct with a field `bytes`."""
     import pyarrow as pa
 
     for f in schema:

@@ -1,8 +1,8 @@
 """Songs as arrays, and token shards, from which training samples are assembled without re-tokenizing.
 
-A shard holds every song's cells (track x bar) as ids with offsets, so any window, region and track order can be cut out
-of arrays. A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on (`build.py`
-writes them). Songs are read with symusic, which is quick; `midi.read_midi` says first whether they can be.
+A shard holds every song's cells (track x bar) as tokens with offsets, so that any window, region and track order can be
+cut out of arrays. A source is one `<source>.npz`, and if it is large also `<source>.1.npz` and so on (`build.py` writes
+them). Songs are read with symusic, which is fast, after `midi.read_midi` has checked that they can be read.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class CorpusSong:
     tracks: list[np.ndarray]
     programs: list[tuple[int, bool]]
     bars: tuple[Bar, ...]
-    tempos: list[float]  # BPM a bar
+    tempos: list[float]  # BPM per bar
     ticks_per_beat: int
-    leads: list[int]  # ticks a track, see `score.lead_ticks`
+    leads: list[int]  # ticks per track, see `score.lead_ticks`
 
 
 def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
-    """Parse MIDI bytes. CorpusError when nothing playable is in them.
+    """Parses MIDI bytes. Raises CorpusError if there is nothing playable in them.
 
-    Our own reader comes first, for on damaged files symusic may end the process. checked: it has been here before.
+    Our own reader comes first, because symusic may crash the process on damaged files. `checked` skips this for bytes
+    that have passed it before.
     """
     from symusic import Score as SymusicScore
 
@@ -68,7 +69,7 @@ def read_song(data: bytes, name: str, *, checked: bool = False) -> CorpusSong:
 
 
 def song_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every MIDI file in a zip or, recursively, a folder; sorted by name."""
+    """(name, bytes) of every MIDI file in a zip or, recursively, in a folder, sorted by name."""
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi")):
             yield file.relative_to(path).as_posix(), file.read_bytes()
@@ -79,7 +80,7 @@ def song_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def write_shard(path: Path, songs: Sequence[tuple[str, TokenizedSong]]) -> None:
-    """One `.npz` for many songs, whole or not at all. The same songs give the same bytes. Arrays: see `Shard`."""
+    """Writes one `.npz` with many songs (see `Shard`), completely or not at all. The same songs give the same bytes."""
     headers = sorted({h for _, s in songs for h in s.headers})
     number = {h: i for i, h in enumerate(headers)}
     with whole_file(path) as partial, partial.open("wb") as file:
@@ -99,7 +100,7 @@ def write_shard(path: Path, songs: Sequence[tuple[str, TokenizedSong]]) -> None:
 
 
 def shard_files(path: str | Path) -> list[Path]:
-    """`a.npz` and its further parts `a.1.npz`, `a.2.npz` ..., as far as they are there."""
+    """`a.npz` and its further parts `a.1.npz`, `a.2.npz` ..., as far as they exist."""
     files = [Path(path)]
     while (further := files[0].with_suffix(f".{len(files)}.npz")).exists():
         files.append(further)
@@ -107,7 +108,7 @@ def shard_files(path: str | Path) -> list[Path]:
 
 
 def sources_in(folder: Path) -> list[str]:
-    """Names of the training sources that have shards in a folder."""
+    """The names of the training sources that have shards in a folder."""
     names = {f.name.split(".")[0] for f in folder.glob("*.npz")}
     return sorted(names - {"valid", "test"})
 
@@ -141,12 +142,12 @@ class Shard:
 
     @property
     def n_bars(self) -> np.ndarray:
-        """Bars of each song."""
+        """The number of bars of each song."""
         return self._n_bars
 
     @property
     def n_tokens(self) -> int:
-        """Ids in all cells."""
+        """The number of tokens in all cells."""
         return len(self._cells)
 
     def __getitem__(self, i: int) -> TokenizedSong:

@@ -1,8 +1,8 @@
-"""Processes of this machine that read files which may be the end of them.
+"""Processes on this machine that read files which may crash them.
 
-The quick reader and the tokenizer are native code: on a file that was made to break them, or that is too big for the
-memory, a process dies and with it all that it was doing. So a chunk is read by another process, which notes down each
-file before it reads it (`Chunk.journal`). Where that process dies, a new one reads the chunk again, without that file.
+The fast reader and the tokenizer are native code. On a file that was made to break them, or that does not fit into
+memory, a process dies and its work is lost. So a separate process reads a chunk and records each file before reading it
+(`Chunk.journal`). If the process dies, a new one reads the chunk again without that file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from midi_rwkv.errors import CorpusError
 
 from .inputs import Chunk, read_journal
 
-AHEAD = 4  # chunks a worker has before it
+AHEAD = 4  # chunks queued per worker
 T = TypeVar("T")
 
 
 class Workers:
-    """So many processes. on_lost: is told the name of each file that ended one. Needs joblib."""
+    """A number of processes. `on_lost` receives the name of each file on which one died. Needs joblib."""
 
     def __init__(self, jobs: int, on_lost: Callable[[str], None]):
         from joblib import cpu_count
@@ -38,14 +38,14 @@ class Workers:
         self._folder = tempfile.TemporaryDirectory()
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self._jobs):
-            self._idle.put(None)  # a process that is yet to start
+            self._idle.put(None)  # None is a process that has not started yet
         self._lock = Lock()
-        self._started: list[Any] = []  # guarded by the lock, as is the next
+        self._started: list[Any] = []  # guarded by the lock, as is the next attribute
         self._stopping = False
         self._threads = ThreadPoolExecutor(self._jobs, initializer=_block_ctrl_c)
 
     def run(self, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """`function(chunk, *rest)` for each of the arguments, in their order."""
+        """Yields `function(chunk, *rest)` for each of the arguments, in order."""
         ahead: deque[Future[T]] = deque()
         for number, (chunk, *rest) in enumerate(arguments):
             ahead.append(self._threads.submit(self._call, function, number, chunk, rest))
@@ -55,7 +55,7 @@ class Workers:
             yield ahead.popleft().result()
 
     def stop(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Ends the processes, whatever they are doing."""
         with self._lock:
             self._stopping = True
         for worker in self._started:
@@ -94,6 +94,6 @@ class Workers:
 
 
 def _block_ctrl_c() -> None:
-    """Ctrl-C is for the process that started these; threads and processes inherit this from the thread."""
+    """Leaves Ctrl-C to the parent process. Threads and processes inherit this from the calling thread."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

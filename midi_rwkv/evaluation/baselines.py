@@ -1,13 +1,13 @@
-"""Trivial systems that copy other bars of the song, as writers and as probabilities.
+"""Baselines that copy other bars of the song, as writers and as probabilities.
 
 - copy before / copy after: the same tracks' N bars before or after the region.
-- copy similar: the N bars of the song whose surroundings (the other tracks, and two bars on either side) are most like
-  the region's: a nearest neighbour.
+- copy similar: the N bars of the song whose surroundings (the other tracks, and two bars on either side) are most
+  similar to the region's, that is, a nearest neighbour.
 
-A copy has no probability of its own. To say how well it predicts the original it becomes a mixture: where the source
-has a next id, that id has probability c, and the note n-gram has the rest. c depends on how many ids in a row the
-source has just got right, and is counted on training songs; so a copy is never worse than the n-gram by much, and is
-the stronger the more literally the song repeats.
+A copy has no probability of its own. To measure how well it predicts the original, it is mixed with the note n-gram:
+where the source has a next token, that token has probability c, and the n-gram has the rest. c depends on how many
+tokens in a row the source has just predicted correctly, and is counted on training songs. A copy is therefore never
+much worse than the n-gram, and better the more literally the song repeats.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
 COPIES = ("copy before", "copy after", "copy similar")
-SURROUNDINGS = 2  # bars on either side that "similar" compares too
-STREAKS = 12  # ids in a row after which the confidence no longer grows
+SURROUNDINGS = 2  # bars on either side that "similar" also compares
+STREAKS = 12  # correct tokens in a row after which the confidence no longer grows
 NO_GUESS = -1
-CALIBRATION_SONGS = 60  # of each source
+CALIBRATION_SONGS = 60  # per source
 
 
 class CellNotes:
-    """(position, pitch) of the notes of each cell of a song, decoded when asked for."""
+    """(position, pitch) of the notes of each cell of a song, decoded on demand."""
 
     def __init__(self, tokenizer: Tokenizer, song: TokenizedSong):
         self.tokenizer, self.song = tokenizer, song
@@ -44,7 +44,7 @@ class CellNotes:
 def source_bar(
     kind: str, cells: CellNotes, tracks: Sequence[int], *, first: int, n_bars: int, window: tuple[int, int]
 ) -> int | None:
-    """The first of the N bars to copy, or None where the window (bars that may be read, half-open) has none."""
+    """The first of the N bars to copy, or None if the half-open window of readable bars has none."""
     low, high = window
     last = first + n_bars
     if kind == "copy before":
@@ -72,7 +72,7 @@ def source_bar(
 
 
 def copied_notes(score: Score, track: int, source: int, *, first: int, n_bars: int) -> list[Note]:
-    """The notes of bars [source, source + N) moved to [first, first + N), cut at the end of their new bars' region."""
+    """The notes of bars [source, source + N) moved to [first, first + N), and clipped at the end of the region."""
     end = score.bar(first + n_bars - 1).end_ticks
     notes = []
     for j in range(n_bars):
@@ -87,8 +87,11 @@ def copied_notes(score: Score, track: int, source: int, *, first: int, n_bars: i
 def guesses(
     song: TokenizedSong, tracks: Sequence[int], source: int, *, first: int, n_bars: int, end_id: int
 ) -> Iterator[tuple[int, int, int]]:
-    """(true id, the copy's guess or NO_GUESS, ids in a row it has just got right) for each id of the fill, in the order
-    of `dataset.lay_out`, the closing id of each cell included."""
+    """For each token of the fill: the true token, the copy's guess or NO_GUESS, and its correct guesses in a row so
+    far.
+
+    The order is that of `dataset.lay_out`; the closing token of each cell is included.
+    """
     streak = 0
     for j in range(n_bars):
         for t in tracks:
@@ -106,7 +109,7 @@ def guesses(
 
 
 def copy_probability(found: Sequence[tuple[int, int, int]], ngram: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Probability of each true id of `guesses`, given the n-gram's (n,) and the confidence after each streak."""
+    """Probability of each true token of `guesses`, from the n-gram's (n,) and the confidence after each streak."""
     true, guess, streak = np.array(found).T
     c = np.where(guess == NO_GUESS, 0.0, confidence[streak])
     mixed: np.ndarray = c * (guess == true) + (1 - c) * ngram
@@ -114,7 +117,7 @@ def copy_probability(found: Sequence[tuple[int, int, int]], ngram: np.ndarray, c
 
 
 def calibrate(shards: Sequence[Shard], tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[float]]:
-    """How often each copy's guess is right, by streak, on single tracks of training songs (add one)."""
+    """How often each copy's guess is correct, by streak, on single tracks of training songs (add-one smoothing)."""
     rng = np.random.default_rng(seed)
     end_id = tokenizer.id("FillBar_End")
     hits = {kind: np.ones((STREAKS + 1, 2)) for kind in COPIES}

@@ -1,17 +1,17 @@
 """The evaluation's protocol: which bars of which tracks of which files every system has to write.
 
-A case is a file, tracks and bars, drawn once from a seed and the same for every system. Settings:
+A case consists of a file, tracks and bars. It is drawn once from a seed, and is the same for every system. Settings:
 
 - song: one pitched track, the whole song as context
 - near: the same cases, with 4 N bars of context on either side
-- continuation: the same cases, with what stands before them alone
-- controls: the same cases, with the original's own density, polyphony, range and key asked for
+- continuation: the same cases, with only the bars before them as context
+- controls: the same cases, with a request for the original's own density, polyphony, range and key
 - drums: one drum track, the whole song as context
 - all: every track that sounds in the song
 
-Files are drawn source by source in turn (a source is a folder of the corpus), each as seldom as possible, so that no
-source outweighs the others. N bars begin on a multiple of four, as the paper has it, with at least N bars on either
-side; a case whose bars hold no notes is kept, for silence is an answer too.
+Sources (folders of the corpus) take turns, and files repeat as rarely as possible, so that no source outweighs the
+others. N bars begin on a multiple of four, as in the paper, with at least N bars on either side. A case whose bars hold
+no notes is kept, because silence is an answer too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Bar, Region, Score
 
 SETTINGS = ("song", "near", "continuation", "controls", "drums", "all")
-PAIRED = ("song", "near", "continuation", "controls")  # these share their cases
+PAIRED = ("song", "near", "continuation", "controls")  # settings that share their cases
 NEAR = 4  # bars of context on either side for each bar to fill
 START_EVERY = 4
 
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def source(self) -> str:
-        """The file's folder, its first name."""
+        """The file's source: the first part of its name."""
         return self.file.split("/")[0] if "/" in self.file else "files"
 
     @property
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def seed(self) -> int:
-        """The same in every setting that shares the case."""
+        """The seed of the fill, which is the same in all settings that share the case."""
         return zlib.crc32(f"{self.file} {self.tracks} {self.first} {self.n_bars}".encode())
 
     @property
@@ -74,14 +74,14 @@ class Case:
         return Region.rectangle(self.tracks, [(self.first, self.last)])
 
     def window(self, score: Score) -> tuple[int, int]:
-        """Bars that may be read, half-open; the cells to write are among them but for a continuation."""
+        """The half-open range of readable bars. It includes the cells to write, except in a continuation."""
         if self.setting == "continuation":
             return 0, self.first
         reach = len(score.bars) if self.context_bars is None else self.context_bars
         return max(0, self.first - reach), min(len(score.bars), self.last + reach)
 
     def given(self, score: Score) -> Score:
-        """What a system is shown: without the notes to write; for a continuation the song ends where they begin."""
+        """The song that a system sees, without the notes to write; in a continuation it ends where they begin."""
         cut = self.setting == "continuation"
         at = score.bar(self.first).start_ticks
         if not cut:
@@ -93,7 +93,7 @@ class Case:
         return replace(score, time_signatures=signatures, end_ticks=at)
 
     def with_answer(self, score: Score) -> Score:
-        """What a system is shown, and the original's notes where it would write."""
+        """The song that a system sees, with the original's notes in the cells to write."""
         if self.setting != "continuation":
             return score
         given = self.given(score)
@@ -104,7 +104,7 @@ class Case:
 
 
 class Songs:
-    """The MIDI files of a folder or zip by name, read when asked for."""
+    """The MIDI files of a folder or zip by name, read on demand."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -120,7 +120,7 @@ class Songs:
 
     @property
     def digest(self) -> str:
-        """Says which files these are, wherever they lie."""
+        """A digest that identifies the files by their names and content."""
         crcs = [f"{name} {zlib.crc32(data)}" for name, data in self.data.items()]
         return f"{len(crcs)} files, {zlib.crc32(' '.join(crcs).encode()):08x}"
 
@@ -139,8 +139,10 @@ def draw_cases(
 ) -> list[Case]:
     """`count` cases for each N of the settings song and near, a third of it for the others.
 
-    Fewer where the files run out. on_skip is told the file and why it cannot serve. RequestError on an unknown setting
-    or when not a single case is found.
+    There are fewer if the files run out. `on_skip` receives each unusable file and the reason.
+
+    Raises:
+        RequestError: a setting is unknown, or there is no case at all.
     """
     unknown = sorted(set(settings) - set(SETTINGS))
     if unknown:
@@ -172,7 +174,7 @@ class _Draw:
         self.seen: set[tuple[str, tuple[int, ...], int]] = set()  # file, tracks, first bar
 
     def cases(self, count: int) -> list[Case]:
-        """At most `count` cases, from the sources in turn."""
+        """At most `count` cases; the sources take turns."""
         queues = self._queues()
         cases: list[Case] = []
         while queues and len(cases) < count:
@@ -194,7 +196,7 @@ class _Draw:
         return queues
 
     def _next(self, queue: list[str], number: int) -> Case | None:
-        """A case of the first file that can serve, which goes to the end of the queue; files that cannot leave it."""
+        """A case of the first usable file, which then goes to the end of the queue. Unusable files leave the queue."""
         while queue:
             name = queue.pop(0)
             place = self._place(name)
@@ -205,7 +207,7 @@ class _Draw:
         return None
 
     def _place(self, name: str) -> tuple[tuple[int, ...], int] | None:
-        """Tracks and first bar of a case of that file that is not `seen`, or None."""
+        """Tracks and first bar of a case of that file that is not in `seen`, or None."""
         n_bars = self.n_bars
         try:
             score = self.songs.read(name)
@@ -235,7 +237,7 @@ class _Draw:
 
 
 def _even(score: Score, first: int, n_bars: int) -> bool:
-    """Whether the bars are all as long as the one before them: else a continuation could not know its bars."""
+    """Whether all bars are as long as the bar before; otherwise a continuation could not know its bars."""
     lengths: set[tuple[int, int, int]] = {_shape(score.bar(b)) for b in range(first - 1, first + n_bars)}
     return len(lengths) == 1
 

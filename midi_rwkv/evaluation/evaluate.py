@@ -1,10 +1,10 @@
-"""evaluate(): how good a checkpoint's fills are, against trivial baselines and other checkpoints.
+"""evaluate() measures a checkpoint's fills, against simple baselines and other checkpoints.
 
 Every system writes the same cases (cases.py), each fill is compared with the original's bars (metrics.py), and the
 report (report.py, report_html.py) has intervals and paired tests. Results are written case by case, so that an
-evaluation that was stopped goes on where it was; the same files, seed and systems give the same `report.json`.
+evaluation that was stopped can resume. The same files, seed and systems give the same `report.json`.
 
-Called from a script, it wants the script's own code under `if __name__ == "__main__":`, since it starts processes.
+A script that calls it needs `if __name__ == "__main__":` around its own code, because it starts processes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from .cases import Case, Songs
     from .systems import Setup, System
 
-CHUNK = 6  # cases a process takes at a time
+CHUNK = 6  # cases per task of a process
 COST_CASES = 12
 
 
 @dataclass(frozen=True)
 class Done:
-    """How far one system is."""
+    """The progress of one system."""
 
     system: str
     done: int
@@ -101,7 +101,7 @@ def evaluate(
     if html and audio:
         from midi_rwkv.sound.soundfont import find_soundfont
 
-        find_soundfont()  # says now rather than at the end that there is none
+        find_soundfont()  # fails now rather than at the end
     out = Path(out)
     songs = Songs(files)
     settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
@@ -133,7 +133,7 @@ def evaluate(
 
 
 def records_path(out: Path, system: str) -> Path:
-    """Where a system's records lie."""
+    """The path of a system's records."""
     return out / "records" / f"{re.sub(r'[^A-Za-z0-9._]+', '-', system).strip('-')}.jsonl"
 
 
@@ -145,7 +145,7 @@ def _check_installed() -> None:
 
 
 def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: SamplingConfig, seed: int) -> Setup:
-    """The system that is evaluated, without a reference yet."""
+    """The system that is evaluated, without its reference yet."""
     from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from midi_rwkv.style.style import find_style
 
@@ -153,7 +153,7 @@ def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: Samp
 
     folder = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
     loaded = load_checkpoint(folder)
-    find_style(style, loaded)  # says now what is wrong with it
+    find_style(style, loaded)  # fails now if something is wrong with it
     return Setup(_name(folder, loaded.config.arch), "model", folder, style, None, sampling, seed)
 
 
@@ -195,7 +195,7 @@ def _setups(
 
 
 def _baselines(wanted: Sequence[str] | None, main: Setup, loaded: Checkpoint) -> list[str]:
-    """The baselines that are wanted (None: all) and differ from the model itself. RequestError for an unknown one."""
+    """The requested baselines (None: all) that differ from the model itself. Raises RequestError for an unknown one."""
     from .systems import ALONE, BASELINES
 
     unknown = sorted(set(wanted or ()) - set(BASELINES))
@@ -219,7 +219,7 @@ def _run(
     head = {"system": setup.name, "fingerprint": setup.fingerprint, "files": songs.digest}
     found = _read_records(path, head)
     todo = [case for case in cases if case.id not in found]
-    todo.sort(key=lambda c: (c.file, c.n_bars, c.first))  # cases of one file together: it is read once
+    todo.sort(key=lambda c: (c.file, c.n_bars, c.first))  # cases of one file together, so that it is read once
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     began, done = time.monotonic(), 0
     with path.open("a", encoding="utf-8") as file:
@@ -237,7 +237,7 @@ def _run(
 
 
 def _read_records(path: Path, head: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What an earlier run wrote; a line cut off by a kill is taken away."""
+    """The records of an earlier run; a line that was cut off by a kill is removed."""
     if not path.exists():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -269,7 +269,7 @@ def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int
         except BaseException:
             for process in multiprocessing.active_children():
                 if process not in others:
-                    process.terminate()  # what is finished is written; to wait for the rest takes seconds
+                    process.terminate()  # finished records are written; waiting for the rest would take seconds
             raise
 
 

@@ -1,4 +1,4 @@
-"""One case, one system: the fill it writes, how that compares with the original, and what it costs."""
+"""Measures one system on one case: its fill, the comparison with the original, and the cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .systems import ORIGINAL, Notes, System, peak_mib
 
 
 def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
-    """One record, JSON-able: the notes written, and every metric (None where it is not defined)."""
+    """A JSON-serialisable record: the notes written, and every metric (None if it is not defined)."""
     original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
     count = sum(map(len, original.values()))
     record: dict[str, Any] = {"case": case.id, "original_notes": count, "notes": None, "metrics": {}}
@@ -46,9 +46,11 @@ def per_note(nats: float | None, count: int) -> float:
 
 
 def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
-    """`metrics.compare` averaged over the tracks that have notes in the original; `notes_in_silence` (notes a bar) over
-    the others. Notes count as ending with the region at the latest and beginning with their bar at the earliest, in the
-    original as in the fill."""
+    """`metrics.compare`, averaged over the tracks that have notes in the original.
+
+    `notes_in_silence` (notes per bar) is averaged over the other tracks. In both the original and the fill, notes are
+    clipped at the end of the region and at the start of their bar.
+    """
     bars = [score.bar(b) for b in range(case.first, case.last)]
     given = case.given(score)
     low, high = case.window(score)
@@ -101,7 +103,7 @@ def _struck(notes: Sequence[Any]) -> list[int]:
 
 
 def wishes(case: Case, score: Score, sampling: SamplingConfig) -> SamplingConfig:
-    """The original's own density, polyphony, range and pitch classes, as a user would ask for them."""
+    """The original's own density, polyphony, range and pitch classes, as a user would request them."""
     cells = [score.notes_in(t, b) for t in case.tracks for b in range(case.first, case.last)]
     notes = [n for cell in cells for n in cell]
     if not notes:
@@ -122,7 +124,7 @@ def wishes(case: Case, score: Score, sampling: SamplingConfig) -> SamplingConfig
 
 
 def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) -> dict[str, float]:
-    """Share of bars within the density asked for, of strikes within the polyphony, of notes within range and key."""
+    """The shares of bars within the density, of strikes within the polyphony, and of notes within range and key."""
     cells = []
     for t in case.tracks:
         for b in range(case.first, case.last):
@@ -141,9 +143,9 @@ def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) ->
 
 
 def measure_cost(system: System, cases: Sequence[tuple[Case, Score]]) -> dict[str, float | int]:
-    """Seconds a fill (one candidate), ids read and written a second, and the most memory this process has held.
+    """Seconds per fill (one candidate), tokens read and written per second, and the peak memory of this process.
 
-    The first case is filled once before, so that nothing is compiled while the clock runs.
+    The first case is filled once beforehand, so that nothing is compiled while the clock runs.
     """
     sampling = system.setup.sampling
     system.fill(*cases[0], sampling)

@@ -1,12 +1,14 @@
-"""How a fill of N bars of one track compares with the bars that were there: content, groove, onsets, key, copies.
+"""Compares a fill of N bars of one track with the original bars: content, groove, onsets, key, copies.
 
-Conventions. Time is in quarter notes from the first bar's start. A note belongs to the bar of its onset; one held over
-from before the section is not part of it. `nan` means "not defined here" (two silences compared, pitch classes of
-drums, one bar's groove with its neighbour): average with `np.nanmean` and report how many were defined. Functions of
-two sections take the fill first; both must cover the same bar lines. Onsets within `EPS` of a grid line are on it.
+Conventions. Time is in quarter notes from the first bar's start. A note belongs to the bar of its onset; a note held
+over from before the section is not part of it. `nan` means "not defined" (comparing two silences, pitch classes of
+drums, the groove of a single bar): average with `np.nanmean`, and report how many values were defined. Functions of two
+sections take the fill first, and both sections must have the same bar lines. Onsets within `EPS` of a grid line are on
+it.
 
-The names that end in `_published` follow the evaluator of the MIDI-RWKV paper (arXiv 2506.13001; repository
-christianazinn/MIDI-RWKV), for comparison with its tables. Each has a flaw; the plain name is the repaired measure.
+Functions whose names end in `_published` follow the evaluator of the MIDI-RWKV paper (arXiv 2506.13001; repository
+christianazinn/MIDI-RWKV), for comparison with its tables. Each has a flaw, which the function with the plain name
+repairs.
 
 - content preservation (Lu & Su 2018) scores frames that are silent in both sections 0, so that a sparse section does
   not preserve itself: a dotted half note alone in two bars of 4/4 scores 19/32 against itself. Repaired: the mean is
@@ -30,7 +32,7 @@ import numpy as np
 
 from midi_rwkv.score.score import Bar, Note
 
-RUN_NOTES = 12  # consecutive notes that make a copy
+RUN_NOTES = 12  # consecutive equal notes that count as a copy
 FRAMES_PER_BAR = 16
 GRID = 8  # groove positions per quarter
 ONSET_TOLERANCE = 1 / 8  # quarters
@@ -101,7 +103,7 @@ class Section:
 
     @property
     def note_bars(self) -> np.ndarray:
-        """(n,) the bar of every note, from 0."""
+        """(n,) 0-based bar of every note."""
         return np.clip(np.searchsorted(self.bars, self.onsets + EPS, side="right") - 1, 0, self.bar_count - 1)
 
 
@@ -202,13 +204,13 @@ def onset_f1_published(fill: Section, original: Section) -> float:
 
 
 def onset_f1(fill: Section, original: Section) -> float:
-    """F1 of a largest one-to-one matching of such pairs (mir_eval); nan if both are empty, 0 if one is."""
+    """F1 of a maximum one-to-one matching of such pairs (mir_eval); nan if both are empty, 0 if one is."""
     from mir_eval import transcription, util  # takes a second to import
 
     _check_pair(fill, original)
     if not (len(fill) and len(original)):
         return 0.0 if len(fill) or len(original) else nan
-    of_each = []  # quarters stand for mir_eval's seconds
+    of_each = []  # quarters in place of mir_eval's seconds
     for s in (original, fill):
         of_each += [np.stack([s.onsets, s.onsets + s.durations], axis=1), util.midi_to_hz(s.pitches)]
     options = {"onset_tolerance": ONSET_TOLERANCE, "pitch_tolerance": 50.0, "offset_ratio": None, "strict": False}
@@ -243,7 +245,7 @@ def pitch_overlap(fill: Section, original: Section) -> float:
 
 
 def duration_overlap(fill: Section, original: Section) -> float:
-    """The same of durations in twelfths of a quarter, up to 16 quarters; nan for drums too."""
+    """The same for durations in twelfths of a quarter, up to 16 quarters; also nan for drums."""
     if fill.is_drum:
         return nan
     a, b = (np.minimum(_twelfths(s.durations), LONGEST_TWELFTHS) for s in (fill, original))
@@ -251,7 +253,7 @@ def duration_overlap(fill: Section, original: Section) -> float:
 
 
 def density_error(fill: Section, original: Section) -> float:
-    """Absolute difference in notes a bar."""
+    """Absolute difference in notes per bar."""
     return abs(len(fill) / fill.bar_count - len(original) / original.bar_count)
 
 
@@ -287,8 +289,9 @@ def out_of_key_rate(section: Section, key: Key | None) -> float:
 def runs(pitches: np.ndarray, onsets: np.ndarray, length: int = RUN_NOTES) -> np.ndarray:
     """(n - length + 1,) uint64: a hash of every `length` consecutive notes, in order of onset, then pitch.
 
-    Of the pitches and the steps between onsets, which are first put on the tokens' grid (twelfths of a quarter, halves
-    to the even one); another key is another run, another place in the song is not. The same on every platform.
+    The hash covers the pitches and the steps between onsets, which are first rounded to the tokens' grid (twelfths of a
+    quarter, halves to even). A run in another key is another run; a run at another place in the song is the same.
+    Hashes are the same on every platform.
     """
     place = np.rint(np.asarray(onsets, np.float64) * 12).astype(np.int64)
     order = np.lexsort((pitches, place))
@@ -315,9 +318,9 @@ def copies_run(section_runs: np.ndarray, known_sorted: np.ndarray) -> float:
 
 
 def self_repetition(section: Section) -> float:
-    """Share of the non-empty bars after the first such that repeat an earlier one: same pitches at the same twelfths.
+    """Share of the non-empty bars, after the first, that repeat an earlier bar: same pitches at the same twelfths.
 
-    nan with fewer than two non-empty bars.
+    It is nan with fewer than two non-empty bars.
     """
     bar = section.note_bars
     position = _twelfths(section.onsets - section.bars[bar])
@@ -327,7 +330,7 @@ def self_repetition(section: Section) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is called and how to read it."""
+    """The name of a metric, and how to read it."""
 
     title: str
     better: Literal["higher", "lower", "original"]  # "original": closer to the original's own value

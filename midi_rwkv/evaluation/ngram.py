@@ -1,6 +1,6 @@
-"""A note n-gram: interpolated modified Kneser-Ney over token ids, as a probability and as an engine that can write.
+"""A token n-gram with interpolated modified Kneser-Ney smoothing, as a probability and as an engine that can write.
 
-It is the trivial model that a network must beat: it knows the last four ids and nothing of the song.
+It is the simple model that a network must beat: it knows the last four tokens and nothing else of the song.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ORDER = 5
 
 
 class NGram:
-    """P(id | the last `order` - 1 ids), interpolated modified Kneser-Ney; `order` 1 is add-one unigram.
+    """P(token | the last `order` - 1 tokens), interpolated modified Kneser-Ney; order 1 is the add-one unigram.
 
-    An n-gram is numbered by its place among the sorted keys `number of its first n - 1 ids * vocabulary + last id`, so
-    nothing is hashed and every context of order n is an n-gram of order n - 1.
+    An n-gram is numbered by its place among the sorted keys `number of its first n - 1 tokens * vocabulary + last
+    token`, so nothing is hashed, and every context of order n is an n-gram of order n - 1.
     """
 
     def __init__(self, ids: np.ndarray, counted: np.ndarray, vocab_size: int, order: int = ORDER):
-        """ids: the stream (n,). counted: (n,) bool, which of them are predicted; the others are context only."""
+        """`ids` is the stream (n,); `counted` (n,) bool says which of them are predicted rather than only context."""
         self.vocab_size, self.order = vocab_size, order
         number = ids.astype(np.int32)
         counts = [np.bincount(ids, counted, vocab_size)]
@@ -41,7 +41,7 @@ class NGram:
             unique, first, longer = np.unique(key, return_index=True, return_inverse=True)
             del key
             count = np.bincount(longer, counted[n - 1 :], len(unique))
-            # All but the longest count in how many different contexts they occur.
+            # All orders but the highest count the number of different contexts.
             counts[-1] = np.bincount(shorter[first[count > 0]], minlength=len(counts[-1])).astype(np.float64)
             counts.append(count)
             self.keys.append(unique)
@@ -51,7 +51,7 @@ class NGram:
             return
         self.kept: list[np.ndarray] = []  # per n-gram: its count, discounted
         self.total: list[np.ndarray] = []  # per context: the sum of the counts
-        self.spread: list[np.ndarray] = []  # per context: what the discounts freed, for the shorter context
+        self.spread: list[np.ndarray] = []  # per context: the discounted mass, for the shorter context
         for n in range(1, order + 1):
             count = counts[n - 1]
             discount = discounts(count)[np.minimum(count, 3).astype(np.int64)]
@@ -59,11 +59,11 @@ class NGram:
             size = len(self.keys[n - 2]) if n > 1 else 1
             self.kept.append((count - discount).astype(np.float32))
             self.total.append(np.bincount(context, count, size))
-            # From what was kept as it is stored: sums to 1 whatever the rounding.
+            # Computed from the stored values, so that the sum is 1 whatever the rounding.
             self.spread.append(self.total[-1] - np.bincount(context, self.kept[-1], size))
 
     def save(self, folder: Path) -> None:
-        """Plain arrays in a folder, which several processes can map at once."""
+        """Writes plain arrays into a folder, which several processes can map at once."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("keys", "kept", "total", "spread"):
             for n, array in enumerate(getattr(self, name)):
@@ -75,7 +75,7 @@ class NGram:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote, mapped from disk."""
+        """Maps an n-gram from disk that `save` wrote."""
         model = cls.__new__(cls)
         shape = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
         model.vocab_size, model.order = shape["vocab_size"], shape["order"]
@@ -85,7 +85,7 @@ class NGram:
         return model
 
     def _find(self, n: int, prefix: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Numbers of the n-grams `prefix` (a number of order n - 1) + `last`; -1 where never seen."""
+        """Numbers of the n-grams `prefix` (a number of order n - 1) + `last`, or -1 for those never seen."""
         keys = self.keys[n - 1]
         key = prefix.astype(np.int64) * self.vocab_size + last
         at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
@@ -93,7 +93,7 @@ class NGram:
         return numbers
 
     def probability(self, grams: np.ndarray) -> np.ndarray:
-        """grams (Q, order): the context and, in the last column, the id -> its probability (Q,)."""
+        """(Q,) probabilities of the tokens in the last column of `grams` (Q, order), given those before."""
         if self.order == 1:
             p: np.ndarray = self.unigram[grams[:, -1]]
             return p
@@ -111,7 +111,7 @@ class NGram:
         return p
 
     def distribution(self, context: np.ndarray) -> np.ndarray:
-        """The same for every id after one context (order - 1,): (vocabulary,)."""
+        """(vocabulary,) probabilities of all tokens after one context (order - 1,)."""
         V = self.vocab_size
         p = np.full(V, 1 / V)
         for n in range(1, self.order + 1):
@@ -132,7 +132,7 @@ class NGram:
 
 
 def discounts(count: np.ndarray) -> np.ndarray:
-    """What to take off n-grams seen never, once, twice and more often (4,); 0.75 where the data are too few to tell."""
+    """(4,) discounts for n-grams seen never, once, twice and more often; 0.75 if there are too few data."""
     n1, n2, n3, n4 = (float((count == c).sum()) for c in (1, 2, 3, 4))
     if not n1 * n2 * n3 * n4:
         return np.array([0, 0.75, 0.75, 0.75])
@@ -141,7 +141,7 @@ def discounts(count: np.ndarray) -> np.ndarray:
 
 
 def sampled_stream(rows: TrainingRows, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `tokens` ids the trainer would see, and which of them its loss counts."""
+    """The first `tokens` tokens that the trainer would see, and which of them count in its loss."""
     count = -(-tokens // rows.seq_len)
     ids = np.full((count, rows.seq_len + 1), rows.pad, np.uint16)
     counted = np.zeros(ids.shape, bool)
@@ -152,7 +152,7 @@ def sampled_stream(rows: TrainingRows, tokens: int) -> tuple[np.ndarray, np.ndar
 
 
 def fill_grams(samples: Sequence[Sample], order: int = ORDER) -> tuple[np.ndarray, np.ndarray]:
-    """Every fill id behind its context (Q, order), and the sample it belongs to (Q,)."""
+    """(Q, order) each fill token after its context, and (Q,) the sample that it belongs to."""
     grams, owner = [], []
     for number, sample in enumerate(samples):
         windows = np.lib.stride_tricks.sliding_window_view(np.array(sample.ids), order)
@@ -164,7 +164,7 @@ def fill_grams(samples: Sequence[Sample], order: int = ORDER) -> tuple[np.ndarra
 
 @dataclass
 class LastIds(Rows):
-    """What an n-gram remembers: ids (B, order - 1)."""
+    """The state of an n-gram: the last tokens (B, order - 1)."""
 
     ids: np.ndarray
 
@@ -181,7 +181,7 @@ class LastIds(Rows):
 
 
 class NGramEngine(Engine):
-    """See `Engine`: an n-gram that writes through the same prompt, grammar and sampling as the model."""
+    """An `Engine` in which an n-gram writes through the same prompt, grammar and sampling as the model."""
 
     def __init__(self, model: NGram) -> None:
         self.name, self.model, self.vocab_size = "n-gram", model, model.vocab_size

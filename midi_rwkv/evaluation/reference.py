@@ -1,6 +1,6 @@
-"""What the evaluation knows of the training data: a note n-gram, how far copies can be trusted, and every run of notes.
+"""The evaluation's knowledge of the training data: a note n-gram, the confidence of copies, and every run of notes.
 
-Built once from token shards into a folder, then mapped from disk by every process.
+It is built once from token shards into a folder, and then mapped from disk by every process.
 """
 
 from __future__ import annotations
@@ -31,8 +31,13 @@ from .ngram import NGram, sampled_stream
 
 @dataclass(frozen=True)
 class Reference:
-    """`ngram` counts as many ids as the checkpoint was trained on, drawn by the same sampler and seed. `confidence`:
-    see `baselines.calibrate`. `runs`: sorted hashes (`metrics.runs`) of all runs of notes in the training songs."""
+    """A built reference, mapped from disk.
+
+    Attributes:
+        ngram: counted on as many tokens as the checkpoint was trained on, drawn by the same sampler and seed.
+        confidence: of copies, see `baselines.calibrate`.
+        runs: sorted hashes (`metrics.runs`) of all runs of notes in the training songs.
+    """
 
     ngram: NGram
     confidence: dict[str, np.ndarray]
@@ -51,9 +56,10 @@ class Reference:
 def build_reference(
     shards: Path, checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Make `folder` unless it is there already for the same shards and checkpoint; what it was made from, as JSON.
+    """Builds `folder` unless it exists for the same shards and checkpoint. Returns what it was made from, as JSON.
 
-    CorpusError where the shards were tokenized otherwise than the checkpoint reads.
+    Raises:
+        CorpusError: the shards were tokenized with another tokenizer than the checkpoint's.
     """
     tokenizer = Tokenizer.load(shards / "tokenizer.json") if (shards / "tokenizer.json").exists() else None
     if tokenizer is None or tokenizer_hash(tokenizer) != tokenizer_hash(checkpoint.tokenizer):
@@ -93,7 +99,7 @@ def build_reference(
     found = [np.unique(np.concatenate(list(shard_runs(shard, tokenizer)))) for shard in rows.shards]
     with whole_file(folder / "runs.npy") as partial, partial.open("wb") as out:
         np.save(out, np.unique(np.concatenate(found)))
-    _write_json(marker, made_from)  # last: the folder is complete
+    _write_json(marker, made_from)  # written last, as a mark that the folder is complete
     return made_from
 
 

@@ -1,4 +1,4 @@
-"""From records to a report: means with bootstrap intervals, paired tests, Markdown tables, a page with piano rolls."""
+"""Turns records into a report: means with bootstrap intervals, paired tests, Markdown tables, and a page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Records = Mapping[str, Mapping[str, Mapping[str, Any]]]  # system -> case id -> record
 Costs = Mapping[str, Mapping[str, Any]]  # system -> see `measure_cost`
 RESAMPLES = 1000
-FEWEST_PAIRS = 6  # below, a Wilcoxon test cannot reach p < 0.05
+FEWEST_PAIRS = 6  # with fewer, a Wilcoxon test cannot reach p < 0.05
 _NATS = "Nats that the original's notes cost, per note"
 ALL_METRICS: dict[str, Metric] = {
     "nats_per_note": Metric("Nats per note", "lower", "nats", f"{_NATS}; each cell's end is included."),
@@ -56,8 +56,11 @@ SETTING_TITLES = {
 
 
 def summarise(cases: Sequence[Case], records: Records, main: str, seed: int) -> dict[str, Any]:
-    """Groups of one setting and number of bars: `systems` (mean, 95 % interval and count of each metric), `tests` of
-    `main` against each other system, `by_source` (nats per note, sums over sums)."""
+    """The groups of one setting and number of bars each.
+
+    A group has `systems` (mean, 95 % interval and count of each metric), `tests` of `main` against each other system,
+    and `by_source` (nats per note, as the ratio of sums).
+    """
     groups = []
     for setting, n_bars in dict.fromkeys((c.setting, c.n_bars) for c in cases):
         own = [c for c in cases if (c.setting, c.n_bars) == (setting, n_bars)]
@@ -79,7 +82,7 @@ def summarise(cases: Sequence[Case], records: Records, main: str, seed: int) -> 
 
 
 def _table(cases: Sequence[Case], records: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Metric -> its value in each case, nan where it is not defined; metrics that are nowhere are left out."""
+    """Metric -> its value in each case, nan if not defined. Metrics that are never defined are left out."""
     table = {}
     for name in ALL_METRICS:
         values = [records[c.id]["metrics"].get(name) for c in cases]
@@ -97,7 +100,7 @@ def _intervals(table: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str
     means, counts = np.nanmean(matrix, 1), (~np.isnan(matrix)).sum(1)
     low = high = means
     if matrix.shape[1] > 1:
-        with warnings.catch_warnings():  # a resample may miss the few cases in which a metric is defined
+        with warnings.catch_warnings():  # a resample may contain none of the few cases in which a metric is defined
             warnings.simplefilter("ignore", RuntimeWarning)
             result = bootstrap(
                 (matrix,),
@@ -123,8 +126,8 @@ def _digits(value: float) -> float:
 def _tests(tables: Mapping[str, Mapping[str, np.ndarray]], main: str) -> dict[str, dict[str, dict[str, float]]]:
     """Wilcoxon's signed-rank test of main against each other system on the cases both have, headline metrics only.
 
-    effect: matched-pairs rank-biserial correlation, -1 to 1, above 0 where main is better. q: p adjusted for all of
-    these tests (Benjamini and Hochberg).
+    `effect` is the matched-pairs rank-biserial correlation, -1 to 1, above 0 if main is better. `q` is p adjusted for
+    all of these tests (Benjamini and Hochberg).
     """
     from scipy.stats import false_discovery_control, rankdata, wilcoxon
 
@@ -168,11 +171,11 @@ def _by_source(cases: Sequence[Case], records: Records) -> dict[str, dict[str, f
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     cases: Sequence[Case]
     records: Records
-    report: Mapping[str, Any]  # what `summarise` made of the records, and the protocol
+    report: Mapping[str, Any]  # the summary of the records (`summarise`), and the protocol
     costs: Costs
 
 
@@ -197,7 +200,7 @@ def write_report(out: Path, results: Results, songs: Songs, *, html: bool, audio
 
 
 def markdown(report: Mapping[str, Any], costs: Costs, *, brief: bool = False) -> str:
-    """All tables; brief: those of the headline metrics, without title. Intervals are 95 %, bootstrapped over cases."""
+    """All tables, with 95 % intervals by bootstrap over cases. `brief`: only the headline metrics, without title."""
     protocol = report["protocol"]
     parts = [] if brief else ["# Evaluation\n"]
     parts.append(
@@ -271,7 +274,7 @@ def _test_table(tests: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Every N of the setting "song" together: the mean over N of each source's nats per note."""
+    """The mean over N of each source's nats per note in the setting "song"."""
     own = [g for g in groups if g["setting"] == "song"] or list(groups)
     systems = list(dict.fromkeys(s for g in own for of in g["by_source"].values() for s in of))
     sources = sorted({source for g in own for source in g["by_source"]})
@@ -289,7 +292,7 @@ def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cost_table(costs: Costs) -> str:
-    """One candidate a fill, one thread, each system alone in its process."""
+    """The cost of a fill with one candidate on one thread, with each system alone in its process."""
     rows = [["system", "fills", "median s", "95 % s", "ids read a second", "ids written a second", "peak MiB"]]
     for system, c in costs.items():
         speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_ids_per_second", "written_ids_per_second")]
@@ -299,7 +302,7 @@ def cost_table(costs: Costs) -> str:
 
 
 def _chosen(results: Results) -> list[tuple[Case, str]]:
-    """Best, median and worst case by onset F1 of each group of one pitched track; the median of drums and of all."""
+    """Best, median and worst case by onset F1 of each group of one pitched track, and the median of drums and all."""
     of = results.records[results.report["main"]]
     out = []
     for group in results.report["groups"]:

@@ -1,7 +1,8 @@
-"""An HTML page that shows originals beside fills: piano rolls, figures and sound, with nothing loaded from elsewhere.
+"""Writes an HTML page that shows originals beside fills: piano rolls, figures and sound. It loads nothing from
+elsewhere.
 
 `write_html` writes `report.html` and, beside it, `audio/*.wav`. The rolls are inline SVG in the text's own colour, so
-that they read on light, dark and paper.
+that they are readable on light and dark backgrounds and on paper.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from midi_rwkv.score.instruments import program_name
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.sound.synth import SAMPLE_RATE, render, write_wav
 
-MARGIN_BARS = 2  # shown and heard on either side of the region
-HEIGHT = 220  # of the page's rolls
+MARGIN_BARS = 2  # bars shown and heard on either side of the region
+HEIGHT = 220  # pixels of the page's rolls
 COLOURS = ("#d1495b", "#0a8ea8", "#dd8b1f", "#7a5fc0", "#4c9a63", "#b3548f")
 PITCH_NAMES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
-LEFT, TOP = 24, 14  # pixels of the roll for octaves' names and bar numbers
-THINNEST = 2.4  # a note, in pixels
-LABEL_PIXELS = 22  # that a bar number needs
-MARKDOWN_LINES = (("", r"\s*$"), ("h", r"#{1,3} "), ("table", r"\|"), ("ul", r"[-*] "))  # any other: a paragraph's
+LEFT, TOP = 24, 14  # pixels for the names of octaves and the bar numbers
+THINNEST = 2.4  # minimum height of a note in pixels
+LABEL_PIXELS = 22  # width that a bar number needs
+# The kinds of line; any other line belongs to a paragraph.
+MARKDOWN_LINES = (("", r"\s*$"), ("h", r"#{1,3} "), ("table", r"\|"), ("ul", r"[-*] "))
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #5d6873; --page: #fbfbf9; --card: #ffffff; --line: #dcdfe2; }
@@ -70,7 +72,7 @@ audio { display: block; width: 100%; height: 34px; margin-top: .5rem; }
 
 @dataclass(frozen=True)
 class ComparedCase:
-    """A case as the page shows it: the original, and every system's fill beside it."""
+    """A case on the page: the original, and the fills of all systems."""
 
     heading: str  # "track, 4 bars: median by F1"
     caption: str  # file, bars, track names
@@ -90,10 +92,10 @@ def write_html(
     audio: Collection[str] = (),
     soundfont: Path | None = None,
 ) -> Path:
-    """Writes `folder/report.html` and returns its path: each case's original, then its fills in their order.
+    """Writes `folder/report.html` and returns its path. Each case has the original, then its fills in order.
 
-    With a soundfont also `folder/audio/*.wav`, of the original and of the systems named in `audio`: the region and two
-    bars on either side. `intro_html` is trusted; every other string is escaped. The page is written last, whole.
+    With a soundfont it also writes `folder/audio/*.wav` of the original and of the systems named in `audio`: the region
+    and two bars on either side. `intro_html` is trusted; every other string is escaped. The page is written last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
@@ -135,7 +137,7 @@ def write_html(
 
 def _write_sound(path: Path, case: ComparedCase, score: Score, soundfont: Path) -> None:
     first, last = window(case.region)
-    last = min(last, max(len(case.score.bars), case.region.bars[-1] + 1))  # no silence after the song's end
+    last = min(last, max(len(case.score.bars), case.region.bars[-1] + 1))  # without silence after the song's end
     path.parent.mkdir(exist_ok=True)
     write_wav(path, render(score, (first, last), soundfont), SAMPLE_RATE)
 
@@ -168,18 +170,18 @@ def _colour(region: Region, track: int) -> str:
 
 
 def window(region: Region) -> tuple[int, int]:
-    """Half-open range of bar indices that is shown: the region's whole span and two bars on either side."""
+    """The half-open range of bar indices shown: the region's whole span and two bars on either side."""
     return max(0, region.bars[0] - MARGIN_BARS), region.bars[-1] + 1 + MARGIN_BARS
 
 
 def pitch_span(scores: Sequence[Score], region: Region) -> tuple[int, int]:
-    """Lowest and highest pitch that any version shows, so that their rolls share one axis; (60, 72) for none."""
+    """Lowest and highest pitch in any version, so that all rolls share one axis; (60, 72) without notes."""
     pitches = [note.pitch for score in scores for _, note in visible_notes(score, region)]
     return min(pitches, default=60), max(pitches, default=72)
 
 
 def visible_notes(score: Score, region: Region) -> Iterator[tuple[int, Note]]:
-    """(track index, note) of the notes that sound in the window, those of masked tracks last: they lie on top."""
+    """(track index, note) of the notes that sound in the window. Masked tracks come last, so that they are on top."""
     first, last = window(region)
     lo, hi = score.bar(first).start_ticks, score.bar(last).start_ticks
     for t in sorted(range(len(score.tracks)), key=lambda t: (t in region.tracks, t)):
@@ -189,16 +191,16 @@ def visible_notes(score: Score, region: Region) -> Iterator[tuple[int, Note]]:
 
 
 def pitch_name(pitch: int) -> str:
-    """C4 is 60."""
+    """The name of a MIDI pitch; 60 is C4."""
     return f"{PITCH_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def roll_svg(
     score: Score, region: Region, *, width: int = 560, height: int = 170, pitches: tuple[int, int] | None = None
 ) -> str:
-    """A piano roll as an SVG element for HTML: x in ticks, with bars as people number them, y in pitches.
+    """A piano roll as an SVG element for HTML: x in ticks with bar numbers, y in pitches.
 
-    The region is shaded. Masked tracks are coloured, and outlined where they were masked; the others are grey. Drums
+    The region is shaded. Masked tracks are coloured, and outlined where they were masked; other tracks are grey. Drums
     are diamonds at their onsets. `pitches` is the lowest and highest row, by default those that this score needs.
     """
     low, high = pitches or pitch_span([score], region)
@@ -212,7 +214,7 @@ def roll_svg(
 
 @dataclass(frozen=True)
 class _Roll:
-    """Where things stand in a roll; lengths in pixels."""
+    """The geometry of a roll; lengths in pixels."""
 
     score: Score
     region: Region
@@ -231,7 +233,7 @@ class _Roll:
         return LEFT + (min(max(tick, left), right) - left) / (right - left) * (self.width - LEFT)
 
     def y(self, pitch: int) -> float:
-        """The row's upper edge."""
+        """The upper edge of a pitch's row."""
         return TOP + (self.high - pitch) * self.row
 
     def region_shapes(self) -> Iterator[str]:
@@ -243,7 +245,7 @@ class _Roll:
             )
 
     def grid_shapes(self) -> Iterator[str]:
-        """Bar lines and bar numbers, as many as there is room for; a line below every C."""
+        """Bar lines, as many bar numbers as there is room for, and a line below every C."""
         first, last = window(self.region)
         every = -(-LABEL_PIXELS * (last - first) // (self.width - LEFT))
         text = 'font-size="9" fill="currentColor" fill-opacity=".65"'
@@ -259,7 +261,7 @@ class _Roll:
             yield f'<text x="{LEFT - 4}" y="{at:.1f}" text-anchor="end" {text}>{pitch_name(pitch)}</text>'
 
     def note_shapes(self) -> Iterator[str]:
-        """A group for each look, so that a page of many rolls stays small."""
+        """The notes, grouped by appearance, so that a page of many rolls stays small."""
         groups: dict[str, list[str]] = {}
         for t, note in visible_notes(self.score, self.region):
             bar = self.score.bar_of(t, note.onset_ticks)
@@ -287,11 +289,11 @@ class _Roll:
 
 
 def markdown_tables_to_html(text: str) -> str:
-    """The Markdown that our reports are written in as HTML: headings, paragraphs, tables, lists, `code`, **bold**.
+    """Converts the Markdown of our reports to HTML: headings, paragraphs, tables, lists, `code`, **bold**.
 
-    A table is lines that begin with a bar, the second of them of dashes (`---:` to the right, `:---:` centred); a bar
-    inside a cell is written `\\|`. List items begin with `- `; lines that follow one belong to it. Everything is
-    escaped: no HTML comes through, and links stay text.
+    A table consists of lines that begin with a bar, of which the second has dashes (`---:` right, `:---:` centred); a
+    bar inside a cell is written `\\|`. List items begin with `- `, and the lines that follow belong to the item.
+    Everything is escaped: no HTML passes through, and links stay text.
     """
     blocks: list[tuple[str, list[str]]] = []  # kind and lines
     for line in text.splitlines():

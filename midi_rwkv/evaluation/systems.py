@@ -1,7 +1,7 @@
-"""What is evaluated: models and trivial baselines behind one interface.
+"""The evaluated systems: models and simple baselines behind one interface.
 
-A `System` writes a case's notes and, where it is a probability, says how many nats the original's notes cost it. The
-original itself is a system too: its scores are the ceiling of each metric.
+A `System` writes a case's notes and, if it is a probability, gives the nats of the original's notes. The original
+itself is also a system, whose scores are the ceiling of each metric.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from .reference import Reference
 
 Notes = dict[int, list[Note]]
 ORIGINAL, NGRAM = "original", "n-gram"
-ALONE = "without recall"  # the evaluated checkpoint, but for recall
+ALONE = "without recall"  # the evaluated checkpoint without its recall
 BASELINES = (ALONE, *COPIES, NGRAM)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a process needs to make a system; travels to workers. `kind`: "model" or one of the names above."""
+    """Everything a worker process needs to make a system. `kind` is "model" or one of the names above."""
 
     name: str
     kind: str
     checkpoint: Path
-    style: str | None = None  # as `find_style` takes it: a name, a path, or a blend of several
+    style: str | None = None  # as for `find_style`: a name, a path, or a blend of several
     reference: Path | None = None  # a folder that `build_reference` made
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
 
     @property
     def fingerprint(self) -> str:
-        """Says which system it was that wrote some results, and with which reference they were measured."""
+        """A digest that identifies the system and the reference with which results were measured."""
         parts = [self.kind, self.sampling, self.seed]
         files = [self.checkpoint / "tokenizer.json"]
         if self.kind == "model":
@@ -70,7 +70,7 @@ class Setup:
 
 @dataclass
 class Meter:
-    """An engine's work so far: ids read and written, and the seconds that took."""
+    """The work of an engine so far: tokens read and written, and the seconds this took."""
 
     read_ids: int = 0
     read_seconds: float = 0.0
@@ -79,7 +79,7 @@ class Meter:
 
 
 class Metered(Engine):
-    """Another engine, with its work counted in `meter`."""
+    """Wraps an engine and counts its work in `meter`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
@@ -105,7 +105,7 @@ class Metered(Engine):
 
 
 class System:
-    """One system made ready; `Setup` says which."""
+    """A system that is ready to work, as described by a `Setup`."""
 
     def __init__(self, setup: Setup):
         self.setup = setup
@@ -122,20 +122,23 @@ class System:
             self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
 
     def can(self, case: Case) -> bool:
-        """Copies take no wishes, and a continuation has nothing after it to copy; the original needs no context."""
+        """Whether the system can do the case.
+
+        Copies cannot follow requests, and a continuation has nothing after it to copy.
+        """
         if case.setting == "controls":
             return self.infiller is not None
         return not (case.setting == "continuation" and self.setup.kind == "copy after")
 
     def start_metering(self) -> Meter | None:
-        """Counts what the engine does from now on; None where there is no engine."""
+        """Counts the engine's work from now on. Returns None if there is no engine."""
         if self.infiller is None:
             return None
         self.infiller.engine = metered = Metered(self.infiller.engine)
         return metered.meter
 
     def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
-        """The notes this system writes for the case, per track; None where it has none to copy."""
+        """The notes that this system writes for the case, by track, or None if it has nothing to copy."""
         if self.setup.kind == ORIGINAL:
             return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
         if self.infiller:
@@ -149,9 +152,9 @@ class System:
         return {t: copied_notes(score, t, source, first=case.first, n_bars=case.n_bars) for t in case.tracks}
 
     def nats(self, case: Case, score: Score, *, left_only: bool = False) -> float | None:
-        """Nats of the original's ids in the region, each cell's end included; None where the system is no probability.
+        """Nats of the original's tokens in the region, including each cell's end; None if the system is no probability.
 
-        left_only: without the context after the region.
+        With `left_only` the system does not see the context after the region.
         """
         kind = self.setup.kind
         if kind == ORIGINAL or (kind != "model" and self.reference is None):
@@ -175,7 +178,7 @@ class System:
         return float(-np.log(p).sum())
 
     def prompt(self, case: Case, song: TokenizedSong, *, left_only: bool) -> Prompt:
-        """The case as the model meets it in training."""
+        """The prompt of the case, as the model sees it in training."""
         targets = dict.fromkeys(range(case.first, case.last), case.tracks)
         budget = prompt_budget(song, targets, self.checkpoint.context)
         return build_prompt(
@@ -189,8 +192,10 @@ class System:
     def _memory(
         self, case: Case, score: Score, song: TokenizedSong, cells: list[Cell], *, left_only: bool = False
     ) -> Iterator[tuple[CellMemory, int]] | None:
-        """What the song says elsewhere of each id of the answer; None where the system does without. cells: in the
-        order in which they are written."""
+        """What recall finds in the song for each token of the answer, or None if the system does not use recall.
+
+        `cells` are in the order in which they are written.
+        """
         weights = self.checkpoint.recall
         if weights is None or not self.setup.sampling.recall:
             return None
@@ -232,7 +237,7 @@ class System:
 
 
 def peak_mib() -> float:
-    """The most memory this process has held; 0 where the system does not tell (Windows)."""
+    """The peak memory of this process in MiB, or 0 if the system does not report it (Windows)."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux, where getrusage's figure begins with the parent process's
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
