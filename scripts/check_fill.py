@@ -102,7 +102,7 @@ def check_fill(
             if body != old.tracks[chunk]:
                 problems.append(f"chunk {chunk}: not masked, yet its bytes differ")
         else:
-            lines = _check_chunk(division, old.tracks[chunk], body, masks[chunk], kind == 0 and new_tracks > 0)
+            lines = _check_chunk(division, old.tracks[chunk], body, masks[chunk], opens=kind == 0 and new_tracks > 0)
             problems += [f"chunk {chunk}: {line}" for line in lines]
     return problems + _check_parsers(before, after)
 
@@ -203,7 +203,7 @@ def _pair(events: Sequence[Event], channel: int) -> Notes:
     return Notes(pairs, stray, {pitch for pitch, waiting in sounding.items() if waiting})
 
 
-def _check_chunk(division: int, before: bytes, after: bytes, masks: dict[int, list[Span]], may_open: bool) -> list[str]:
+def _check_chunk(division: int, before: bytes, after: bytes, masks: dict[int, list[Span]], *, opens: bool) -> list[str]:
     old, new = _events(division, before), _events(division, after)
     problems = []
     ended = [bool(side) and side[-1].message.type == "end_of_track" for side in (old, new)]
@@ -231,7 +231,7 @@ def _check_chunk(division: int, before: bytes, after: bytes, masks: dict[int, li
                 then = [i for i in kept_new if _stands(new[i], control, channel, end)]
                 if len(then) > sum(_stands(old[i], control, channel, end) for i in kept_old):
                     kept_new.discard(min(then))
-        if may_open and not any(getattr(e.message, "channel", None) == channel for e in old):
+        if opens and not any(getattr(e.message, "channel", None) == channel for e in old):
             programs = [i for i in kept_new if new[i].data[0] == 0xC0 | channel]
             kept_new -= set(programs[:1])
     left, right = [old[i][:2] for i in sorted(kept_old)], [new[i][:2] for i in sorted(kept_new)]

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import kernel_inputs
-import kernel_timings
 import torch
+from script_helpers import kernel_inputs, kernel_timings
 
 PARTS = ("checks", "rounding", "recurrence", "decode", "training")
 OVER = "**over the limit**"
@@ -46,7 +46,7 @@ class Case:
         return self.form, self.size, self.dtype, self.steps, self.packed
 
 
-def cases(small: bool) -> Iterator[Case]:
+def cases(*, small: bool) -> Iterator[Case]:
     """small: what the interpreter can do in a minute; else all that `wkv7_triton` takes on a GPU. The cases of a row
     follow one another."""
     dtypes = (torch.bfloat16, torch.float32)
@@ -106,20 +106,22 @@ def worst_error(case: Case, device: str) -> tuple[str, float]:
         third = case.steps // 3
         ends = torch.tensor([0, third, third, case.steps - 1, case.steps])
         options["cu_seqlens"], states = ends, 4
-    inputs = kernel_inputs.make_inputs(case.batch, case.steps, 2, case.size, case.kind, case.steps, states)
+    inputs = kernel_inputs.make_inputs(
+        (case.batch, case.steps, 2, case.size), kind=case.kind, seed=case.steps, states=states
+    )
     with nullcontext() if case.steps == 4096 else first_setting_alone():
         errors = kernel_inputs.errors_of(form, wkv7_reference, inputs, case.dtype, device, **options)
     return max(errors.items(), key=lambda item: item[1])
 
 
-def check_rows(device: str, small: bool) -> Iterator[str]:
+def check_rows(device: str, *, small: bool) -> Iterator[str]:
     """Markdown, the worst of each form, size, dtype and length."""
     yield "| form | head size | dtype | T | packed | worst of all kinds | in | kind |"
     yield "|---" * 8 + "|"
-    for key, group in groupby(cases(small), key=lambda case: case.row):
+    for key, group in groupby(cases(small=small), key=lambda case: case.row):
         form, size, dtype, steps, packed = key
         cells = f"{form} | {size} | {str(dtype).removeprefix('torch.')} | {steps} | {'yes' if packed else ''}"
-        yield kernel_timings.row(cells, lambda cases_of_it=list(group): _worst_of(cases_of_it, device))
+        yield kernel_timings.row(cells, partial(_worst_of, list(group), device))
 
 
 def _worst_of(alike: list[Case], device: str) -> str:
@@ -128,7 +130,7 @@ def _worst_of(alike: list[Case], device: str) -> str:
     return f"{error:.1e}{'' if error < kernel_inputs.LIMITS[case.dtype] else f' {OVER}'} | {name} | {case.kind}"
 
 
-def rounding_rows(small: bool) -> Iterator[str]:
+def rounding_rows(*, small: bool) -> Iterator[str]:
     """Markdown: what it costs to round the recurrence's inputs to bfloat16, whatever computes it (float64 here)."""
     from midi_rwkv.kernels.wkv7_reference import wkv7_reference
 
@@ -139,13 +141,11 @@ def rounding_rows(small: bool) -> Iterator[str]:
     )
     yield "|---" * 5 + "|"
     for kind in kernel_inputs.KINDS[:1] if small else kernel_inputs.KINDS:
-        yield kernel_timings.row(
-            kind, lambda kind=kind: " | ".join(_rounding(wkv7_reference, kind, 40 if small else 400))
-        )
+        yield kernel_timings.row(kind, partial(_rounding, wkv7_reference, kind, 40 if small else 400))
 
 
-def _rounding(form: Callable[..., Any], kind: str, steps: int) -> list[str]:
-    exact = kernel_inputs.make_inputs(1, steps, 2, 64, kind, seed=1)
+def _rounding(form: Callable[..., Any], kind: str, steps: int) -> str:
+    exact = kernel_inputs.make_inputs((1, steps, 2, 64), kind=kind, seed=1)
     grads = [torch.randn(x.shape, dtype=torch.float64) for x in (exact[3], exact[6])]
     expected = kernel_inputs.run(form, exact, torch.float64, grads)
     errors = []
@@ -153,7 +153,7 @@ def _rounding(form: Callable[..., Any], kind: str, steps: int) -> list[str]:
         rounded = [x.bfloat16().double() if i < count else x for i, x in enumerate(exact)]
         found = kernel_inputs.relative_errors(kernel_inputs.run(form, rounded, torch.float64, grads), expected)
         errors.append((found["y"], max(e for name, e in found.items() if name.startswith("d"))))
-    return [f"{errors[k][of]:.1e}" for of in (0, 1) for k in (0, 1)]
+    return " | ".join(f"{errors[k][of]:.1e}" for of in (0, 1) for k in (0, 1))
 
 
 def main() -> None:
@@ -172,8 +172,8 @@ def main() -> None:
         parser.error("timings need a GPU that torch can use; without one, use --only checks,rounding --small")
     options.out.mkdir(parents=True, exist_ok=True)
     rows_of: dict[str, Callable[[], Iterator[str]]] = {
-        "checks": lambda: check_rows(device, options.small),
-        "rounding": lambda: rounding_rows(options.small),
+        "checks": lambda: check_rows(device, small=options.small),
+        "rounding": lambda: rounding_rows(small=options.small),
         "recurrence": kernel_timings.recurrence_rows,
         "decode": kernel_timings.decode_rows,
         "training": kernel_timings.training_rows,

@@ -27,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from script_helpers.tables import markdown
+
+from midi_rwkv.files import whole_file
 
 TEST_FILLS, TEST_SEED = 60, 1000
 VALID_FILLS = 8  # a source
@@ -83,7 +86,7 @@ def test_fills(folder: Path, style: str) -> list[Any]:
 def frozen_model() -> Any:
     from midi_rwkv.model.checkpoint import load_checkpoint
 
-    return load_checkpoint().model().requires_grad_(False)
+    return load_checkpoint().model().requires_grad_(requires_grad=False)
 
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
@@ -168,9 +171,8 @@ def table(out: Path) -> str:
     styles = sorted(base)
     lines = []
     for count in sorted({r["count"] for r in results if r["method"] != "base"}):
-        lines += [f"\n{count} pieces\n", f"| method | {' | '.join(styles)} | mean |", "|---" * (len(styles) + 2) + "|"]
         bases = [per_note(base[s]) for s in styles]
-        lines.append(f"| base | {' | '.join(f'{b:.4f}' for b in bases)} | {np.mean(bases):.4f} |")
+        rows = [["base", *(f"{b:.4f}" for b in bases), f"{np.mean(bases):.4f}"]]
         for method in dict.fromkeys(r["method"] for r in results if r["method"] != "base"):
             cells, gains = [], []
             for style, b in zip(styles, bases, strict=True):
@@ -183,20 +185,21 @@ def table(out: Path) -> str:
                 gains.append(np.mean(own))
                 cells.append(f"{gains[-1]:+.4f}" + interval(own))
             if gains:
-                lines.append(f"| {method} | {' | '.join(cells)} | {np.mean(gains):+.4f} |")
-    lines += ["\n| method | parameters | median seconds | median steps |", "|---|---|---|---|"]
+                rows.append([method, *cells, f"{np.mean(gains):+.4f}"])
+        lines += [f"\n{count} pieces\n", markdown(["method", *styles, "mean"], rows)]
+    rows = []
     for method in dict.fromkeys(r["method"] for r in results if r["method"] != "base"):
         runs = [r for r in results if r["method"] == method and r["count"] == 5]
         if runs:
             seconds, steps = (np.median([r.get(k, 0) for r in runs]) for k in ("seconds", "steps"))
-            lines.append(f"| {method} | {runs[0].get('parameters', 0):,} | {seconds:.0f} | {steps:.0f} |")
+            rows.append([method, f"{runs[0].get('parameters', 0):,}", f"{seconds:.0f}", f"{steps:.0f}"])
+    lines += ["", markdown(["method", "parameters", "median seconds", "median steps"], rows)]
     lines += ["\npaired over test fills, mean of the seeds: fills that got better, and p (Wilcoxon)\n"]
-    lines += [f"| count, method against | {' | '.join(styles)} |", "|---" * (len(styles) + 1) + "|"]
-    lines += list(paired(results, base, styles))
+    lines.append(markdown(["count, method against", *styles], list(paired(results, base, styles))))
     return "\n".join(lines) + "\n"
 
 
-def paired(results: list[dict[str, Any]], base: dict[str, Any], styles: Sequence[str]) -> Iterator[str]:
+def paired(results: list[dict[str, Any]], base: dict[str, Any], styles: Sequence[str]) -> Iterator[list[str]]:
     from scipy.stats import wilcoxon
 
     def mean_nats(style: str, count: int, method: str) -> np.ndarray | None:
@@ -217,7 +220,7 @@ def paired(results: list[dict[str, Any]], base: dict[str, Any], styles: Sequence
             better, p = float((a < b).mean()), float(wilcoxon(a, b).pvalue)
             cells.append(f"{100 * better:.0f} %, {p:.2g}")
         if any(cells):
-            yield f"| {count}, state against {other} | {' | '.join(cells)} |"
+            yield [f"{count}, state against {other}", *cells]
 
 
 def interval(values: Sequence[float]) -> str:
@@ -231,8 +234,7 @@ def interval(values: Sequence[float]) -> str:
 
 def grid(title: str, heads: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table under a title."""
-    lines = [f"\n{title}\n", f"| | {' | '.join(map(str, heads))} |", "|---" * (len(heads) + 1) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows]) + "\n"
+    return f"\n{title}\n\n{markdown(['', *map(str, heads)], rows)}\n"
 
 
 def more(folder: Path, out: Path, valid: Path, count: int) -> str:
@@ -301,6 +303,11 @@ def valid_fills(valid: Path) -> tuple[list[Any], str]:
     return fills, f"{len(fills)} fills of {len(sources)} sources of {valid.name}"
 
 
+def write(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("styles", type=Path, help="a folder or zip of STYLE/tune, STYLE/test")
@@ -322,10 +329,10 @@ def main() -> None:
             with zipfile.ZipFile(options.styles) as archive:
                 archive.extractall(folder)
     if options.table:
-        (options.out / "table.md").write_text(table(options.out))
+        write(options.out / "table.md", table(options.out))
     elif options.more:
         start()
-        (options.out / "more.md").write_text(more(folder, options.out, options.more, int(options.counts)))
+        write(options.out / "more.md", more(folder, options.out, options.more, int(options.counts)))
     else:
         names = options.only.split(",") if options.only else style_names(folder)
         methods, counts, seeds = options.methods.split(","), options.counts.split(","), options.seeds.split(",")

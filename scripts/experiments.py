@@ -1,13 +1,13 @@
 """Small training runs that differ in one thing, and a table a question: nats per note on the validation fills.
 
     python scripts/experiments.py SHARDS OUT --group order              # train what is missing, one after another
-    python scripts/experiments.py SHARDS OUT --group optimizer --tokens 2000000 --seeds 0,1 --n-layer 4 --n-embd 128
+    python scripts/experiments.py SHARDS OUT --group rate --tokens 2000000 --seeds 0,1 --n-layer 4 --n-embd 128
     python scripts/experiments.py SHARDS OUT --table                    # OUT/experiments.md from what is there
 
 `--n-layer` and `--n-embd` make all runs of a size but those of the group shape. A run that two groups have in common is
-trained once. Runs go on where they stopped. A group whose variants cost different time a token (shape, bpe, arch)
+trained once. Runs go on where they stopped. A group whose variants cost different time a token (shape, arch)
 trains each for as long as `--tokens` of the first take: speeds are measured beforehand, in turn, on this machine.
-SHARDS is a folder of `midi-rwkv corpus`; for bpe, SHARDS-1024 and so on, built with other --vocab-size, stand by it.
+SHARDS is a folder of `midi-rwkv corpus`.
 
 Beside the mean over sources of nats per note, each run says what it costs to predict cells whose notes stand literally
 in what the prompt shows (repeats), and all others.
@@ -19,27 +19,29 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from script_helpers.tables import markdown
 
+from midi_rwkv.files import whole_file
 from midi_rwkv.model.config import TrainConfig
+from midi_rwkv.tokens.prompt import ORDERS
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a run has that the others of its group don't: overrides of TrainConfig and ModelConfig, another SHARDS."""
+    """What a run has that the others of its group don't: overrides of TrainConfig and ModelConfig."""
 
     name: str
     train: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    shards: str = ""  # put after SHARDS
 
     def settings(self, **common: Any) -> str:
-        """What tells its run from others, whatever it is called; "hybrid" stands in the results of earlier versions."""
-        return json.dumps({**asdict(self), "name": "", "hybrid": False, **common}, sort_keys=True)
+        """What tells its run from others, whatever it is called."""
+        return json.dumps({"train": self.train, "model": self.model, **common}, sort_keys=True)
 
 
 def weights_by(power: float, shards: Path) -> dict[str, float]:
@@ -54,15 +56,12 @@ def weights_by(power: float, shards: Path) -> dict[str, float]:
 def groups(shards: Path) -> dict[str, list[Variant]]:
     """Every question with its variants; the first is what the rest is measured against."""
     return {
-        "order": [Variant(x, {"order": x}) for x in ("bars", "asked-late", "twice", "tracks")],
-        "sections": [Variant(x, {"sections": x}) for x in ("several", "one")],
-        "optimizer": [
-            Variant("muon 2e-3"),
-            Variant("muon 1e-3", {"lr": 1e-3}),
-            Variant("muon 4e-3", {"lr": 4e-3}),
-            Variant("adamw 2e-3", {"optimizer": "adamw"}),
-            Variant("adamw 1e-3", {"optimizer": "adamw", "lr": 1e-3}),
-            Variant("muon 2e-3, decay over all", {"decay_fraction": 1.0}),
+        "order": [Variant(x, {"order": x}) for x in ORDERS],
+        "rate": [
+            Variant("2e-3"),
+            Variant("1e-3", {"lr": 1e-3}),
+            Variant("4e-3", {"lr": 4e-3}),
+            Variant("2e-3, decayed over the whole run", {"decay_fraction": 1.0}),
         ],
         "batch": [Variant(f"{n} rows of 1,024", {"batch_size": n}) for n in (4, 1, 2, 8)],
         "sources": [
@@ -80,7 +79,6 @@ def groups(shards: Path) -> dict[str, list[Variant]]:
         ],
         "heads": [Variant("of 64"), Variant("of 32", model={"head_size": 32})],
         "arch": [Variant("rwkv7"), Variant("transformer", model={"arch": "transformer"})],
-        "bpe": [Variant("4096"), *(Variant(str(n), shards=f"-{n}") for n in (0, 1024, 2048, 8192, 16384))],
     }
 
 
@@ -88,7 +86,7 @@ def size(n_layer: int, n_embd: int) -> dict[str, Any]:
     return {"n_layer": n_layer, "n_embd": n_embd}
 
 
-AT_EQUAL_TIME = ("shape", "arch", "bpe")
+AT_EQUAL_TIME = ("shape", "arch")
 
 
 def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
@@ -96,8 +94,7 @@ def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     from midi_rwkv.model.config import ModelConfig
     from midi_rwkv.training.trainer import Trainer
 
-    own = Path(f"{shards}{variant.shards}")
-    return Trainer(own, run, ModelConfig(**variant.model), replace(config, **variant.train))
+    return Trainer(shards, run, ModelConfig(**variant.model), replace(config, **variant.train))
 
 
 def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: Any) -> list[float]:
@@ -169,29 +166,35 @@ def repeats(trainer: Any) -> dict[str, float]:
     }
 
 
-def run_group(
-    name: str,
-    shards: Path,
-    out: Path,
-    tokens: int,
-    seeds: Sequence[int],
-    model: dict[str, Any] | None = None,
-    batch_size: int = TrainConfig.batch_size,
-) -> None:
-    """Train and measure what OUT/results.jsonl does not have yet. model, batch_size: what all variants share that do
-    not differ in it."""
+@dataclass(frozen=True)
+class Plan:
+    """What the runs of all groups have in common. model, batch_size: of all variants that do not differ in it."""
+
+    shards: Path
+    out: Path
+    tokens: int
+    seeds: Sequence[int]
+    model: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = TrainConfig.batch_size
+
+    def variants(self, group: str) -> list[Variant]:
+        common = {"batch_size": self.batch_size}
+        every = groups(self.shards)[group]
+        return [replace(v, model={**self.model, **v.model}, train={**common, **v.train}) for v in every]
+
+
+def run_group(name: str, plan: Plan) -> None:
+    """Train and measure what OUT/results.jsonl does not have yet."""
+    shards, out, tokens = plan.shards, plan.out, plan.tokens
     config = TrainConfig(
         seq_len=1024, total_tokens=tokens, warmup_tokens=tokens // 20, eval_tokens=tokens, save_seconds=120
     )
-    common = {"batch_size": batch_size}
-    variants = [
-        replace(v, model={**(model or {}), **v.model}, train={**common, **v.train}) for v in groups(shards)[name]
-    ]
+    variants = plan.variants(name)
     budgets = [tokens] * len(variants)
     if name in AT_EQUAL_TIME:
         seconds = step_seconds(variants, shards, out, config)
         budgets = [round(tokens * seconds[0] / s) for s in seconds]
-    for seed in seeds:
+    for seed in plan.seeds:
         for variant, budget in zip(variants, budgets, strict=True):
             settings = variant.settings(tokens=tokens, seed=seed)
             same = [r for r in read_results(out) if r["settings"] == settings]
@@ -217,7 +220,7 @@ def run_group(
                 **repeats(trainer),
             }
             add_result(out, record)
-            print(f"{key}: {record['nats']:.4f} nats a note, {record['seconds']} s", flush=True)
+            print(f"{key}: {record['nats']:.4f} nats per note, {record['seconds']} s", flush=True)
 
 
 def add_result(out: Path, record: dict[str, Any]) -> None:
@@ -235,15 +238,16 @@ def table(out: Path) -> str:
     results, lines = read_results(out), []
     for name in dict.fromkeys(r["group"] for r in results):
         mine = [r for r in results if r["group"] == name]
-        lines += [f"\n### {name}\n", "| variant | tokens | parameters | nats per note | repeats | other |"]
-        lines += ["|---|---|---|---|---|---|"]
+        rows = []
         for variant in dict.fromkeys(r["variant"] for r in mine):
             runs = [r for r in mine if r["variant"] == variant]
             nats = [r["nats"] for r in runs]
             spread = f" ± {(max(nats) - min(nats)) / 2:.3f} ({len(nats)})" if len(nats) > 1 else ""
             rest = [f"{np.mean([r[k] for r in runs]):.3f}" for k in ("repeats", "other")]
-            size = f"{runs[0]['tokens']:,} | {runs[0]['parameters']:,}"
-            lines.append(f"| {variant} | {size} | {np.mean(nats):.3f}{spread} | {' | '.join(rest)} |")
+            size = [f"{runs[0][k]:,}" for k in ("tokens", "parameters")]
+            rows.append([variant, *size, f"{np.mean(nats):.3f}{spread}", *rest])
+        head = ["variant", "tokens", "parameters", "nats per note", "repeats", "other"]
+        lines += [f"\n### {name}\n", markdown(head, rows)]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -271,9 +275,10 @@ def main() -> None:
             parser.error(f"--group must be one of {', '.join(names)}, given {name!r}")
         model = {k: v for k in ("n_layer", "n_embd") if (v := getattr(options, k))}
         seeds = [int(s) for s in options.seeds.split(",")]
-        run_group(name, options.shards, options.out, options.tokens, seeds, model, options.batch_size)
+        run_group(name, Plan(options.shards, options.out, options.tokens, seeds, model, options.batch_size))
     if options.table:
-        (options.out / "experiments.md").write_text(table(options.out))
+        with whole_file(options.out / "experiments.md") as partial:
+            partial.write_text(table(options.out))
         print(table(options.out))
 
 

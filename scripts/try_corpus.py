@@ -33,6 +33,7 @@ from statistics import median
 import mido
 import numpy as np
 from check_fill import check_fill
+from script_helpers.tables import markdown
 
 MAX_BARS = 8
 REQUIRED_SECTIONS = 0.95
@@ -129,7 +130,7 @@ def choose_region(song: Song, rng: np.random.Generator) -> tuple[list[str], list
     return arguments, [song.tracks[i] for i in chosen], song.bars[first][0], song.bars[first + count - 1][1]
 
 
-def run_command(arguments: list[str], in_subprocess: bool) -> tuple[int, str]:
+def run_command(arguments: list[str], *, in_subprocess: bool) -> tuple[int, str]:
     """`midi-rwkv ARGUMENTS` -> exit code and what it printed."""
     if in_subprocess:
         done = subprocess.run([sys.executable, "-m", "midi_rwkv", *arguments], capture_output=True, text=True)
@@ -159,7 +160,7 @@ def parse_problems(path: Path) -> list[str]:
     return problems
 
 
-def try_file(name: str, archive: Path, seed: int, checkpoint: str | None, in_subprocess: bool) -> Result:
+def try_file(name: str, archive: Path, *, seed: int, checkpoint: str | None, in_subprocess: bool) -> Result:
     with zipfile.ZipFile(archive) as z:
         data = z.read(name)
     song = read_song(data)
@@ -173,7 +174,7 @@ def try_file(name: str, archive: Path, seed: int, checkpoint: str | None, in_sub
         source, output = Path(folder) / "song.mid", Path(folder) / "out.mid"
         source.write_bytes(data)
         began = time.perf_counter()
-        code, said = run_command(["infill", str(source), *options, "-o", str(output)], in_subprocess)
+        code, said = run_command(["infill", str(source), *options, "-o", str(output)], in_subprocess=in_subprocess)
         result.seconds = time.perf_counter() - began
         result.finished = code == 0 and output.exists()
         if not result.finished:
@@ -246,8 +247,7 @@ def main() -> int:
         groups[result.name.split("/")[0]].append(result)
     rows = [summarise(source, group) for source, group in sorted(groups.items())] + [summarise("all", results)]
     head = ["source", "files", "finished", "exact", "parsed", "sections with notes -> got notes", "median s", "p95 s"]
-    for row in [head, ["---"] + ["---:"] * (len(head) - 1), *rows]:
-        print("| " + " | ".join(row) + " |")
+    print(markdown(head, rows))
     enough = sum(r.filled for r in results) >= REQUIRED_SECTIONS * sum(r.sections for r in results)
     return 0 if enough and all(r.finished and r.exact and r.parsed for r in results) else 1
 

@@ -9,7 +9,6 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -75,18 +74,11 @@ def raw_note(tick: int, pitch: int, duration: int, velocity: int = 80, channel: 
     ]
 
 
-@cache
 def load_script(name: str) -> ModuleType:
     """scripts/NAME.py as a module; the scripts are no package."""
     if str(ROOT / "scripts") not in sys.path:
-        sys.path.append(str(ROOT / "scripts"))  # a script may import another
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+        sys.path.append(str(ROOT / "scripts"))
+    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="session")
@@ -194,14 +186,16 @@ def shards(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_app(script, tmp_path_factory):
-    """`start_app(*arguments, folder=None, port=None)`: see `serve` of scripts/drive_app.py, in a new folder.
+    """`start_app(*arguments, folder=None, port=None)`: see `app_driver.serve` of the scripts, in a new folder.
 
     Whoever starts one stops it when it has served, since a server that waits costs a twentieth of a core; here only
     those end that a failing test left."""
     running = []
 
     def start(*arguments, folder: Path | None = None, port: int | None = None):
-        running.append(script("drive_app").serve(folder or tmp_path_factory.mktemp("data"), *arguments, port=port))
+        running.append(
+            script("script_helpers.app_driver").serve(folder or tmp_path_factory.mktemp("data"), *arguments, port=port)
+        )
         return running[-1]
 
     yield start

@@ -25,7 +25,7 @@ def test_probabilities_sum_to_one_in_seen_and_unseen_contexts(script):
     contexts = np.concatenate([grams_of(ids, 4)[:20], rng.integers(0, VOCABULARY, (20, 4))])
     for order in (1, 2, 5):
         model = NGram(ids, rng.random(len(ids)) < 0.8, VOCABULARY, order)
-        assert script("music_report").deviation_from_one(model, contexts) < 1e-12
+        assert script("measure_nats").deviation_from_one(model, contexts) < 1e-12
 
 
 def test_every_probability_is_positive():

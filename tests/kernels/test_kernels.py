@@ -28,11 +28,11 @@ def _nan_in_fresh_memory():
 
 @pytest.fixture(scope="module")
 def cases(script):
-    return script("kernel_inputs")
+    return script("script_helpers.kernel_inputs")
 
 
 def test_reference_is_the_equation(cases):
-    inputs = cases.make_inputs(2, 5, 2, 3)
+    inputs = cases.make_inputs((2, 5, 2, 3))
     r, log_decay, k, v, a, b, state = (x.numpy() for x in inputs)
     y, final = wkv7_reference(*inputs)
     for n, h in np.ndindex(2, 2):
@@ -49,12 +49,12 @@ def test_reference_is_the_equation(cases):
 
 
 def test_reference_gradients(cases):
-    inputs = [x.requires_grad_() for x in cases.make_inputs(1, 4, 1, 3)]
+    inputs = [x.requires_grad_() for x in cases.make_inputs((1, 4, 1, 3))]
     assert torch.autograd.gradcheck(wkv7_reference, inputs)
 
 
 def test_reference_starts_from_zeros_and_continues(cases):
-    *inputs, state = cases.make_inputs(1, 9, 2, 4)
+    *inputs, state = cases.make_inputs((1, 9, 2, 4))
     whole, final = wkv7_reference(*inputs)
     zeros, _ = wkv7_reference(*inputs, torch.zeros_like(state))
     first, between = wkv7_reference(*(x[:, :4] for x in inputs))
@@ -68,14 +68,14 @@ def test_reference_starts_from_zeros_and_continues(cases):
 @pytest.mark.parametrize("steps", [1, 15, 63, 64])
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_agree_with_the_reference(cases, form, steps: int, kind: str):
-    inputs = cases.make_inputs(2, steps, 2, 32, kind, seed=steps)
+    inputs = cases.make_inputs((2, steps, 2, 32), kind, seed=steps)
     for dtype in (torch.float64, torch.float32):
         errors = cases.errors_of(form, wkv7_reference, inputs, dtype)
         assert max(errors.values()) < cases.LIMITS[dtype], (dtype, errors)
 
 
 def test_long_sequence_of_full_heads(cases):
-    inputs = cases.make_inputs(1, 1000, 1, 64)
+    inputs = cases.make_inputs((1, 1000, 1, 64))
     for form in FORMS:
         errors = cases.errors_of(form, wkv7_reference, inputs, torch.float32)
         assert max(errors.values()) < 1e-4, (form.__name__, errors)
@@ -83,7 +83,7 @@ def test_long_sequence_of_full_heads(cases):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_values_may_have_another_size_than_keys(cases, form):
-    r, log_decay, k, v, a, b, state = cases.make_inputs(1, 37, 2, 32)
+    r, log_decay, k, v, a, b, state = cases.make_inputs((1, 37, 2, 32))
     inputs = [r, log_decay, k, v[..., :16].contiguous(), a, b, state[..., :16].contiguous()]
     errors = cases.errors_of(form, wkv7_reference, inputs, torch.float32)
     assert max(errors.values()) < 1e-4, errors
@@ -92,7 +92,7 @@ def test_values_may_have_another_size_than_keys(cases, form):
 @pytest.mark.parametrize("form", [wkv7_reference, *FORMS])
 def test_packed_sequences_are_those_run_one_by_one(cases, form):
     ends = torch.tensor([0, 1, 1, 34, 100])  # one of them is empty
-    inputs = cases.make_inputs(1, 100, 2, 32, states=4)
+    inputs = cases.make_inputs((1, 100, 2, 32), states=4)
     leaves = [x.clone().requires_grad_() for x in inputs]
     y, final = form(*leaves, cu_seqlens=ends)
     (y.square().sum() + final.square().sum()).backward()
@@ -131,7 +131,7 @@ def test_wrong_sequence_bounds(ends: list[float], message: str):
 
 def test_numba_on_two_threads_leaves_torch_its_threads(cases):
     torch.set_num_threads(1)
-    inputs = cases.make_inputs(2, 33, 3, 16)
+    inputs = cases.make_inputs((2, 33, 3, 16))
     grads = (torch.randn(2, 33, 3, 16).double(), torch.randn(2, 3, 16, 16).double())
     serial = cases.run(wkv7_numba, inputs, torch.float32, grads)
     for one, two in zip(serial, cases.run(wkv7_numba, inputs, torch.float32, grads, threads=2), strict=True):
@@ -140,7 +140,7 @@ def test_numba_on_two_threads_leaves_torch_its_threads(cases):
 
 
 def test_numba_without_gradients_keeps_the_initial_state(cases):
-    inputs = [x.float() for x in cases.make_inputs(1, 20, 1, 16)]
+    inputs = [x.float() for x in cases.make_inputs((1, 20, 1, 16))]
     before = inputs[-1].clone()
     y, final = wkv7_numba(*inputs)
     expected, expected_final = wkv7_reference(*inputs)
@@ -150,7 +150,7 @@ def test_numba_without_gradients_keeps_the_initial_state(cases):
 
 
 def test_numba_in_half_precision_and_of_no_tokens(cases):
-    inputs = [x.bfloat16() for x in cases.make_inputs(1, 20, 1, 16)]
+    inputs = [x.bfloat16() for x in cases.make_inputs((1, 20, 1, 16))]
     y, final = wkv7_numba(*inputs)
     assert y.dtype == torch.bfloat16
     assert final.dtype == torch.float32
@@ -160,7 +160,7 @@ def test_numba_in_half_precision_and_of_no_tokens(cases):
 
 
 def test_errors_name_the_tensor(cases):
-    r, log_decay, k, v, a, b, state = cases.make_inputs(1, 3, 1, 16)
+    r, log_decay, k, v, a, b, state = cases.make_inputs((1, 3, 1, 16))
     with pytest.raises(ValueError, match="k must have r's shape"):
         wkv7_reference(r, log_decay, k[:, :2], v, a, b)
     with pytest.raises(ValueError, match="state must have shape"):
@@ -171,8 +171,8 @@ def test_errors_name_the_tensor(cases):
 
 def test_dispatch_says_once_what_it_took_and_why(cases, caplog):
     dispatch._say.cache_clear()
-    inputs = [x.float() for x in cases.make_inputs(1, 5, 1, 16)]
-    narrow = [x.float() for x in cases.make_inputs(1, 5, 1, 8)]
+    inputs = [x.float() for x in cases.make_inputs((1, 5, 1, 16))]
+    narrow = [x.float() for x in cases.make_inputs((1, 5, 1, 8))]
     with caplog.at_level(logging.INFO, dispatch.log.name):
         for given in (inputs, inputs, narrow, [x[:, :1] for x in inputs[:6]]):
             wkv7(*given)
@@ -182,7 +182,7 @@ def test_dispatch_says_once_what_it_took_and_why(cases, caplog):
 
 
 def test_dispatch_refuses_what_cannot_run(cases, monkeypatch):
-    inputs = cases.make_inputs(1, 5, 1, 8)
+    inputs = cases.make_inputs((1, 5, 1, 8))
     with pytest.raises(
         ValueError, match="backend must be one of auto, reference, chunked, numba, triton, given 'cuda'"
     ):
@@ -196,7 +196,7 @@ def test_dispatch_refuses_what_cannot_run(cases, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", "numba"])
 def test_dispatch_runs_each(cases, backend: str):
-    inputs = cases.make_inputs(1, 20, 1, 16, states=2)
+    inputs = cases.make_inputs((1, 20, 1, 16), states=2)
     ends = torch.tensor([0, 7, 20])
     expected = wkv7_reference(*inputs, cu_seqlens=ends)
     for got, one in zip(wkv7(*inputs, cu_seqlens=ends, backend=backend), expected, strict=True):

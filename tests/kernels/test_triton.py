@@ -30,11 +30,11 @@ def _nan_in_fresh_memory():
 
 @pytest.fixture(scope="module")
 def cases(script):
-    return script("kernel_inputs")
+    return script("script_helpers.kernel_inputs")
 
 
 def check(cases, shape: tuple[int, int, int, int], kind: str, dtype: torch.dtype, chunk: int) -> None:
-    inputs = cases.make_inputs(*shape, kind, seed=shape[1])
+    inputs = cases.make_inputs(shape, kind, seed=shape[1])
     errors = cases.errors_of(wkv7_triton, wkv7_reference, inputs, dtype, DEVICE, form_options={"chunk": chunk})
     assert max(errors.values()) < cases.LIMITS[dtype], (shape, kind, dtype, chunk, errors)
 
@@ -86,41 +86,41 @@ def test_4096_tokens(cases):
 @pytest.mark.parametrize("form", [wkv7_triton, wkv7_triton_sequential])
 def test_packed_sequences(cases, form):
     ends = torch.tensor([0, 1, 1, 18, 40])  # one of them is empty
-    inputs = cases.make_inputs(1, 40, 1, 16, states=4)
+    inputs = cases.make_inputs((1, 40, 1, 16), states=4)
     errors = cases.errors_of(form, wkv7_reference, inputs, torch.float32, DEVICE, cu_seqlens=ends)
     assert max(errors.values()) < 1e-4, errors
 
 
 def test_values_may_have_another_size_than_keys(cases):
-    r, log_decay, k, v, a, b, state = cases.make_inputs(1, 20, 1, 32)
+    r, log_decay, k, v, a, b, state = cases.make_inputs((1, 20, 1, 32))
     inputs = [r, log_decay, k, v[..., :16].contiguous(), a, b, state[..., :16].contiguous()]
     errors = cases.errors_of(wkv7_triton, wkv7_reference, inputs, torch.float32, DEVICE)
     assert max(errors.values()) < 1e-4, errors
 
 
 def test_no_tokens(cases):
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 3, 1, 16)]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 3, 1, 16))]
     y, final = wkv7_triton(*(x[:, :0] for x in inputs[:6]), inputs[6])
     assert y.shape == (1, 0, 1, 16)
     torch.testing.assert_close(final, inputs[6])
 
 
 def test_without_gradients_and_without_a_state(cases):
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 20, 1, 16)][:6]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 20, 1, 16))][:6]
     for got, expected in zip(wkv7(*inputs, backend="triton"), wkv7_reference(*inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["plain", "repeated keys"])
 def test_sequential_form(cases, kind: str):
-    inputs = cases.make_inputs(1, 20, 2, 16, kind)
+    inputs = cases.make_inputs((1, 20, 2, 16), kind)
     errors = cases.errors_of(wkv7_triton_sequential, wkv7_reference, inputs, torch.float32, DEVICE)
     assert max(errors.values()) < 1e-4, errors
 
 
 @pytest.mark.slow
 def test_gradients_by_differences(cases):
-    inputs = [x.to(DEVICE).requires_grad_() for x in cases.make_inputs(1, 18, 1, 16)]
+    inputs = [x.to(DEVICE).requires_grad_() for x in cases.make_inputs((1, 18, 1, 16))]
     assert torch.autograd.gradcheck(lambda *x: wkv7_triton(*x, chunk=16), inputs, fast_mode=True)
 
 
@@ -128,7 +128,7 @@ def test_gradients_by_differences(cases):
 def test_torch_knows_the_operators(cases):
     from midi_rwkv.kernels.packing import cut
 
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 18, 1, 16)]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 18, 1, 16))]
     chunks = cut((0, 18), 16, torch.device(DEVICE))
     places = (chunks.starts, chunks.lengths, chunks.first)
     leaves = [x.requires_grad_() for x in inputs]
@@ -147,17 +147,17 @@ def test_one_token_is_tuned_apart_from_a_training_step():
 
 
 def test_a_gpu_takes_long_chunks_only_where_they_fit(cases, monkeypatch):
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 5, 1, 16)]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 5, 1, 16))]
     monkeypatch.setattr("midi_rwkv.kernels.wkv7_triton.INTERPRETED.value", False)
     with pytest.raises(ValueError, match=r"chunk must be 16 on a GPU for torch.float32 and heads of 16, given 64"):
         wkv7_triton(*inputs, chunk=64)
 
 
 def test_errors_say_what_is_allowed(cases, monkeypatch):
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 5, 1, 8)]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 5, 1, 8))]
     with pytest.raises(ValueError, match=r"one of \(16, 32, 64, 128\) for wkv7_triton, given 8 and 8"):
         wkv7_triton(*inputs)
-    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs(1, 5, 1, 16)]
+    inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 5, 1, 16))]
     with pytest.raises(ValueError, match=r"chunk must be one of \(16, 32, 64\), given 48"):
         wkv7_triton(*inputs, chunk=48)
     with pytest.raises(ValueError, match=r"r must be one of .*given torch\.int64"):

@@ -76,12 +76,12 @@ def test_literal_cells_are_those_that_stand_before_in_the_same_ids(script):
 
 def test_a_curve_is_drawn(script, tmp_path):
     """Runs apart, sources where they are known; a run without an evaluation is one clear line."""
-    plot, path = script("plot_curve"), tmp_path / "curve.csv"
+    plot, path = script("pictures"), tmp_path / "curve.csv"
     lines = ["run,tokens,kind,loss,by_source", "first,1000000,valid,5.0,", "first,1500000,train,1.2,"]
     path.write_text("\n".join([*lines, 'second,2000000,valid,4.0,"{""a"": 3.5, ""b"": 4.5}"', ""]))
     points = plot.read_curve(path)
     assert points == [("first", 1.0, 5.0, {}), ("second", 2.0, 4.0, {"a": 3.5, "b": 4.5})]
-    plot.draw(points).savefig(tmp_path / "curve.png")
+    plot.save(plot.draw_curve(points), tmp_path / "curve.png", dpi=50)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     path.write_text("\n".join([lines[0], lines[2], ""]))
     with pytest.raises(ValueError, match="has no evaluation yet"):
@@ -95,17 +95,17 @@ def test_experiments_weigh_all_sources(script, shards):
 
 
 @pytest.mark.slow
-def test_experiments_train_measure_and_go_on(script, shards, tmp_path, capsys):
+def test_experiments_train_measure_and_go_on(script, shards, tmp_path, monkeypatch, capsys):
     experiments = script("experiments")
     tiny = {"n_layer": 1, "n_embd": 64}
     variants = [
         experiments.Variant("bars", model=tiny),
-        experiments.Variant("tracks", {"order": "tracks", "sections": "one"}, tiny),
+        experiments.Variant("tracks", {"order": "tracks"}, tiny),
     ]
-    experiments.groups = lambda shards: {"order": variants}
+    monkeypatch.setattr(experiments, "groups", lambda _: {"order": variants})
     for _ in range(2):  # the second finds everything done
-        experiments.run_group("order", shards, tmp_path, 4096, [0])
-    assert capsys.readouterr().out.count("nats a note") == 2
+        experiments.run_group("order", experiments.Plan(shards, tmp_path, 4096, [0]))
+    assert capsys.readouterr().out.count("nats per note") == 2
     records = experiments.read_results(tmp_path)
     assert [r["variant"] for r in records] == ["bars", "tracks"]
     for record in records:
@@ -125,14 +125,14 @@ def script_config():
 @pytest.mark.slow
 def test_the_timings_of_the_kernels_run(script, monkeypatch):
     """In Triton's interpreter, with made-up times: all but what only a GPU can do."""
-    timings = script("kernel_timings")
+    timings = script("script_helpers.kernel_timings")
     monkeypatch.setattr(timings, "DEVICE", "cpu")
     monkeypatch.setattr(timings, "SHAPES", ((1, 20, 1),))
     monkeypatch.setattr(timings, "MODELS", (("tiny", 1, 64, 40),))
     for name in ("copy_bandwidth", "matrix_rate"):
         monkeypatch.setattr(timings, name, lambda: 1e9)
 
-    def once(work, rounds=1):
+    def once(work, _=1):
         work()
         return 1.0
 
@@ -152,7 +152,7 @@ def test_the_kernels_are_checked_by_a_script(script, monkeypatch, tmp_path, caps
     every = list(kernels.cases(small=False))
     assert {c.steps for c in every} >= {1, 15, 63, 64, 1000, 4096}
     few = [c for c in kernels.cases(small=True) if c.size == 16 and c.steps < 40]
-    monkeypatch.setattr(kernels, "cases", lambda small: iter(few))
+    monkeypatch.setattr(kernels, "cases", lambda **_: iter(few))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     def run(*options: str) -> tuple[int, list[str]]:
@@ -173,7 +173,7 @@ def test_a_kernel_that_fails_is_a_row_and_the_time_is_kept(script, monkeypatch, 
     kernels = script("check_kernels")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    def error_of(case, device):
+    def error_of(case, _):
         if case.form == "64":
             raise RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448")
         return "dk", 1e-7

@@ -36,9 +36,9 @@ def app(start_app):
 
 @pytest.fixture
 def visit(browser, app, script):
-    """`visit(url=app.url, context=None, **options)`: a `Page` of scripts/drive_app.py, in a browser context of its own
+    """`visit(url=app.url, context=None, **options)`: an `app_driver.Page`, in a browser context of its own
     with these options unless one is given. Checks at the end that no other host was asked for and no script failed."""
-    drive_app = script("drive_app")
+    app_driver = script("script_helpers.app_driver")
     contexts = []
 
     def go(url=app.url, context=None, **options):
@@ -50,7 +50,7 @@ def visit(browser, app, script):
         page.asked, page.errors = set(), []
         page.on("request", lambda r: page.asked.add(urlsplit(r.url).hostname or urlsplit(r.url).scheme))
         page.on("pageerror", lambda e: page.errors.append(f"{e} {e.stack}"))
-        return drive_app.visit(page, url)
+        return app_driver.visit(page, url)
 
     yield go
     for context in contexts:

@@ -34,7 +34,7 @@ def test_each_tab_has_its_own_song(visit, context, script):
     one.drag(1, 7, 1, 7)
     with context.expect_page() as popup:
         one.evaluate("window.open(location.href)")  # takes what the tab stores along, as duplicating a tab does
-    three = script("drive_app").Page(popup.value)
+    three = script("script_helpers.app_driver").Page(popup.value)
     three.wait_for_selector(".mr-roll")
     three.wait("model.song")
     three.drag(0, 0, 0, 0)

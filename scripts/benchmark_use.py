@@ -1,24 +1,39 @@
-"""How quick the page is, as a browser sees it, and whether it holds with eight composers at once.
+"""What users wait for: the main job from the command line, and the page as a browser sees it.
 
-    python scripts/benchmark_app.py                     # latency and frame times
-    python scripts/benchmark_app.py --composers 8 --seconds 120
+    python scripts/benchmark_use.py infill [SONG] [--bars 8-12] [--runs 5] [--checkpoint DIR]
+    python scripts/benchmark_use.py page                                    # latency and frame times; needs Chromium
+    python scripts/benchmark_use.py page --composers 8 --seconds 120        # does it hold with eight at once?
 
-The song of the latencies has 100 bars and 6 tracks: the example for a band, over and over. Needs Chromium.
+Of `infill`: the first run ever starts with an empty compile cache, later runs find it; where the time goes is measured
+inside one process, over the same fill, everything warm. The song of the page's latencies has 100 bars and 6 tracks: the
+example for a band, over and over.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from drive_app import App, Page, serve, visit
+from script_helpers.app_driver import App, Page, serve, visit
+from script_helpers.tables import markdown
 
+from midi_rwkv.fill.arguments import parse_bars
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.recall import CellMemory, SongMemory
+from midi_rwkv.fill.sample import CellState, CellWriter
+from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.score.splice import splice
@@ -106,9 +121,8 @@ def latency(page: Page, folder: Path) -> None:
             first, whole = page.evaluate(FIRST_NOTE, "Infill the marked bars")
             times.setdefault(f"{name}: click to first new note on screen", []).append(first)
             times.setdefault(f"{name}: click to the end of the 4 bars", []).append(whole)
-    print("| what, one track of a 100-bar, 6-track song | median ms | largest ms |\n|---|---|---|")
-    for name, values in times.items():
-        print(f"| {name} | {median(values):.0f} | {max(values):.0f} |")
+    rows = [[name, f"{median(values):.0f}", f"{max(values):.0f}"] for name, values in times.items()]
+    print(markdown(["what, one track of a 100-bar, 6-track song", "median ms", "largest ms"], rows))
 
 
 def frames(page: Page, folder: Path) -> None:
@@ -117,15 +131,17 @@ def frames(page: Page, folder: Path) -> None:
     path.write_bytes(many_notes(8, 200, 20_000))
     page.open(path)
     page.wait("model.song.tracks.length === 8")
-    print("\n| scrolling 8 tracks x 200 bars x 20,000 notes | median ms a frame | 95 % | drawing alone, median |")
-    print("|---|---|---|---|")
+    rows = []
     for name, clicks in (("the whole song in view, zoomed in a little", 1), ("about 16 bars in view", 8)):
         page.press("Fit")
         for _ in range(clicks):
             page.press("Zoom in")
         page.evaluate("document.querySelector('.mr-scroll').scrollLeft = 0")
         gaps, drawn = page.evaluate(SCROLL)
-        print(f"| {name} | {median(gaps):.1f} | {sorted(gaps)[int(0.95 * len(gaps))]:.1f} | {median(drawn):.1f} |")
+        late = sorted(gaps)[int(0.95 * len(gaps))]
+        rows.append([name, f"{median(gaps):.1f}", f"{late:.1f}", f"{median(drawn):.1f}"])
+    head = ["scrolling 8 tracks x 200 bars x 20,000 notes", "median ms a frame", "95 %", "drawing alone, median"]
+    print("\n" + markdown(head, rows))
 
 
 def resident(app: App) -> float:
@@ -191,11 +207,89 @@ def check(page: Page, number: int, mark: tuple[int, list[int]]) -> None:
         assert all(bars[0] * 1920 <= x < (bars[-1] + 1) * 1920 for x in onsets)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--composers", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=120)
-    options = parser.parse_args()
+def run_once(command: list[str], cache: str) -> tuple[float, float]:
+    """(seconds, MiB at the peak) of one process."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env={**os.environ, "NUMBA_CACHE_DIR": cache}, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
+    """Seconds of one warm call for one candidate, as a whole and in its parts, and how many tokens it wrote."""
+    infiller = Infiller(load_checkpoint(checkpoint))
+    score = read_midi(song)
+    region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
+    infiller(score, region, seed=1)
+    spent: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments, **options)
+            spent[name] += time.perf_counter() - began
+            calls[name] += 1
+            return result
+
+        return call
+
+    for owner, attribute, name in (
+        (infiller.engine, "prefill", "reading"),
+        (infiller.engine, "step", "steps"),
+        (CellState, "allowed", "grammar"),
+        (CellState, "take", "grammar"),
+        (CellMemory, "mix", "mixing"),
+        (CellMemory, "take", "mixing"),
+        (SongMemory, "__init__", "looking up"),
+        (SongMemory, "cell", "looking up"),
+        (SongMemory, "write", "looking up"),
+        (CellWriter, "choose", "choosing"),
+    ):
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    timed("whole", infiller)(score, region, seed=1)
+    return spent, calls["choosing"]
+
+
+def benchmark_infill(options: argparse.Namespace) -> None:
+    """Prints a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "midi_rwkv", "infill", str(options.song), "--bars", options.bars]
+        command += ["--seed", "1", "--overwrite", "-o", str(Path(folder) / "out.mid")]
+        command += ["--checkpoint", options.checkpoint] if options.checkpoint else []
+        first = run_once(command, folder)
+        later = [run_once(command, folder) for _ in range(options.runs)]
+        imports = [
+            run_once([sys.executable, "-c", "import midi_rwkv.commands.cli, midi_rwkv.engine.numba_engine"], folder)[0]
+            for _ in later
+        ]
+        helps = [run_once([sys.executable, "-m", "midi_rwkv", "--help"], folder)[0] for _ in later]
+    spent, tokens = shares(options.song, options.bars, options.checkpoint)
+    later_s, later_mib = median(t for t, _ in later), max(m for _, m in later)
+    decoding = spent["steps"] + spent["choosing"]
+    drawing = spent["choosing"] - spent["grammar"] - spent["mixing"]
+    recall = spent["mixing"] + spent["looking up"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows = [
+        ["first run ever", f"{first[0]:.2f} s, {first[1]:.0f} MiB"],
+        [f"later runs, median of {options.runs}", f"{later_s:.2f} s, {later_mib:.0f} MiB"],
+        ["of which imports (numba among them)", f"{median(imports):.2f} s"],
+        ["`midi-rwkv --help`", f"{median(helps):.2f} s"],
+        [f"a warm call, {tokens} tokens written", f"{spent['whole']:.2f} s"],
+        ["of which reading context and given cells", f"{spent['reading']:.3f} s"],
+        ["of which decoding: steps of the model, and choosing", f"{decoding:.3f} s"],
+        ["share of the grammar in decoding", f"{100 * spent['grammar'] / decoding:.1f} %"],
+        ["share of drawing the token", f"{100 * drawing / decoding:.1f} %"],
+        ["share of recall in the warm call", f"{100 * recall / spent['whole']:.1f} %"],
+        ["this process at its peak", f"{peak:.0f} MiB"],
+    ]
+    print(markdown(["what", "measured"], rows))
+
+
+def benchmark_page(options: argparse.Namespace) -> None:
+    """Prints tables."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
@@ -212,6 +306,23 @@ def main() -> None:
         finally:
             browser.close()
             app.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(required=True, metavar="infill or page")
+    p = what.add_parser("infill")
+    p.set_defaults(run=benchmark_infill)
+    p.add_argument("song", nargs="?", type=Path, default=EXAMPLE)
+    p.add_argument("--bars", default="8-12")
+    p.add_argument("--runs", type=int, default=5)
+    p.add_argument("--checkpoint")
+    p = what.add_parser("page")
+    p.set_defaults(run=benchmark_page)
+    p.add_argument("--composers", type=int, default=0)
+    p.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    options.run(options)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import mido
+
+from midi_rwkv.files import whole_file
 
 TICKS = 480  # per beat
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -73,6 +76,14 @@ class Chord:
 
         closest = min(combinations(tones, len(near)), key=cost)
         return list(closest)
+
+
+class Span(NamedTuple):
+    """A chord and how long it sounds."""
+
+    at: float
+    length: float
+    chord: Chord
 
 
 class Part:
@@ -148,7 +159,8 @@ class Song:
         file = mido.MidiFile(type=1, ticks_per_beat=TICKS)
         file.tracks.append(written(self.title, self.meta))
         file.tracks.extend(part.track() for part in self.parts)
-        file.save(path)
+        with whole_file(path) as partial:
+            file.save(partial)
 
 
 def written(name: str, events: Sequence[tuple[int, int, mido.Message]]) -> mido.MidiTrack:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -69,7 +70,8 @@ def fla_forms() -> dict[str, Callable[..., Any]]:
         from fla.ops.rwkv7 import chunk_rwkv7
     except ImportError:
         return {}
-    name, ways = f"flash-linear-attention {fla.__version__}", [("", {})]
+    name = f"flash-linear-attention {fla.__version__}"
+    ways: list[tuple[str, dict[str, Any]]] = [("", {})]
     if "safe_gate" in signature(chunk_rwkv7).parameters:
         ways = [(f", safe_gate, chunks of {n}", {"safe_gate": True, "chunk_size": n}) for n in (16, 64)]
 
@@ -101,7 +103,7 @@ def recurrence_rows() -> Iterator[str]:
         wide = [inputs[0], *(x.detach().float().requires_grad_() for x in inputs[1:])]
         for name, form in forms.items():
             fed = wide if name == mixed else inputs
-            yield row(f"{batch}, {steps}, {heads} | {name}", lambda form=form, fed=fed: _timed(form, fed, bandwidth))
+            yield row(f"{batch}, {steps}, {heads} | {name}", partial(_timed, form, fed, bandwidth))
 
 
 def _timed(form: Callable[..., Any], inputs: list[Tensor], bandwidth: float) -> str:
@@ -150,10 +152,7 @@ def decode_rows() -> Iterator[str]:
     for name, n_layer, n_embd, vocabulary in MODELS:
         weights = {k: v.detach().numpy() for k, v in random_model(n_layer, n_embd, vocabulary).state_dict().items()}
         for batch in (1, 8, 64):
-            yield row(
-                f"{name} | {batch}",
-                lambda weights=weights, batch=batch: _decoded(weights, batch, bandwidth),
-            )
+            yield row(f"{name} | {batch}", partial(_decoded, weights, batch, bandwidth))
 
 
 def _decoded(weights: dict[str, Any], batch: int, bandwidth: float) -> str:
@@ -163,7 +162,7 @@ def _decoded(weights: dict[str, Any], batch: int, bandwidth: float) -> str:
     for graphs in (True, False):
         engine = TritonEngine(weights, 64, graphs=graphs)
         state, tokens = engine.new_state(batch), [1] * batch
-        rates.append(1e3 * batch / milliseconds(lambda e=engine, t=tokens, s=state: e.step(t, s)))
+        rates.append(1e3 * batch / milliseconds(partial(engine.step, tokens, state)))
     # The weights are read once; the states are read and written.
     moved = 2 * sum(x.size for k, x in weights.items() if x.ndim >= 2 and k != "emb.weight")
     moved += 2 * 4 * state.wkv.numel()

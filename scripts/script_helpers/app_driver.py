@@ -1,6 +1,6 @@
-"""The app in a process of its own, and a composer at its page: for the tests, the benchmark and the screenshots.
+"""The app in a process of its own, and a composer at its page: for the tests, the benchmark and the pictures.
 
-Not a command: tests/app/page, benchmark_app.py and picture_app.py use it.
+Not a command: tests/app/page, benchmark_use.py and pictures.py use it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Page:
         box = self.page.locator(".mr-view").bounding_box()
         return box["x"] + x, box["y"] + y
 
-    def drag(self, track: int, bar: int, to_track: int, to_bar: int, shift: bool = False) -> None:
+    def drag(self, track: int, bar: int, to_track: int, to_bar: int, *, shift: bool = False) -> None:
         """Mark cells."""
         if shift:
             self.page.keyboard.down("Shift")

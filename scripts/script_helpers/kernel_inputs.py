@@ -16,10 +16,10 @@ LIMITS = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.
 Form = Callable[..., tuple[Tensor, Tensor]]
 
 
-def make_inputs(
-    batch: int, steps: int, heads: int, size: int, kind: str = "plain", seed: int = 0, states: int = 0
-) -> list[Tensor]:
-    """r, log_decay, k, v, a, b (B, T, H, size), state (`states` or B, H, size, size) in float64, as RWKV-7 makes them.
+def make_inputs(shape: Sequence[int], kind: str = "plain", *, seed: int = 0, states: int = 0) -> list[Tensor]:
+    """r, log_decay, k, v, a, b (B, T, H, K), state (`states` or B, H, K, K) in float64, as RWKV-7 makes them.
+
+    shape: (B, T, H, K).
 
     kind: one of KINDS. "repeated keys" is a note struck again and again: one removal key, always removed whole, no
     decay. "both ends" mixes the fastest decay with the slowest, and rates of 0 with rates of 1, channel by channel.
@@ -29,7 +29,7 @@ def make_inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    shape = (batch, steps, heads, size)
+    batch, _, heads, size = shape
     r, k, v, state = normal(*shape), normal(*shape), normal(*shape), normal(states or batch, heads, size, size)
     log_decay = -torch.exp(-F.softplus(normal(*shape) * 3) - 0.5)
     removal = F.normalize(normal(*shape), dim=-1)

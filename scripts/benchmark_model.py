@@ -1,0 +1,310 @@
+"""How fast the model is on a CPU: decoding, the recurrence, a training step, and a song longer than memory.
+
+    python scripts/benchmark_model.py                        # all of it, about ten minutes
+    python scripts/benchmark_model.py --only decoding --rounds 9
+    python scripts/benchmark_model.py --only song            # peak memory; a process of its own each
+
+Ratios of medians: every contender works in turn, a burst each, over several rounds, so that whatever else the machine
+does meets all of them. Weights are random. The floor of a decoding step is its weights' bytes over the fastest forward
+reading of as many bytes in the same run; a small model may fit the last-level cache, so the same is shown for a buffer
+that cannot. PyTorch decodes on one thread. The song is 30,000 random tokens, forward and backward, piece by piece
+(midi_rwkv/training/state_passing.py) and, where memory allows, whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from script_helpers.tables import markdown
+
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.rwkv7 import RWKV7, make_model
+
+PARTS = ("decoding", "recurrence", "training", "compiled", "song")
+SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one layer's recurrence
+SONG = 30_000
+MEMORY = 16 << 30
+Key = TypeVar("Key")
+MODELS = {"8 x 256": (8, 256, 803), "12 x 384": (12, 384, 16000)}  # the one that ships, the paper's
+LARGE = 256 << 20  # bytes that no cache holds
+PROMPT = 512
+Weights = Mapping[str, np.ndarray]
+Work = Mapping[str, Callable[[], object]]
+
+
+def random_model(name: str) -> RWKV7:
+    """Speed does not depend on the weights."""
+    n_layer, n_embd, vocabulary = MODELS[name]
+    torch.manual_seed(0)
+    model = make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
+    assert isinstance(model, RWKV7)
+    return model
+
+
+def stream(size: int) -> Callable[[], object]:
+    """Read `size` bytes once, forwards, on one thread."""
+    from numba import njit
+
+    from midi_rwkv.engine.pack import aligned
+    from midi_rwkv.kernels.numba_vectors import vector_kernel
+
+    @vector_kernel
+    def read(emit, arrays, at):  # type: ignore[no-untyped-def]
+        data, out = arrays
+        sums = [emit.sum() for _ in range(8)]
+        with emit.span(at[0], 128) as i:
+            for n, total in enumerate(sums):
+                total.add(data.row(i + 16 * n))
+        for n, total in enumerate(sums):
+            out.put(16 * n, total.row())
+
+    run = njit(lambda data, out, count: read((data, out), (count,)), nogil=True)
+    data, out = aligned(size // 1024 * 256), np.empty(128, np.float32)
+    data[:] = 1
+    run(data, out, 0)
+    return lambda: run(data, out, len(data))
+
+
+def burst(work: Callable[[], object], seconds: float) -> float:
+    """Seconds a call, over about `seconds` of calls that follow a first, unmeasured one."""
+    work()
+    calls, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds or calls < 3:
+        work()
+        calls += 1
+    return spent / calls
+
+
+def measure(contenders: Work, rounds: int, seconds: float = 0.2) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            times[name].append(burst(work, seconds))
+    return times
+
+
+def our_contenders(weights: Weights, prompt: Sequence[int]) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
+    """Steps of one row and of eight, and prefill, in each precision; eight rows and prefill on two threads too. Also
+    the bytes that a token reads."""
+    from midi_rwkv.engine.numba_engine import NumbaEngine
+
+    contenders: dict[str, Callable[[], object]] = {}
+    size = {}
+    for precision in ("float32", "int8"):
+        for threads in (1, 2):
+            engine = NumbaEngine(weights, 64, threads, precision)
+            one, eight = engine.new_state(), engine.new_state(8)
+            name = precision if threads == 1 else f"{precision}, 2 threads"
+            if threads == 1:
+                size[precision] = engine.packed.nbytes
+                contenders[f"stream as many bytes: {name}"] = stream(engine.packed.nbytes)
+                contenders[name] = partial(engine.step, [7], one)
+            contenders[f"{name}, 8 rows"] = partial(engine.step, [7] * 8, eight)
+            contenders[f"{name}, prefill"] = partial(engine.prefill, prompt, one)
+    return contenders, size
+
+
+def torch_contenders(weights: Weights, prompt: Sequence[int]) -> dict[str, Callable[[], object]]:
+    from script_helpers.naive_rwkv7 import naive_step
+
+    from midi_rwkv.engine.make import make_engine
+
+    engine = make_engine(weights, backend="torch")
+    one, eight = engine.new_state(), engine.new_state(8)
+    return {
+        "PyTorch": partial(engine.step, [7], one),
+        "PyTorch, naive": naive_step(weights),
+        "PyTorch, 8 rows": partial(engine.step, [7] * 8, eight),
+        "PyTorch, prefill": partial(engine.prefill, prompt, one),
+    }
+
+
+def decoding(name: str, rounds: int) -> str:
+    """Ours and PyTorch's, by the share of the bandwidth's floor and by how many times faster ours is."""
+    weights = {k: v.detach().numpy() for k, v in random_model(name).state_dict().items()}
+    prompt = [i % MODELS[name][2] for i in range(PROMPT)]
+    ours, size = our_contenders(weights, prompt)
+    times = measure({**ours, "stream 256 MiB": stream(LARGE), **torch_contenders(weights, prompt)}, rounds)
+
+    def ratio(slow: str, fast: str) -> float:
+        """How many times faster, by calls: the median over the rounds."""
+        return statistics.median(b / a for a, b in zip(times[fast], times[slow], strict=True))
+
+    sizes = ", ".join(f"{precision} {n / 1e6:.1f} MB" for precision, n in size.items())
+    rows = []
+    for contender, own in times.items():
+        middle = statistics.median(own)
+        if contender.startswith("stream"):
+            count = LARGE if "256" in contender else size[contender.split(": ")[1]]
+            rows.append([contender, middle * 1e3, f"{count / middle / 1e9:.1f} GB/s", ""])
+            continue
+        tokens = 8 if "8 rows" in contender else PROMPT if "prefill" in contender else 1
+        floor = f"stream as many bytes: {contender}"
+        share = f"{ratio(floor, contender):.2f}" if floor in times else ""
+        rows.append([contender, middle * 1e3, f"{tokens / middle:.0f}", share])
+    lines = [f"A token reads {sizes}; medians of {rounds} rounds.\n"]
+    lines.append(markdown([name, "ms a call", "tokens/s", "share of the floor"], rows))
+    for precision in size:
+        told = [f"{ratio('PyTorch', precision):.1f} x PyTorch", f"{ratio('PyTorch, naive', precision):.1f} x naive"]
+        told.append(f"8 rows {8 * ratio(precision, f'{precision}, 8 rows'):.2f} x the rate of one")
+        for what in ("8 rows", "prefill"):
+            two = ratio(f"{precision}, {what}", f"{precision}, 2 threads, {what}")
+            told.append(f"{what} on two threads {two:.2f} x one")
+        lines.append(f"\n{precision}: {', '.join(told)}.")
+    for what in ("", ", 8 rows", ", prefill"):
+        lines.append(f"int8{what}: {ratio('float32' + what, 'int8' + what):.2f} x float32.")
+    return "\n".join(lines)
+
+
+def in_turn(work: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, float]:
+    """Median seconds of each, every round all of them, after one round that doesn't count."""
+    times: dict[Key, list[float]] = {name: [] for name in work}
+    for round_number in range(rounds + 1):
+        for name, do in work.items():
+            began = time.perf_counter()
+            do()
+            if round_number:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def recurrence(rounds: int) -> str:
+    """Forward and backward of a layer's recurrence, float32: milliseconds and times the chunked form."""
+    from script_helpers.kernel_inputs import make_inputs
+
+    from midi_rwkv.kernels.dispatch import wkv7
+
+    rows = []
+    for name, (batch, steps, heads) in SHAPES.items():
+        inputs = [x.float().requires_grad_() for x in make_inputs((batch, steps, heads, 64))]
+
+        def both(backend: str, inputs: list[torch.Tensor] = inputs) -> None:
+            y, state = wkv7(*inputs, backend=backend)
+            (y.sum() + state.sum()).backward()
+
+        found = in_turn({b: partial(both, b) for b in ("numba", "chunked")}, rounds)
+        numba, chunked = (1e3 * found[b] for b in ("numba", "chunked"))
+        rows.append([name, f"{numba:.0f}", f"{chunked:.0f}", f"{chunked / numba:.1f}"])
+    return markdown(["recurrence of", "numba ms", "chunked ms", "chunked / numba"], rows)
+
+
+def make_step(name: str, rows: int, steps: int, *, is_compiled: bool = False) -> Callable[[str], None]:
+    """A training step (forward and backward) of one of MODELS, given the form of the recurrence."""
+    from midi_rwkv.training.compiled import compile_blocks
+
+    model = random_model(name)
+    if is_compiled:
+        compile_blocks(model)
+    ids = torch.randint(MODELS[name][2], (rows, steps + 1))
+
+    def step(backend: str) -> None:
+        logits, _ = model(ids[:, :-1], backend=backend)
+        F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        model.zero_grad()
+
+    return step
+
+
+def training(rounds: int) -> str:
+    """A whole training step: tokens a second by form of the recurrence."""
+    lines, rows, steps = [], 2, 1024
+    for name in MODELS:
+        step = make_step(name, rows, steps)
+        found = in_turn({b: partial(step, b) for b in ("numba", "chunked")}, rounds)
+        numba, chunked = (rows * steps / found[b] for b in ("numba", "chunked"))
+        lines.append([name, f"{numba:,.0f}", f"{chunked:,.0f}", f"{numba / chunked:.2f}"])
+    return markdown(["model", "numba tokens/s", "chunked tokens/s", "numba / chunked"], lines)
+
+
+def compiled(rounds: int) -> str:
+    """The same step as `train` takes it: in bf16 where the processor has instructions for it, and with --compile."""
+    from midi_rwkv.training.muon import has_fast_bf16
+
+    steps = 2048
+    bf16 = [False, True] if has_fast_bf16(torch.device("cpu")) else [False]
+
+    def take(step: Callable[[str], None], quick: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(quick)):
+            step("numba")
+
+    work = {}
+    for is_compiled in (False, True):
+        step = make_step("8 x 256", 1, steps, is_compiled=is_compiled)
+        work.update({(quick, is_compiled): partial(take, step, quick) for quick in bf16})
+    found = in_turn(work, rounds)
+    rows = []
+    for quick in bf16:
+        plain, quicker = (steps / found[quick, c] for c in (False, True))
+        name = "bf16" if quick else "float32"
+        rows.append([name, f"{plain:,.0f}", f"{quicker:,.0f}", f"{quicker / plain:.2f}"])
+    return markdown(["8 x 256, a row of 2,048", "tokens/s", "with --compile", "times"], rows)
+
+
+def song_alone(piece: int) -> None:
+    """Print the seconds and peak memory (MiB) of forward and backward on SONG tokens in this process."""
+    from midi_rwkv.training.state_passing import backward_in_pieces
+
+    model = random_model("8 x 256")
+    ids = torch.randint(model.config.vocab_size, (1, SONG + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # rather an error here than a machine that swaps
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    began = time.perf_counter()
+    backward_in_pieces(
+        model,
+        ids[:, :-1],
+        lambda logits, place: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:][:, place].flatten(), reduction="sum"),
+        piece,
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{time.perf_counter() - began:.0f} {before:.0f} {peak:.0f}")
+
+
+def song() -> str:
+    """Each way in a process of its own."""
+    rows = []
+    for name, piece in (("pieces of 1,024", 1024), ("pieces of 4,096", 4096), ("whole", SONG)):
+        command = [sys.executable, __file__, "--alone", str(piece), "--threads", str(torch.get_num_threads())]
+        said = subprocess.run(command, capture_output=True, text=True)
+        rows.append([name, *(said.stdout.split() if said.returncode == 0 else ["", "", "over 16,384"])])
+    return markdown([f"{SONG:,} tokens, 8 x 256", "seconds", "memory before, MiB", "peak, MiB"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="of training (decoding compares one and two)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often every contender has its turn (default: 5)")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.alone:
+        song_alone(options.alone)
+        return
+    print(f"load of the machine before: {', '.join(f'{x:.1f}' for x in os.getloadavg())}")
+    print(f"{options.threads} thread(s), float32 unless said otherwise\n")
+    work: dict[str, Callable[[], str]] = {
+        "decoding": lambda: "\n\n".join(decoding(name, options.rounds) for name in MODELS),
+        "recurrence": lambda: recurrence(options.rounds),
+        "training": lambda: training(options.rounds),
+        "compiled": lambda: compiled(options.rounds),
+        "song": song,
+    }
+    for part in PARTS:
+        if options.only in (None, part):
+            print(work[part]() + "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
