@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json, tokenizer.json, model.safetensors; and RWKV-LM's files, in and out.
+"""Checkpoint folders (config.json, tokenizer.json, model.safetensors), and reading and writing RWKV-LM's files.
 
 Torch is imported only for `.pth` files: the weights of a folder are read as numpy arrays.
 """
@@ -35,7 +35,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "base"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` gives: `weights` by RWKV-LM's names (a Transformer's by our own), float32."""
+    """A loaded checkpoint. `weights` are float32, by RWKV-LM's names (a Transformer's by our own)."""
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -43,13 +43,13 @@ class Checkpoint:
     prompt: str  # one of prompt.ORDERS, or "paper"
     _: KW_ONLY
     path: Path
-    context: int  # ids the model was trained to read
+    context: int  # tokens that the model was trained to read
     training: dict[str, Any] = field(default_factory=dict)  # tokens_seen and the TrainConfig, as far as known
     recall: RecallWeights | None = None  # fitted to these weights (`midi-rwkv recall`)
-    version: str = ""  # of the weights, "2" say; as config.json has it
+    version: str = ""  # of the weights, such as "2", from config.json
 
     def model(self) -> RWKV7 | Transformer:
-        """The same as a PyTorch module."""
+        """The checkpoint as a PyTorch module."""
         import torch
 
         from .rwkv7 import make_model
@@ -60,13 +60,13 @@ class Checkpoint:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Says which ids mean what: the vocabulary and the merges, not the file's layout."""
+    """A hash of what each token means: the vocabulary and the merges, but not the file's layout."""
     text = json.dumps([tokenizer.base_names, tokenizer.expansions, tokenizer.grid])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """Says which weights and ids these are, wherever they lie: what a style belongs to."""
+    """A hash of the weights and the vocabulary, to which a style belongs."""
     digest = hashlib.sha256(tokenizer_hash(checkpoint.tokenizer).encode())
     for name in sorted(checkpoint.weights):
         digest.update(name.encode())
@@ -85,9 +85,13 @@ def save_checkpoint(
     overwrite: bool = True,
     bf16: bool = True,
 ) -> None:
-    """Write a checkpoint folder; all its files or none. FileExistsError where one is there already and not `overwrite`.
+    """Writes a checkpoint folder: all of its files or none.
 
-    bf16: round the weights; else they are written as they are given.
+    Args:
+        bf16: round the weights to bfloat16; otherwise they are written as they are.
+
+    Raises:
+        FileExistsError: a file exists and `overwrite` is False.
     """
     import torch
     from safetensors.torch import save
@@ -111,11 +115,11 @@ def save_checkpoint(
     ):
         config_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         tokenizer.save(tokenizer_file)
-        weights_file.write_bytes(data)  # safetensors' own save_file makes it readable by its owner alone
+        weights_file.write_bytes(data)  # safetensors' own save_file would make it readable only by its owner
 
 
 def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
-    """A checkpoint folder, or the one that ships. CheckpointError (one line) when it cannot be used."""
+    """Loads a checkpoint folder, or the one that ships. Raises CheckpointError if it cannot be used."""
     folder = DEFAULT_CHECKPOINT if path is None else Path(path)
     if folder.is_file():
         folder = folder.parent
@@ -160,7 +164,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
 
 
 def read_recall(path: Path) -> RecallWeights | None:
-    """A checkpoint's recall weights; None where it has none."""
+    """A checkpoint's recall weights, or None if it has none."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Options as frozen dataclasses that travel as JSON."""
+"""Options, as frozen dataclasses that are stored as JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from midi_rwkv.errors import RequestError
 
 
 class Config:
-    """Shared JSON behaviour of the option classes below."""
+    """JSON conversion, shared by the option classes below."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """ValueError on a name that the class does not have."""
+        """The options of a dict. Raises ValueError for an unknown name."""
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:
@@ -37,7 +37,7 @@ ARCHS = ("rwkv7", "transformer")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """The shape of an RWKV-7 x070, or of the Transformer it is measured against.
+    """The shape of an RWKV-7 x070, or of the Transformer that it is compared with.
 
     The ranks are those of RWKV-7's low-rank adapters; 0 means RWKV-LM's default for the width. `ffn_size` is the width
     of the Transformer's SwiGLU; 0 means as many parameters as an RWKV-7 of this shape has.
@@ -70,7 +70,7 @@ class ModelConfig(Config):
                 object.__setattr__(self, name, max(32, round(default / 32) * 32))
         if self.arch == "transformer" and self.ffn_size == 0:
             ranks = self.decay_rank + self.iclr_rank + self.gate_rank + self.value_rank * (1 - 1 / self.n_layer)
-            size = (8 * self.n_embd + 2 * ranks + 15) / 3  # 15: RWKV-7's vectors, but for the Transformer's two norms
+            size = (8 * self.n_embd + 2 * ranks + 15) / 3  # 15: RWKV-7's vectors, minus the Transformer's two norms
             object.__setattr__(self, "ffn_size", round(size / 8) * 8)
 
     @property
@@ -88,20 +88,20 @@ MOST_SEED = 2**63 - 1
 
 
 def check_seed(seed: int, name: str = "the seed") -> None:
-    """RequestError unless it is one: what every generator, JSON and a table's column can hold."""
+    """Raises RequestError unless the value is a seed: an integer that generators, JSON and tables can hold."""
     if not 0 <= seed <= MOST_SEED:
         raise RequestError(f"{name} must be 0-{MOST_SEED}, got {seed}")
 
 
 def check_threads(threads: int, name: str = "threads", most: int | None = None) -> None:
-    """RequestError unless so many can be used: at most `most`, or as many as the machine has cores."""
+    """Raises RequestError unless this many threads can be used: at most `most`, or the number of cores."""
     here = os.cpu_count() or 1
     if not 1 <= threads <= (most or here):
         why = "more would not be used" if most else f"this machine has {here} core{'s' * (here > 1)}"
         raise RequestError(f"{name} must lie in 1-{most or here} ({why}), got {threads}")
 
 
-MOST_NOTES, MOST_STRUCK = 200, 20  # that can be asked for: notes a bar, notes at once
+MOST_NOTES, MOST_STRUCK = 200, 20  # largest requests: notes per bar, notes struck together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class TrainConfig(Config):
     (WSD)."""
 
     seq_len: int = 2048
-    batch_size: int = 1  # rows of seq_len
+    batch_size: int = 1  # rows of seq_len tokens per step
     total_tokens: int = 16_000_000
     lr: float = 2e-3
     warmup_tokens: int = 400_000
@@ -157,7 +157,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
-    bf16: bool = True  # where the machine has instructions for it
+    bf16: bool = True  # if the machine has instructions for it
     seed: int = 0
     save_seconds: float = 300.0
     eval_tokens: int = 1_000_000  # between two evaluations

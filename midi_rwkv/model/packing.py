@@ -1,7 +1,7 @@
-"""Several samples in one row, each as if it stood alone: where a sample starts, what was before is forgotten.
+"""Packs several samples into one row, each as if it were alone: where a sample starts, the past is forgotten.
 
 `starts` (B, T), bool, is True at each sample's first token. There the wkv state is zero, and the token shift sees a
-zero vector. A row whose first token is no start goes on from the state it was given.
+zero vector. A row whose first token is not a start continues from the state that it was given.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from midi_rwkv.kernels.dispatch import wkv7
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the samples of some rows lie, as the kernels want it: worked out once, used by every layer."""
+    """The places of samples in rows, in the form that the kernels need. It is computed once and used by all layers."""
 
     starts: Tensor  # (B, T)
     cu_seqlens: Tensor  # (N + 1,) on the CPU: where each segment begins among the B x T tokens
-    leading: Tensor  # (B,) the first segment of each row, which may go on from a state
-    last: Tensor  # (B,) the last segment of each row, whose state goes on
+    leading: Tensor  # (B,) the first segment of each row, which may continue from a state
+    last: Tensor  # (B,) the last segment of each row, whose state is returned
 
     @classmethod
     def of(cls, starts: Tensor) -> Packing:
-        """A segment is a sample, or what stands in a row before its first start."""
+        """The packing for `starts`. A segment is a sample, or the part of a row before its first start."""
         begins = starts.cpu().clone()
         begins[:, 0] = True
         places = begins.flatten().nonzero()[:, 0]

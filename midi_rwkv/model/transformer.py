@@ -1,4 +1,4 @@
-"""A decoder-only Transformer of the same size, trained by the same code: what RWKV-7 is measured against.
+"""A decoder-only Transformer of the same size, trained by the same code, for comparison with RWKV-7.
 
 Pre-norm blocks with RMSNorm, rotary position embeddings (arXiv 2104.09864), SwiGLU (arXiv 2002.05202), RMSNorm on
 queries and keys (arXiv 2302.05442), PyTorch's `scaled_dot_product_attention`, untied embeddings as in the RWKV-7 here.

@@ -1,16 +1,16 @@
-"""What state tuning is compared with, by one interface; see scripts/compare_styles.py and docs/personalize.md.
+"""The methods that state tuning is compared with, behind one interface (see scripts/compare_styles.py).
 
-Each method learns from the same pieces, and `Adapted.nats` says what fills of other pieces cost then. One of the pieces
-is held out (with more than eight, two): the loss on its fills says at which check to stop. LoRA and Bone are peft's
-(`pip install peft`; Bone is its MiSS with init_weights="bat"), on the projections of time and channel
+Each method learns from the same pieces, and `Adapted.nats` then measures the loss on fills of other pieces. One of the
+pieces is held out (two, if there are more than eight): the loss on its fills decides at which check to stop. LoRA and
+Bone are peft's (`pip install peft`; Bone is its MiSS with init_weights="bat"), on the projections of time and channel
 mix.
 
 | method | what is learned |
 |---|---|
-| lora-4, lora-32 | LoRA of that rank, alpha twice as much |
+| lora-4, lora-32 | LoRA of that rank, with alpha twice the rank |
 | bone | block affine, blocks of 16 |
 | full | every weight |
-| initial-state | the initial wkv state before the prompt, where the paper has it |
+| initial-state | the initial wkv state before the prompt, as in the paper |
 | prefix | nothing: one of the composer's pieces is read before the prompt |
 """
 
@@ -40,14 +40,14 @@ RATES = {"lora-4": 5e-4, "lora-32": 2e-4, "bone": 4e-5, "full": 2e-5, "initial-s
 METHODS = ("lora-4", "lora-32", "bone", "full", "initial-state", "prefix")
 TARGETS = ["receptance", "key", "value", "output"]
 STEPS, CHECK_EVERY, WARMUP_STEPS = 20, 5, 4
-STEP_IDS, CONTEXT = 2048, 1024  # ids a step; ids a fill that is tuned on
+STEP_IDS, CONTEXT = 2048, 1024  # tokens per step; tokens per fill that is tuned on
 HELD_OUT_FILLS = 16
 PREFIX_IDS = 1024
 
 
 @dataclass
 class Adapted:
-    """A method's result."""
+    """The result of a method."""
 
     checkpoint: Checkpoint
     model: RWKV7
@@ -58,7 +58,7 @@ class Adapted:
     held_out: tuple[float, float] = (0.0, 0.0)  # nats, before and after
 
     def nats(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Nats of each sample's fill, (samples,)."""
+        """(samples,) nats of each sample's fill."""
         if self.prefix is None:
             return full_nats(self.model, samples, self.wkv)
         engine = make_engine(self.checkpoint.weights, self.checkpoint.config.head_size)
@@ -70,7 +70,7 @@ class Adapted:
 
 
 def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], *, seed: int, steps: int = STEPS) -> Adapted:
-    """Learn from the pieces in at most so many steps. RequestError for an unknown method."""
+    """Learns from the pieces in at most `steps` steps. Raises RequestError for an unknown method."""
     if method not in METHODS:
         raise RequestError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     torch.manual_seed(seed)
@@ -87,12 +87,12 @@ def adapt(method: str, checkpoint: Checkpoint, pieces: Sequence[Piece], *, seed:
 
 
 def full_nats(model: RWKV7, samples: Sequence[Sample], wkv: Tensor | None = None) -> np.ndarray:
-    """Nats of each sample's fill, everything before it read by the model itself."""
+    """Nats of each sample's fill, with everything before it read by the model itself."""
     return fill_nats(model, to_batches(samples, 0, rows=4), wkv)
 
 
 def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Tensor]]:
-    """The model with what is to be learned, and that."""
+    """The model with the learnable parameters in place, and these parameters."""
     if method == "full":
         return model, list(model.parameters())
     model.requires_grad_(False)
@@ -152,7 +152,7 @@ def _tune(
 
 
 def _prefix(checkpoint: Checkpoint, pieces: Sequence[Piece], seed: int) -> list[int]:
-    """The beginning of one of the pieces as a sample shows it, the region's answer and all."""
+    """The beginning of one of the pieces as a sample shows it, including the region's answer."""
     rng = np.random.default_rng(seed)
     piece = pieces[int(rng.integers(len(pieces)))]
     unit = (piece, (0, len(piece.score.bars)))

@@ -1,8 +1,9 @@
-"""personalize(): a style from a handful of the composer's own pieces.
+"""personalize() learns a style from a handful of the composer's own pieces.
 
-Fills are drawn from the pieces and from transposed copies of them, what stands before each is read once, and the state
-before the run is tuned (tuning.py). Whether that helps is measured on what a tuning has not seen: from three files up
-each fold leaves files out, below that a part of the bars. A style that does not help there is reported and not kept.
+Fills are drawn from the pieces and from transposed copies of them. The context of each fill is read once, and the state
+before the run is tuned (tuning.py). Whether this helps is measured on held-out music: with three files or more each
+fold leaves files out, with fewer it leaves out some of the bars. A style that does not help there is reported and not
+kept.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ if TYPE_CHECKING:
 
     from .tuning import Check, Fill, Tuning
 
-LEAST_NOTES, LEAST_BARS = 24, 4  # in a file
+LEAST_NOTES, LEAST_BARS = 24, 4  # in a usable file
 TRANSPOSITIONS = range(-5, 7)  # semitones
 MOST_FOLDS = 5
-PARTS = {1: 4, 2: 2}  # parts of the bars that each of so few files is cut into
+PARTS = {1: 4, 2: 2}  # number of files -> parts into which each file's bars are divided
 TUNE_FILLS, HELD_OUT_FILLS = 200, 60
-LONGEST_RUN = 400  # ids; longer ones would only cost time
-CONTEXT = 1536  # ids that are read for a fill, at most; so would more of them
-ALIKE = 0.8  # share of a file's bars that stand in another, from which on it is a copy of it
+LONGEST_RUN = 400  # tokens; longer runs would only cost time
+CONTEXT = 1536  # at most this many tokens are read for a fill; more would not help
+ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`part`: "reading" (done of total fills) or "tuning" (`check` says how it goes)."""
+    """Progress: `part` is "reading" (`done` of `total` fills) or "tuning" (with a `check`)."""
 
     part: str
     done: int
@@ -56,13 +57,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Personalized:
-    """What came of it. `path` is None where the style was not kept."""
+    """The result. `path` is None if the style was not kept."""
 
     style: Style
     path: Path | None
     before: float  # held-out nats per note
     after: float
-    skipped: dict[str, str]  # file -> why it could not serve
+    skipped: dict[str, str]  # file -> why it was skipped
     curve: list[dict[str, Any]]  # step, and held-out nats per note by learning rate
 
     @property
@@ -72,7 +73,7 @@ class Personalized:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file that serves."""
+    """A usable file."""
 
     name: str
     score: Score
@@ -96,12 +97,18 @@ def personalize(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Personalized:
-    """Tune a style to MIDI files (or folders of them) and keep it under `name`, or in the file `output`.
+    """Tunes a style to MIDI files (or folders of them) and keeps it under `name`, or in the file `output`.
 
-    checkpoint: the one that ships where None. keep_anyway: also where it does not help on held-out music. threads: CPU
-    threads, None: PyTorch's choice. `on_progress` may raise KeyboardInterrupt: then the best state so far is kept if it
-    helps, and the same call goes on from there. Raises StyleError where nothing can be learned from the files or
-    the name is taken, OSError where the style cannot be written.
+    Args:
+        checkpoint: None for the one that ships.
+        keep_anyway: keep the style even if it does not help on held-out music.
+        threads: CPU threads; None lets PyTorch choose.
+        on_progress: may raise KeyboardInterrupt. The best state so far is then kept if it helps, and the same call
+            resumes from there.
+
+    Raises:
+        StyleError: nothing can be learned from the files, or the name is taken.
+        OSError: the style cannot be written.
     """
     import torch
 
@@ -196,7 +203,7 @@ def personalize(
 
 
 def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str]]:
-    """The files that serve, and why the others don't."""
+    """The usable files, and the reasons why the others are not."""
     from midi_rwkv.score.midi import read_midi
 
     pieces: list[Piece] = []
@@ -234,7 +241,7 @@ def prepare(
     seed: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Tuning:
-    """Draw the fills, read what stands before them, and measure the base model on those held out."""
+    """Draws the fills, reads their contexts, and measures the base model on the held-out fills."""
     import torch
 
     from midi_rwkv.engine.make import MOST_THREADS, make_engine
@@ -274,8 +281,12 @@ def draw_fills(
     held_out: bool,
     budget: int | None = None,
 ) -> Iterator[tuple[int, Sample, int]]:
-    """(unit, sample, notes) of `count` fills, the units (a piece, and the bars that serve) in turn; those to tune on in
-    random transposition. budget: ids a sample, None: what the model was trained to read."""
+    """(unit, sample, notes) of `count` fills. Fills to tune on are randomly transposed.
+
+    Args:
+        units: pieces with a range of bars to draw from; they take turns.
+        budget: tokens per sample; None is what the model was trained to read.
+    """
     from midi_rwkv.training.dataset import RegionSampler, count_notes
 
     tokenizer = checkpoint.tokenizer
@@ -288,7 +299,7 @@ def draw_fills(
         unit = tried % len(units)
         tried += 1
         (piece, bars), shift = units[unit], int(rng.choice(shifts[unit]))
-        key = id(piece), shift  # not the name: files in different folders may share it
+        key = id(piece), shift  # not the name, which files in different folders may share
         if key not in encoded:
             encoded[key] = tokenizer.encode(transposed(piece.score, shift))
         sample = sampler.draw(encoded[key], rng, budget or checkpoint.context, bars)
@@ -302,7 +313,7 @@ def draw_fills(
 
 
 def transpositions(score: Score) -> list[int]:
-    """Semitones by which every pitched track can go and stay within what its instrument plays (or it plays here)."""
+    """Semitones by which all pitched tracks can be transposed within their instrument's range, or their own range."""
     from midi_rwkv.score.instruments import playable
 
     possible = []
@@ -319,7 +330,7 @@ def transpositions(score: Score) -> list[int]:
 
 
 def transposed(score: Score, semitones: int) -> Score:
-    """The score with every pitched track so much higher."""
+    """The score with every pitched track transposed by `semitones`."""
     if semitones:
         for t, track in enumerate(score.tracks):
             if not track.is_drum:
@@ -328,7 +339,7 @@ def transposed(score: Score, semitones: int) -> Score:
 
 
 def _midi_files(files: Sequence[str | Path]) -> list[Path]:
-    """Folders opened; each file once. StyleError where there is none."""
+    """The MIDI files, with folders expanded and each file once. Raises StyleError if there is none."""
     found: list[Path] = []
     for path in map(Path, files):
         inside = (
@@ -341,7 +352,7 @@ def _midi_files(files: Sequence[str | Path]) -> list[Path]:
 
 
 def _bars_content(score: Score) -> set[bytes]:
-    """What each sounding bar holds: onsets and pitches, whatever the track order."""
+    """The onsets and pitches of each sounding bar, whatever the order of tracks."""
     found = set()
     for b, bar in enumerate(score.bars):
         notes = sorted(
@@ -355,7 +366,7 @@ def _bars_content(score: Score) -> set[bytes]:
 
 
 def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:
-    """`count` runs of bars that make up the piece."""
+    """`count` consecutive runs of bars that together make up the piece."""
     edges = np.linspace(0, n_bars, min(count, max(1, n_bars // 2)) + 1).round().astype(int)
     return [(int(lo), int(hi)) for lo, hi in pairwise(edges)]
 
@@ -372,7 +383,7 @@ def _target(name: str | None, output: str | Path | None) -> Path:
 
 
 def _check_writable(target: Path) -> None:
-    """Says before the work rather than after it that the style could not be kept."""
+    """Raises an error before the work, rather than after it, if the style could not be kept."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -393,7 +404,7 @@ def _stopped_style(path: Path) -> bytes | None:
 
 
 def _read_progress(path: Path, digest: str) -> dict[str, Any] | None:
-    """What an interrupted run of the same call had reached."""
+    """The progress of an interrupted run of the same call."""
     import pickle
 
     import torch
@@ -408,7 +419,7 @@ def _read_progress(path: Path, digest: str) -> dict[str, Any] | None:
 
 
 def _keep_progress(path: Path, digest: str, tuning: Tuning) -> str:
-    """Write it whole or not at all; says what went wrong, if anything."""
+    """Writes the progress, completely or not at all. Returns what went wrong, if anything."""
     import torch
 
     try:

@@ -1,13 +1,13 @@
-"""Styles: what `personalize` learns, as files, and how they are named, weighed and blended.
+"""Styles, which `personalize` learns: their files, names, strengths and blends.
 
-A style is one safetensors file with a tuned state of the model, (layers, heads, K, V) float32, and string metadata. The
-state is held in one or both of two places:
+A style is one safetensors file with a tuned state of the model, (layers, heads, K, V) float32, and string metadata. It
+holds a state for one or both of two places:
 
-- `run`: added to the recurrent state right before the bars to write (`Context_Middle` of prompt.py), when the context
+- `run`: added to the recurrent state right before the bars to write (`Context_Middle` of prompt.py), after the context
   has been read. This is what `personalize` tunes.
-- `wkv`: the initial state, before anything is read, which is the paper's place and RWKV-PEFT's `time_state`.
+- `wkv`: the initial state before anything is read, as in the paper and in RWKV-PEFT's `time_state`.
 
-Blending is linear, in each place. Nothing here needs torch.
+Blending is linear in each place. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 
 @dataclass(frozen=True)
 class Style:
-    """A tuned state. `info` is what the file says about it: see `personalize`."""
+    """A tuned state. `info` is the metadata of its file, see `personalize`."""
 
     name: str
     wkv: np.ndarray | None = None  # (L, H, K, V) float32, instead of zeros before anything is read
@@ -40,19 +40,19 @@ class Style:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is, by place."""
+        """The states by place."""
         return {place: a for place in PLACES if (a := getattr(self, place)) is not None}
 
 
 def styles_folder() -> Path:
-    """Where styles are kept by name: in the user's data folder."""
+    """The folder in which styles are kept by name, in the user's data folder."""
     import platformdirs
 
     return platformdirs.user_data_path("midi-rwkv") / "styles"
 
 
 def check_name(name: str) -> str:
-    """The name, where a style may be called that. StyleError otherwise."""
+    """The name, if it is valid for a style. Raises StyleError otherwise."""
     if not NAME.fullmatch(name) or name.lower().endswith(SUFFIX):
         raise StyleError(
             f"a style's name is letters, digits, spaces and . + - _, at most 64, beginning with a letter or digit; "
@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
 
 
 def style_path(name_or_path: str | Path) -> Path:
-    """The file of a style: a path as it stands, a name in `styles_folder()`. StyleError where there is none."""
+    """The file of a style, given by path or by name in `styles_folder()`. Raises StyleError if there is none."""
     text = str(name_or_path)
     path = Path(text)
     if path.suffix == SUFFIX or len(path.parts) > 1:
@@ -75,7 +75,7 @@ def style_path(name_or_path: str | Path) -> Path:
 
 
 def kept_style(name: str) -> Path:
-    """The file of a style in `styles_folder()`. StyleError where none has that name."""
+    """The file of a style in `styles_folder()`. Raises StyleError if none has that name."""
     path = styles_folder() / f"{name}{SUFFIX}"
     if not NAME.fullmatch(name) or not path.is_file():
         known = ", ".join(p.stem for p in style_files()) or "none yet; `midi-rwkv personalize` makes one"
@@ -84,17 +84,17 @@ def kept_style(name: str) -> Path:
 
 
 def style_files() -> list[Path]:
-    """The kept styles' files, by name."""
+    """The files of the kept styles, by name."""
     return sorted(styles_folder().glob(f"*{SUFFIX}"))
 
 
 def progress_path(path: Path) -> Path:
-    """Where a tuning that may be interrupted keeps how far it is, for the style that will be at `path`."""
+    """The file for the progress of a tuning that may be interrupted, for the style that will be at `path`."""
     return path.with_name(f".{path.stem}.progress")
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """A style file's metadata alone. StyleError where it is no style."""
+    """Only the metadata of a style file. Raises StyleError if it is no style."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -108,9 +108,14 @@ def read_info(path: Path) -> dict[str, str]:
 
 
 def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: bytes | None = None) -> None:
-    """Write the file, whole or not at all. FileExistsError where it is there already and not `overwrite`.
+    """Writes the file, completely or not at all.
 
-    unchanged: what a file that is replaced must still hold; OSError where it holds something else.
+    Args:
+        unchanged: the bytes that a replaced file must still hold.
+
+    Raises:
+        FileExistsError: the file exists and `overwrite` is False.
+        OSError: the file to replace holds other bytes than `unchanged`.
     """
     from safetensors.numpy import save
 
@@ -127,7 +132,7 @@ def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: 
 
 
 def load_style(name_or_path: str | Path, checkpoint: Checkpoint) -> Style:
-    """One style, checked against the checkpoint. StyleError (one line) where it does not belong to it."""
+    """One style, checked against the checkpoint. Raises StyleError if it does not belong to it."""
     from safetensors.numpy import load_file
 
     c = checkpoint.config
@@ -152,13 +157,13 @@ def load_style(name_or_path: str | Path, checkpoint: Checkpoint) -> Style:
 
 
 def parse_blend(text: str) -> list[tuple[str, float]]:
-    """`mine`, `mine:0.7,bach:0.3` -> [(name or path, weight)]. StyleError where a weight is not 0-1."""
+    """`mine` or `mine:0.7,bach:0.3` to [(name or path, weight)]. Raises StyleError if a weight is not in 0-1."""
     parts = []
     for part in text.split(","):
         name, colon, weight = part.strip().rpartition(":")
         try:
             value = float(weight) if colon else 1.0
-        except ValueError:  # the colon belongs to a path
+        except ValueError:  # the colon is part of a path
             name, value = part.strip(), 1.0
         name = name if colon and name else part.strip()
         if not name:
@@ -170,7 +175,7 @@ def parse_blend(text: str) -> list[tuple[str, float]]:
 
 
 def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style | None:
-    """The weighted sum, times `strength` (0-1). None where nothing is left: exactly the base model."""
+    """The weighted sum times `strength` (0-1), or None if nothing is left, which is exactly the base model."""
     if not 0 <= strength <= 1:
         raise StyleError(f"the style's strength must lie in 0-1, got {strength:g}")
     left = [(style, weight * strength) for style, weight in styles if weight * strength > 0]
@@ -188,9 +193,9 @@ def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style
 def find_style(
     text: str | None, checkpoint: Checkpoint, strength: float = 1.0, *, names_only: bool = False
 ) -> Style | None:
-    """What `--style TEXT --style-strength S` means. None: the base model.
+    """The style of `--style TEXT --style-strength S`. None is the base model.
 
-    names_only: a path is refused, for those who may not read this machine's files.
+    With `names_only` a path is refused, for callers that may not read this machine's files.
     """
     if text is None:
         if strength != 1:
@@ -201,7 +206,7 @@ def find_style(
 
 
 def describe(info: Mapping[str, str]) -> str:
-    """One line on what a style was made from, for people."""
+    """One line for people about what a style was learned from."""
     try:
         before, after = float(info["held_out_before"]), float(info["held_out_after"])
         return (

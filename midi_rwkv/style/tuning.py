@@ -1,12 +1,12 @@
-"""State tuning: the weights stay as they are, what is learned is one state matrix a head, added where a run begins.
+"""State tuning: learns one state matrix per head, added where a run begins, and leaves the weights as they are.
 
-All that stands before the run (`Context_Middle`, see prompt.py) is read once by the decoding engine and kept as a
-state, for nothing that is tuned changes it; only the run itself, some hundred ids, goes through the differentiable
-sequence form, again and again. That is what makes minutes of two cores enough.
+The decoding engine reads everything before the run (`Context_Middle`, see prompt.py) once and keeps it as a state,
+because nothing that is tuned changes it. Only the run itself, some hundred tokens, goes through the differentiable
+sequence form again and again. This is why minutes on two cores are enough.
 
-Nobody chooses a learning rate or a length: every fold (one file left out, or one part of the bars) is tuned with each
-of `LEARNING_RATES` in step. What is left out says which rate goes on after `RATE_STEPS`, which step to take, and in the
-end by which of `SCALES` to multiply the states. The style is the mean of the folds' states then.
+The learning rate and the number of steps need no choice. Every fold (one file left out, or one part of the bars) is
+tuned with all `LEARNING_RATES` side by side. The held-out music decides which rate continues after `RATE_STEPS`, which
+step to keep, and by which of `SCALES` to multiply the states at the end. The style is the mean of the folds' states.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from .style import Style
 LEARNING_RATES = (0.03, 0.1)
 SCALES = (1.0, 1.25, 1.5)
 STEPS = 48
-RATE_STEPS = 8  # with every rate; then only the best goes on
+RATE_STEPS = 8  # with every rate; then only the best continues
 CHECK_EVERY = 8  # steps
-STEP_IDS = 512  # ids a fold reads in a step, about
+STEP_IDS = 512  # tokens that a fold reads per step, approximately
 WARMUP_STEPS = 4
 BETAS = (0.9, 0.98)
-PATIENCE = 2  # checks without a gain, by any rate, after which no more is to be expected
+PATIENCE = 2  # checks without a gain by any rate after which tuning stops
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A sample made ready: the state after everything before the run, and the run's ids and roles."""
+    """A prepared sample: the state after everything before the run, and the run's tokens and roles."""
 
     ids: np.ndarray  # (T,) from Context_Middle on
     roles: np.ndarray  # (T,)
     state: State  # one row
     notes: int  # in the fill
-    unit: int  # what is left out together: a file, or a part of the bars
+    unit: int  # fills of one unit are held out together: a file, or a part of the bars
 
 
 def read_fill(
     engine: Engine, sample: Sample, middle: int, *, notes: int, unit: int, known: State | None = None
 ) -> Fill:
-    """Let the engine read what stands before the id `middle`. known: what it has read before that."""
+    """Reads everything before the token at `middle` with the engine. `known` is what it has already read."""
     at = sample.ids.index(middle)
     state = engine.new_state(1) if known is None else known.copy()
     engine.prefill(sample.ids[:at], state)
@@ -61,9 +61,9 @@ def read_fill(
 
 
 def fill_losses(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Nats of every id of the fills' answers, (N,), and which fill each belongs to, (N,).
+    """(N,) nats of all tokens of the fills' answers, and (N,) the fill that each belongs to.
 
-    added: a state for the place before the run, (L, H, K, V).
+    `added` is a state for the place before the run, (L, H, K, V).
     """
     device = model.head.weight.device
     width = max(len(f.ids) for f in fills)
@@ -79,7 +79,7 @@ def fill_losses(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None
 
 @torch.no_grad()
 def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None, ids: int = 2 * STEP_IDS) -> np.ndarray:
-    """Nats of each fill, (len(fills),); about `ids` of them at once."""
+    """(len(fills),) nats of each fill, computed about `ids` tokens at a time."""
     out = np.zeros(len(fills))
     for chosen in batches(fills, ids):
         out[chosen] = by_row(*fill_losses(model, [fills[i] for i in chosen], added), len(chosen))
@@ -88,14 +88,14 @@ def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None,
 
 @torch.no_grad()
 def styled_nats(model: RWKV7, sample: Sample, middle: int, style: Style) -> float:
-    """Nats of one sample's answer under a style; `middle` is the id at which a run begins."""
+    """Nats of one sample's answer under a style; `middle` is the token at which a run begins."""
     answer = torch.tensor([i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL])
     return float(F.cross_entropy(styled_logits(model, sample, middle, style), answer, reduction="sum"))
 
 
 @torch.no_grad()
 def styled_logits(model: RWKV7, sample: Sample, middle: int, style: Style) -> Tensor:
-    """What the model says of each id of the answer before it reads it: (N, vocabulary)."""
+    """(N, vocabulary) logits for each token of the answer, before the model reads it."""
     ids, roles = np.array([sample.ids]), np.array([sample.roles])
     at = sample.ids.index(middle)
     wkv, run = (None if x is None else torch.from_numpy(x) for x in (style.wkv, style.run))
@@ -106,8 +106,10 @@ def styled_logits(model: RWKV7, sample: Sample, middle: int, style: Style) -> Te
 
 
 def batches(fills: Sequence[Fill], ids: int, rng: np.random.Generator | None = None) -> list[list[int]]:
-    """Indices of the fills, those of like length together, about `ids` ids (padding and all) a batch; shuffled by
-    `rng`, lengths a little."""
+    """Batches of indices of fills of similar length, with about `ids` tokens per batch including padding.
+
+    `rng` shuffles the batches, and the order of lengths slightly.
+    """
     lengths = np.array([len(f.ids) for f in fills], float)
     order = np.argsort(lengths if rng is None else lengths * rng.uniform(0.8, 1.25, len(fills)), kind="stable")
     found: list[list[int]] = [[]]
@@ -123,29 +125,29 @@ def batches(fills: Sequence[Fill], ids: int, rng: np.random.Generator | None = N
 
 @dataclass(frozen=True)
 class Check:
-    """How far the tuning is. Held-out losses are nats per note, over all folds."""
+    """The progress of a tuning. Held-out losses are nats per note, over all folds."""
 
     step: int
     steps: int
     before: float
-    now: float  # of the best rate at this step
-    best: float  # so far
+    now: float  # loss of the best rate at this step
+    best: float  # lowest loss so far
     seconds_left: float
 
 
 @dataclass
 class Tuning:
-    """The folds' tunings, in step. `run()` may be interrupted at any moment; `best_state` is there then."""
+    """The tunings of all folds, side by side. `run()` may be interrupted at any time; `best_state` then exists."""
 
     model: RWKV7
     fills: Sequence[Fill]
-    held_out: Sequence[Fill]  # each is for the fold that leaves out its unit
-    folds: Sequence[Sequence[int]]  # units that each fold leaves out
+    held_out: Sequence[Fill]  # each is used for the fold that holds out its unit
+    folds: Sequence[Sequence[int]]  # the units that each fold holds out
     seed: int = 0
     steps: int = STEPS
     rates: Sequence[float] = LEARNING_RATES
     step: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)  # step, held-out nats a note at each rate that goes on
+    curve: list[dict[str, Any]] = field(default_factory=list)  # step, and held-out nats per note for each running rate
 
     def __post_init__(self) -> None:
         c, device = self.model.config, self.model.head.weight.device
@@ -153,7 +155,7 @@ class Tuning:
         self.states = [[torch.zeros(shape, device=device, requires_grad=True) for _ in self.folds] for _ in self.rates]
         groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]
         self.optimizer = torch.optim.Adam(groups, betas=BETAS)
-        self.running = list(range(len(self.rates)))  # numbers of the rates that go on
+        self.running = list(range(len(self.rates)))  # numbers of the rates that are still running
         self._train = [[f for f in self.fills if f.unit not in out] for out in self.folds]
         self._left_out = [[f for f in self.held_out if f.unit in out] for out in self.folds]
         if not all(self._train) or not all(self._left_out):
@@ -161,15 +163,15 @@ class Tuning:
         self._notes = sum(f.notes for fold in self._left_out for f in fold)
         self.before = sum(float(fills_nats(self.model, fold).sum()) for fold in self._left_out) / self._notes
         self.best, self.best_rate, self.best_step, self.scale = self.before, 0.0, 0, 1.0
-        self.best_states = [torch.zeros_like(s.detach()) for s in self.states[0]]  # of the folds
+        self.best_states = [torch.zeros_like(s.detach()) for s in self.states[0]]  # one per fold
 
     @property
     def best_state(self) -> Tensor:
-        """What there is to keep."""
+        """The best state so far."""
         return self.scale * torch.stack(self.best_states).mean(0)
 
     def run(self, on_check: Callable[[Check], None] = lambda check: None) -> None:
-        """Tune to the end, or until nothing more is gained, and find the scale."""
+        """Tunes to the end, or until there is no more gain, and finds the scale."""
         began, first = time.monotonic(), self.step
         while self.step < self.steps and not self._is_over():
             for _ in range(min(CHECK_EVERY, self.steps - self.step)):
@@ -186,7 +188,7 @@ class Tuning:
         return self.step - self.best_step >= PATIENCE * CHECK_EVERY
 
     def _work(self, first: int, last: int) -> int:
-        """Steps between the two, once for each rate that takes them."""
+        """The steps between the two, once for each rate that takes them."""
         return len(self.rates) * max(0, min(last, RATE_STEPS) - first) + max(0, last - max(first, RATE_STEPS))
 
     def _step(self) -> None:
@@ -194,7 +196,7 @@ class Tuning:
             rng = np.random.default_rng((self.seed, self.step, number))
             some = [fills[i] for i in rng.choice(len(fills), min(len(fills), 64), replace=False)]
             chosen = [some[i] for i in batches(some, STEP_IDS, rng)[0]]
-            for k in self.running:  # one by one: together they would hold twice the memory
+            for k in self.running:  # one after another, because together they would need twice the memory
                 self.losses(chosen, self.states[k][number]).mean().backward()
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.step + 1) / WARMUP_STEPS) * (1 - self.step / self.steps)
@@ -203,7 +205,7 @@ class Tuning:
         self.step += 1
 
     def _check(self) -> float:
-        """Measure every rate that goes on; take the best. Returns its held-out nats per note."""
+        """Measures every running rate and keeps the best. Returns its held-out nats per note."""
         losses = {k: self._left_out_loss([s.detach() for s in self.states[k]]) for k in self.running}
         self.curve.append({"step": self.step, "losses": {self.rates[k]: loss for k, loss in losses.items()}})
         k = min(losses, key=losses.__getitem__)
@@ -215,7 +217,7 @@ class Tuning:
         return losses[k]
 
     def _left_out_loss(self, states: Sequence[Tensor]) -> float:
-        """Nats per note of what the folds leave out, each under its own state."""
+        """Nats per note of the held-out fills, each under the state of its own fold."""
         nats = (float(self.all_nats(fold, s).sum()) for fold, s in zip(self._left_out, states, strict=True))
         return sum(nats) / self._notes
 
@@ -224,7 +226,7 @@ class Tuning:
         return self.all_nats(fills, self.best_state)
 
     def losses(self, fills: Sequence[Fill], state: Tensor) -> Tensor:
-        """Nats of every id of the fills' answers, differentiable in what is tuned."""
+        """Nats of all tokens of the fills' answers, differentiable in the tuned states."""
         return fill_losses(self.model, fills, state)[0]
 
     def all_nats(self, fills: Sequence[Fill], state: Tensor) -> np.ndarray:
@@ -232,7 +234,7 @@ class Tuning:
         return fills_nats(self.model, fills, state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on exactly here."""
+        """Everything needed to resume exactly here."""
         return {
             "states": [[s.detach() for s in row] for row in self.states],
             "optimizer": self.optimizer.state_dict(),

@@ -1,9 +1,9 @@
-"""Training through torch.compile: what a block does around the recurrence is fused into a few loops.
+"""Training through torch.compile, which fuses the operations of a block around the recurrence into a few loops.
 
-Worth it on a CPU with quick matrix products, where the operations between them take most of a step. torch.compile
-needs a C++ compiler on the machine (on a GPU Triton, which PyTorch brings). The recurrence itself stays the kernel of
-`kernels/`, and evaluation stays as it is (`uncompiled`): its rows have many lengths, each of which would be compiled
-anew.
+This helps on a CPU with fast matrix products, where the operations between them take most of a step. torch.compile
+needs a C++ compiler on the machine (on a GPU it needs Triton, which PyTorch brings). The recurrence itself remains the
+kernel of `kernels/`. Evaluation is not compiled (`uncompiled`), because its rows have many lengths, and each would be
+compiled separately.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from midi_rwkv.model.transformer import Transformer
 
 
 def compile_blocks(model: RWKV7 | Transformer) -> None:
-    """Compile the blocks' parts at their first use, in place; RequestError for a Transformer, or without a compiler."""
+    """Makes the blocks compile at first use, in place. Raises RequestError for a Transformer or without a compiler."""
     if not isinstance(model, RWKV7):
         raise RequestError("--compile is for an RWKV-7; leave it out for --arch transformer")
     import torch._functorch.config as functorch
@@ -39,5 +39,5 @@ def compile_blocks(model: RWKV7 | Transformer) -> None:
 
 
 def uncompiled() -> AbstractContextManager[object]:
-    """Inside it, compiled parts run as if they were not."""
+    """Runs compiled parts uncompiled within the block."""
     return torch.compiler.set_stance("force_eager")

@@ -1,4 +1,4 @@
-"""Token shards -> training rows: random songs, random regions, random contexts, packed to a fixed length.
+"""Makes training rows from token shards: random songs, regions and contexts, packed to a fixed length.
 
 Row `i` of a run depends on (seed, i) alone, so a resumed run, or one on more processes, sees the same rows.
 """
@@ -17,7 +17,7 @@ from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, control_ids
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
-# By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
+# By musical use rather than size: polish_scores has 45 % of the notes, and the _band sets are machine-made.
 DEFAULT_SOURCE_WEIGHTS = {
     "games": 0.14,
     "groove_drums": 0.04,
@@ -35,19 +35,19 @@ DEFAULT_SOURCE_WEIGHTS = {
 }
 RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
-NOT_MUSIC, CONTEXT, FILL = 0, 1, 2  # what a target token is
+NOT_MUSIC, CONTEXT, FILL = 0, 1, 2  # the role of a target token
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with its answer: ids, and per id what it is (NOT_MUSIC, CONTEXT or FILL)."""
+    """One prompt with its answer: the tokens, and the role of each (NOT_MUSIC, CONTEXT or FILL)."""
 
     ids: list[int]
     roles: list[int]
 
 
 class RegionSampler:
-    """Draws a region of a song and lays it out as the model will meet it."""
+    """Draws a region of a song and lays it out as `infill` will."""
 
     def __init__(self, tokenizer: Tokenizer, *, evaluation: bool = False, order: str = "bars"):
         """evaluation: no control tokens, and nothing is hidden but the region. order: of the prompt, one of
@@ -58,9 +58,9 @@ class RegionSampler:
     def draw(
         self, song: TokenizedSong, rng: np.random.Generator, budget: int, within: tuple[int, int] | None = None
     ) -> Sample | None:
-        """A sample of at most `budget` ids, or None where the drawn region does not fit.
+        """A sample of at most `budget` tokens, or None if the drawn region does not fit.
 
-        within: bars, half-open, that the region must lie in; None: anywhere.
+        `within` is a half-open range of bars that must contain the region; None is anywhere.
         """
         lengths = np.diff(song.offsets).reshape(song.n_bars, song.n_tracks)
         low, high = within or (0, song.n_bars)
@@ -85,7 +85,7 @@ class RegionSampler:
         absent: list[int] = []
         open_end = rng.random() < 0.12
         if not self.evaluation:
-            if rng.random() < 0.2:  # other runs of the same region that are not filled yet
+            if rng.random() < 0.2:  # other runs of the same region are not filled yet
                 start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
                 masked = {Cell(t, b) for b in range(start, min(start + width, song.n_bars)) for t in tracks}
             if len(tracks) < song.n_tracks and rng.random() < 0.1:
@@ -128,7 +128,7 @@ def lay_out(
 
 
 class TrainingRows:
-    """Endless packed rows: `rows[i]` -> ids, roles and starts (True at a sample's first id), each (seq_len + 1,)."""
+    """Endless packed rows: `rows[i]` is tokens, roles, and starts (True at a sample's first token), (seq_len + 1,)."""
 
     def __init__(
         self,
@@ -140,8 +140,15 @@ class TrainingRows:
         weights: Mapping[str, float] | None = None,
         order: str = "bars",
     ):
-        """weights: by source; None: `DEFAULT_SOURCE_WEIGHTS` where the folder has all of these sources, else the root
-        of each source's bars. CorpusError where a source has no shard."""
+        """Opens the shards.
+
+        Args:
+            weights: by source. None is `DEFAULT_SOURCE_WEIGHTS` if the folder has all of these sources, else the square
+                root of each source's bars.
+
+        Raises:
+            CorpusError: a source has no shard.
+        """
         there = sources_in(shards)
         if weights is None and set(DEFAULT_SOURCE_WEIGHTS) <= set(there):
             weights = DEFAULT_SOURCE_WEIGHTS
@@ -155,7 +162,7 @@ class TrainingRows:
         self.weights = weights = dict(weights)
         self.shards = list(opened.values())
         self.p = np.array(list(weights.values())) / sum(weights.values())
-        # A long song counts for more, but less than in proportion.
+        # A longer song is drawn more often, but less than in proportion to its length.
         self.song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]
         self.sampler = RegionSampler(tokenizer, order=order)
         self.pad = self.sampler.tokens.pad
@@ -204,13 +211,13 @@ def validation_samples(
 
 
 def count_notes(tokenizer: Tokenizer, sample: Sample) -> int:
-    """Notes in the fill."""
+    """The number of notes in the fill."""
     fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
     return int(tokenizer.notes_per_id[fill].sum())
 
 
 def to_batches(samples: Sequence[Sample], pad: int, rows: int) -> list[tuple[np.ndarray, np.ndarray, list[int]]]:
-    """Samples of like length together: (ids, roles) padded to (rows, longest), and which samples they are."""
+    """Batches of samples of similar length: (tokens, roles) padded to (rows, longest), and the samples' indices."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].ids))
     batches = []
     for at in range(0, len(order), rows):

@@ -1,6 +1,6 @@
-"""Training rows made ahead of time by worker processes, each step's in order, and the time the trainer waits for them.
+"""Makes training rows ahead of time in worker processes, in order, and measures how long the trainer waits for them.
 
-Row i depends on (seed, i) alone. A step reads `batch_size` rows; of these a process takes every `size`-th.
+Row i depends only on (seed, i). A step reads `batch_size` rows, of which each process takes every `size`-th.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from midi_rwkv.model.config import TrainConfig
 from .dataset import CONTEXT, FILL, TrainingRows
 from .parallel import Group
 
-AHEAD = 4  # steps that each worker makes in advance
+AHEAD = 4  # steps that each worker prepares in advance
 
 
 class Batch(NamedTuple):
-    """This process's rows of one step, (B, T + 1) each, and what the targets among them that carry music count."""
+    """This process's rows of one step, (B, T + 1) each, and the total weight of their targets that carry music."""
 
     ids: Tensor
     roles: Tensor
@@ -55,7 +55,7 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 
 
 class Loader:
-    """Iterate over it once. `waited`: seconds that the trainer stood still for rows so far."""
+    """Yields batches; iterate over it once. `waited` is the time spent waiting for rows so far, in seconds."""
 
     def __init__(
         self,
@@ -67,15 +67,20 @@ class Loader:
         steps: int,
         workers: int = 0,
     ):
-        """steps: how many batches. workers: processes that make rows; 0: the trainer makes them itself.
+        """Prepares the workers.
 
-        RequestError where the step has fewer rows than there are processes.
+        Args:
+            steps: the number of batches.
+            workers: processes that make rows; with 0 the trainer makes them itself.
+
+        Raises:
+            RequestError: a step has fewer rows than there are processes.
         """
         batch_size = config.batch_size
         if batch_size < group.size:
             raise RequestError(f"--batch-size {batch_size} gives {group.size} processes no row each; use {group.size}")
         self.waited = 0.0
-        fork = "fork" in multiprocessing.get_all_start_methods()  # the shards' arrays are shared then, not copied
+        fork = "fork" in multiprocessing.get_all_start_methods()  # shares the shards' arrays instead of copying them
         self._batches: DataLoader[Batch] = DataLoader(
             _Steps(rows, batch_size, group.rank, group.size, config.context_weight),
             batch_size=None,

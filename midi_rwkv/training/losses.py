@@ -1,4 +1,4 @@
-"""What a model's answers cost: nats of the ids that carry music, for training, validation and tuning."""
+"""Losses: nats of the tokens that carry music, for training, validation and tuning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
 
 
 def target_weights(roles: Tensor, context_weight: float) -> Tensor | None:
-    """What each target counts, (B, T), as `targets_nats` takes it; None: all the same. roles: (B, T + 1)."""
+    """(B, T) weight of each target for `targets_nats`, or None if all are equal. roles: (B, T + 1)."""
     if context_weight == 1:
         return None
     return torch.ones(roles[:, 1:].shape, device=roles.device).masked_fill(roles[:, 1:] == CONTEXT, context_weight)
@@ -66,7 +66,7 @@ def wanted_nats(
 def wanted_logits(
     model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What the model says of each wanted id before it reads it, (N, vocabulary), and where they stand, (B, T)."""
+    """(N, vocabulary) logits for each wanted token before the model reads it, and (B, T) where these tokens are."""
     device = model.head.weight.device
     tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
     if isinstance(model, RWKV7):
@@ -77,7 +77,7 @@ def wanted_logits(
 
 
 def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:
-    """Sums over each of `count` rows, (count,), of what `wanted_nats` gives."""
+    """(count,) sums over each row of the nats from `wanted_nats`."""
     return np.bincount(rows.cpu().numpy(), nats.detach().double().cpu().numpy(), count)
 
 

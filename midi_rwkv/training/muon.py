@@ -19,7 +19,7 @@ ITERATIONS = 5
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are no slower than in float32 there."""
+    """Whether matrix products in bfloat16 are at least as fast as in float32 on the device."""
     if device.type != "cpu":
         return True
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -27,7 +27,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Singular values brought near 1 by Newton-Schulz iterations, computed in `dtype`. matrices: (N, A, B)."""
+    """Brings the singular values of `matrices` (N, A, B) close to 1 by Newton-Schulz iterations in `dtype`."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.to(dtype)

@@ -1,4 +1,4 @@
-"""How weights move: the learning rate's course, the optimizers, and the average of the weights."""
+"""The learning-rate schedule, the optimizers, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .muon import Muon
 
 
 def learning_rate(config: TrainConfig, tokens: int) -> float:
-    """Warm-up, hold, linear decay to zero, as a function of the tokens seen."""
+    """The learning rate after a number of tokens: warm-up, hold, and linear decay to zero."""
     warm = min(1.0, (tokens + 1) / config.warmup_tokens)
     left = (config.total_tokens - tokens) / (config.decay_fraction * config.total_tokens)
     return config.lr * min(warm, 1.0, max(0.0, left))

@@ -1,8 +1,8 @@
-"""One process, or several that `torchrun` started: who I am, my device, and sums over all of us.
+"""One process, or several that `torchrun` started: the rank, the device, and sums over all processes.
 
     torchrun --nproc-per-node 2 -m midi_rwkv train SHARDS RUN
 
-Torchrun says it in RANK, WORLD_SIZE and LOCAL_RANK, the only environment variables that are read here.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK, the only environment variables that this module reads.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from midi_rwkv.errors import RequestError
 
 @dataclass(frozen=True)
 class Group:
-    """`size` processes of which this is number `rank`, and the device it computes on."""
+    """A group of `size` processes, of which this is number `rank`, and this process's device."""
 
     rank: int
     size: int
     device: torch.device
-    control: Any = None  # a gloo group for small sums on the CPU, which never wait for a GPU's work
+    control: Any = None  # a gloo group for small sums on the CPU, which never waits for a GPU
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the processes in the backward pass."""
+        """The model, with its gradients averaged over the processes in the backward pass."""
         if self.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
@@ -49,21 +49,22 @@ class Group:
         return tensor.numpy()
 
     def total_on_device(self, value: Tensor) -> Tensor:
-        """The same of a tensor on the device; a GPU need not finish its work for it."""
+        """The sum of a tensor on the device, which does not wait for the GPU."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def close(self) -> None:
-        """Leave; nothing is summed after this."""
+        """Leaves the group."""
         if self.size > 1:
             dist.destroy_process_group()
 
 
 def join(device: str = "auto") -> Group:
-    """The group that this process belongs to. device: "auto", or what torch calls one ("cpu", "cuda").
+    """The group that this process belongs to. `device` is "auto" or a torch device ("cpu", "cuda").
 
-    RequestError where the device is not there.
+    Raises:
+        RequestError: the device does not exist.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     rank, size, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))

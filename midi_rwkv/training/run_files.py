@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder: `state.pt`, to go on from, and `curve.csv`, to look at."""
+"""The files of a training run: `state.pt`, from which it resumes, and `curve.csv`, its log."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ COLUMNS = ("tokens", "kind", "loss", "lr", "tokens_per_second", "waited", "by_so
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """The state that was there before stays until this one is complete and on the disk."""
+    """Writes the state. The previous state stays until this one is complete and on disk."""
     with whole_file(path) as partial:
         torch.save(state, partial)
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """CheckpointError (one line) where the file cannot be read."""
+    """Reads the state. Raises CheckpointError if it cannot be read."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -32,20 +32,20 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 class Curve:
-    """`curve.csv`: a line for every so many steps (kind `train`) and for every evaluation (`valid` ...)."""
+    """`curve.csv`, with one line per logging window (kind `train`) and per evaluation (`valid` ...)."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def rows(self) -> list[dict[str, str]]:
-        """What is logged so far."""
+        """The lines logged so far."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file))
 
     def cut(self, tokens: int) -> None:
-        """Drop what was logged after the state that a run goes on from, a half-written last line included."""
+        """Drops lines that were logged after the state from which the run resumes, and a partial last line."""
         kept = [r for r in self.rows() if r["tokens"].isdecimal() and int(r["tokens"]) <= tokens]
         if self.path.exists():
             with whole_file(self.path) as partial, partial.open("w", newline="") as file:
@@ -54,7 +54,7 @@ class Curve:
                 writer.writerows(kept)
 
     def log(self, values: dict[str, float | str]) -> None:
-        """Add a line, and print it."""
+        """Adds a line and prints it."""
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")

@@ -1,9 +1,9 @@
-"""Training on sequences longer than memory allows: piece by piece, the recurrent state carried from one to the next.
+"""Trains on sequences that do not fit into memory, piece by piece, passing the recurrent state from one to the next.
 
-A recurrent model's past is its state, so a long song needs the activations of one piece at a time. The first pass goes
-through the pieces without gradients and keeps the state before each. The second goes backwards: each piece runs again,
-with gradients, and the gradient of the state after it, which the later piece gave, is handed on to the state before it.
-The gradients are those of the whole sequence; a second forward pass is what they cost.
+The past of a recurrent model is its state, so a long song needs the activations of only one piece at a time. The first
+pass goes through the pieces without gradients and keeps the state before each. The second pass goes backwards: each
+piece runs again with gradients, and the gradient of the state after it, which comes from the later piece, is passed on
+to the state before it. The gradients are those of the whole sequence, at the cost of a second forward pass.
 """
 
 from __future__ import annotations
@@ -76,5 +76,5 @@ def _cut(starts: Tensor | None, place: slice) -> Tensor | None:
 
 
 def _leaf(state: ModelState) -> ModelState:
-    """The same numbers without history, to gather gradients."""
+    """A copy without history that gathers gradients."""
     return ModelState(*(x.detach().requires_grad_() for x in _tensors(state)))

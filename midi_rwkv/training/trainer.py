@@ -1,13 +1,13 @@
-"""The training loop: token shards in, a checkpoint folder out.
+"""The training loop, from token shards to a checkpoint folder.
 
     midi-rwkv train SHARDS RUN --threads 2
     torchrun --nproc-per-node 2 -m midi_rwkv train SHARDS RUN --batch-size 2
 
-A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped (written whole every
-`save_seconds`, so a kill at any moment loses no more than that); `curve.csv` the losses; `checkpoint/` what
-`load_checkpoint` reads. Starting the same command again resumes. The learning rate is warmed up, held and decayed
-linearly over the last `decay_fraction` of `total_tokens`; since the held part does not depend on the end, a run may be
-stopped and resumed with another `--total-tokens`.
+A run is a folder. `state.pt` holds everything needed to resume exactly (it is written completely every `save_seconds`,
+so a kill loses at most that much), `curve.csv` the losses, and `checkpoint/` what `load_checkpoint` reads. The same
+command resumes. The learning rate is warmed up, held, and decayed linearly over the last `decay_fraction` of
+`total_tokens`. Since the held part does not depend on the end, a run may be stopped and resumed with another
+`--total-tokens`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,20 @@ from .run_files import Curve, read_state, write_state
 from .state_passing import backward_in_pieces
 
 EVAL_FILLS_PER_SOURCE = 8
-EVAL_CONTEXT = 1024  # ids a fill, whatever the rows' length, so that curves compare
+EVAL_CONTEXT = 1024  # tokens per fill, whatever the length of rows, so that curves can be compared
 LOG_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How a machine takes a run's steps; which weights come out does not depend on it, up to rounding.
+    """How a machine executes the steps of a run. The weights do not depend on it, up to rounding.
 
-    device: "auto", or what torch calls one. workers: processes that make rows ahead of time; None: up to 8 for a GPU,
-    none for a CPU. rows_at_once: rows that one forward pass takes, where a step's share does not fit the memory; 0:
-    all. piece: tokens of a row at a time, for rows that do not fit (state_passing.py); 0: whole rows. compiled: train
-    through torch.compile (compiled.py).
+    Attributes:
+        device: "auto" or a torch device.
+        workers: processes that make rows ahead of time; None is up to 8 for a GPU and none for a CPU.
+        rows_at_once: rows per forward pass, if a step's share does not fit into memory; 0 is all.
+        piece: tokens of a row at a time, for rows that do not fit (state_passing.py); 0 is whole rows.
+        compiled: train through torch.compile (compiled.py).
     """
 
     device: str = "auto"
@@ -82,7 +84,7 @@ class Trainer:
         machine: Machine = THIS_MACHINE,
         start: Path | None = None,
     ):
-        """start: a checkpoint folder whose weights a new run begins with; a run that has a state goes on from that."""
+        """`start` is a checkpoint folder whose weights a new run begins with. A run with a state resumes from that."""
         self.run_folder, self.config, self.machine = run, config, machine
         if not (shards / "tokenizer.json").exists():
             raise CorpusError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
@@ -130,7 +132,7 @@ class Trainer:
         self.parallel = self.group.wrap(self.model)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
-        """A new run from a checkpoint's weights. CheckpointError where its vocabulary or its shape is another."""
+        """Takes over a checkpoint's weights. Raises CheckpointError if its vocabulary or shape differs."""
         if tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
             raise CheckpointError(
                 f"{checkpoint.path} has another vocabulary than the shards; build them with its tokenizer.json"
@@ -165,7 +167,7 @@ class Trainer:
             self._save_checkpoint("checkpoint", self.model)  # a kill may have come between the state and this
 
     def save(self) -> None:
-        """`state.pt` and `checkpoint/`, each file whole or not at all; the first process's work."""
+        """Writes `state.pt` and `checkpoint/`, each file completely or not at all, in the first process."""
         if not self.group.first:
             return
         state = {
@@ -191,13 +193,15 @@ class Trainer:
         )
 
     def autocast(self) -> Any:
-        """bf16 for the matrix products where asked for, and where the machine is quick at it."""
+        """bfloat16 for the matrix products, if requested and if the machine is fast at it."""
         quick = self.config.bf16 and has_fast_bf16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
 
     def evaluate(self, model: Any = None, kind: str = "valid") -> float:
-        """Nats per note on the fixed validation fills, mean over the sources; logged as `kind`. Every process takes
-        its share of the fills."""
+        """Nats per note on the fixed validation fills, as the mean over sources, logged as `kind`.
+
+        Every process takes its share of the fills.
+        """
         model = self.model if model is None else model
         model.eval()
         mine = self.valid_batches[self.group.rank :: self.group.size]
@@ -216,12 +220,12 @@ class Trainer:
         return mean
 
     def gradients(self, batch: Batch, targets: float) -> Tensor:
-        """Gradients of the mean nats over `targets`, those of all processes; returns the sum over this one's, ()."""
+        """Adds the gradients of the mean over `targets` (of all processes). Returns the sum over this process's, ()."""
         chunk = self.machine.rows_at_once or len(batch.ids)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for at in range(0, len(batch.ids), chunk):
             ids, roles, starts = (x[at : at + chunk].to(self.device, non_blocking=True) for x in batch[:3])
-            last = at + chunk >= len(batch.ids)  # only then are gradients exchanged
+            last = at + chunk >= len(batch.ids)  # gradients are exchanged only with the last chunk
             with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
                 if self.machine.piece:
                     total += self.gradients_by_piece(ids, roles, starts, targets)
@@ -235,7 +239,7 @@ class Trainer:
         return total
 
     def gradients_by_piece(self, ids: Tensor, roles: Tensor, starts: Tensor, targets: float) -> float:
-        """`gradients` of some rows in the memory of one piece of them; returns their nats."""
+        """`gradients` for some rows, in the memory of one piece of them. Returns their nats."""
         assert isinstance(self.model, RWKV7)
         wanted, weights = music_targets(ids, roles), target_weights(roles, self.config.context_weight)
 
@@ -247,7 +251,7 @@ class Trainer:
         return mean * targets
 
     def train_step(self, batch: Batch, targets: float) -> float:
-        """One step of the optimizers; targets: of all processes. Returns the learning rate."""
+        """One step of the optimizers; `targets` are those of all processes. Returns the learning rate."""
         lr = learning_rate(self.config, self.tokens)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -266,22 +270,22 @@ class Trainer:
         return lr
 
     def batches(self) -> Loader:
-        """What is left to train on."""
+        """The batches that are left to train on."""
         c = self.config
         steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
         return Loader(self.rows, c, self.group, first_row=self.row, steps=steps, workers=self.workers)
 
     def run(self) -> None:
-        """Train to `total_tokens`. Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt."""
+        """Trains to `total_tokens`. Ctrl-C and SIGTERM save between two steps, and then raise KeyboardInterrupt."""
         c = self.config
         loader = self.batches()
         saved = logged = time.monotonic()
         clocked = 0  # tokens since `logged`
-        waited = 0.0  # seconds, by then
+        waited = 0.0  # seconds waited until `logged`
         with stop_requests(insist=self.group.size == 1) as stop:
             for batch in loader:
                 targets, stopping = self.group.total(np.array([batch.targets, stop.is_set()]))
-                if stopping:  # all processes see it before the same step
+                if stopping:  # all processes see this before the same step
                     self.save()
                     raise KeyboardInterrupt(f"saved at {self.tokens:,} tokens; the same command goes on from there")
                 before = self.tokens
@@ -313,7 +317,7 @@ class Trainer:
         self.finish()
 
     def finish(self) -> None:
-        """The last evaluation, of the average too, and all files."""
+        """Makes the last evaluation, also of the average, and writes all files."""
         self.save()
         done = {(r["kind"], r["tokens"]) for r in self.curve.rows()} if self.group.first else set()
         if not self.group.total(np.array([("valid", str(self.tokens)) in done]))[0]:
@@ -327,7 +331,7 @@ class Trainer:
 
 @contextmanager
 def stop_requests(*, insist: bool) -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets. insist: the second one interrupts at once."""
+    """An event that Ctrl-C or SIGTERM sets. With `insist`, the second one interrupts at once."""
     stop = threading.Event()
 
     def request(number: int, _: Any) -> None:
