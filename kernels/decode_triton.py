@@ -1,16 +1,16 @@
-"""One token of RWKV-7 for a batch of candidates, in five launches a layer.
+"""Decodes one token of RWKV-7 for a batch of candidates, in five launches per layer.
 
 `project` normalises, shifts and multiplies; `recur` does everything between the first products of a time mix and its
 last; `add` multiplies and adds to the residual. A launch needs every channel of the one before, and programs cannot
-wait for one another, so this is as far as fusion goes without a barrier across the GPU:
+wait for one another, so without a barrier across the GPU no more can be fused:
 
     project   layer norm, token shift, six lerps; receptance, key, value and the adapters' first halves in one product
-    recur     (a row and head) the adapters' second halves, value residual, key normalisation, state, group norm, gate
+    recur     (per row and head) the adapters' second halves, value residual, key normalisation, state, group norm, gate
     add       the output matrix, onto the residual
     project   layer norm, token shift, lerp, key matrix, squared ReLU
     add       the value matrix, onto the residual
 
-Vectors and states are float32, matrices float32 or bfloat16. Rows that a tile has too many are masked.
+Vectors and states are float32, matrices float32 or bfloat16. Excess rows of a tile are masked.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .wkv7_triton_chunk import dot, tl, triton
 
-ROWS, COLUMNS, DEPTH = 16, 16, 128  # of a tile; tl.dot takes 16 at least, and small tiles spread a layer over the GPU
+ROWS, COLUMNS, DEPTH = 16, 16, 128  # of a tile; tl.dot needs at least 16, and small tiles spread a layer over the GPU
 
 
 @triton.jit
@@ -31,8 +31,8 @@ def project(
 ):  # fmt: skip
     """out (rows, N) = f(lerp(layer norm of x (rows, C), shift (rows, C))) times weight (N, C).
 
-    mixes (M, C) and mix_of (N / COLUMNS,): which lerp a tile's outputs want. normed (rows, C): the layer norm, which is
-    the next token's shift. MIX False: no shift. SQUARE: f ends with a squared ReLU.
+    `mix_of` (N / COLUMNS,) says which lerp of `mixes` (M, C) a tile's outputs need. `normed` (rows, C) is the layer
+    norm, which is the next token's shift. Without MIX there is no shift; with SQUARE, f ends with a squared ReLU.
     """
     tile, row_tile = tl.program_id(0), tl.program_id(1)
     row = row_tile * ROWS + tl.arange(0, ROWS)[:, None]
@@ -74,7 +74,7 @@ def add(
     y, weight, x, normed, shift, rows, C, DEEP,
     KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x (rows, C) += y (rows, DEEP) times weight (C, DEEP). And normed becomes shift, whose readers are done."""
+    """x (rows, C) += y (rows, DEEP) times weight (C, DEEP). Also copies normed to shift, which has been read by now."""
     tile, row_tile = tl.program_id(0), tl.program_id(1)
     row = row_tile * ROWS + tl.arange(0, ROWS)[:, None]
     column = tile * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -106,11 +106,11 @@ def recur(
     RW: tl.constexpr, RV: tl.constexpr, RA: tl.constexpr, RG: tl.constexpr,
     PW: tl.constexpr, PV: tl.constexpr, PA: tl.constexpr, PG: tl.constexpr,
 ):  # fmt: skip
-    """A program a row and head of D channels: z (rows, N), what `project` made, to the gated output (rows, C).
+    """One program per row and head of D channels: from z (rows, N), `project`'s output, to the gated output (rows, C).
 
     z holds receptance, key, value (C each), then the low ranks of w, v, a, g. vectors (8, C): w0, v0, a0, k_k, k_a,
-    r_k, and the group norm's scale and bias. state (rows, H, D, D) moves on in place. FIRST: layer 0, which keeps its
-    values.
+    r_k, and the group norm's scale and bias. state (rows, H, D, D) is updated in place. FIRST is layer 0, which stores
+    its values.
     """
     row, head = tl.program_id(0), tl.program_id(1)
     i = tl.arange(0, D)
@@ -152,16 +152,16 @@ def recur(
 
 
 class LayerWeights:
-    """A layer's weights as the launches read them, on one device."""
+    """A layer's weights in the form that the launches read, on one device."""
 
     def __init__(self, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
-        """weights: RWKV-LM's names within a block ("att.x_r"), float32. dtype: of the matrices."""
+        """`weights` are float32, by RWKV-LM's names within a block ("att.x_r"); `dtype` is that of the matrices."""
         att = {name.removeprefix("att."): x for name, x in weights.items() if name.startswith("att.")}
         size = att["x_r"].numel()
         self.first = "v1" not in att
         empty = att["w1"].new_zeros(size, 0)
         low = [att["w1"], empty if self.first else att["v1"], att["a1"], att["g1"]]
-        # Each matrix has its own lerp, and a tile one alone, so each is filled up to whole tiles.
+        # Each matrix has its own lerp and a tile only one, so each matrix is padded to whole tiles.
         parts = [att["receptance.weight"], att["key.weight"], att["value.weight"], *(x.T for x in low)]
         self.widths = [-(-len(x) // COLUMNS) * COLUMNS for x in parts]
         self.enter = torch.cat(_filled(parts, self.widths)).to(dtype)  # (N, C)
@@ -182,7 +182,7 @@ class LayerWeights:
 
 
 def _filled(matrices: list[Tensor], heights: list[int]) -> list[Tensor]:
-    """Each matrix with rows of zeros down to its height."""
+    """Each matrix, padded with rows of zeros to its height."""
     return [torch.cat([x, x.new_zeros(n - len(x), x.shape[1])]) for x, n in zip(matrices, heights, strict=True)]
 
 
@@ -193,7 +193,7 @@ def _tiles(rows: int, columns: int) -> tuple[int, int]:
 def step_layer(
     layer: LayerWeights, x: Tensor, att_shift: Tensor, ffn_shift: Tensor, wkv: Tensor, first_values: Tensor
 ) -> None:
-    """A token through one layer. x (B, C), the shifts (B, C), wkv (B, H, K, V), all float32, move on in place.
+    """Runs a token through one layer. x (B, C), the shifts (B, C) and wkv (B, H, K, V), all float32, change in place.
 
     first_values (B, C) is written by layer 0 and read by the others.
     """
@@ -222,7 +222,7 @@ def step_layer(
 
 
 def step_head(x: Tensor, scale: Tensor, bias: Tensor, head: Tensor, logits: Tensor) -> None:
-    """x (B, C) normalised, times head (V, C) -> logits (B, V)."""
+    """Logits (B, V): x (B, C), normalised, times head (V, C)."""
     rows, size = x.shape
     project[_tiles(rows, len(head))](
         x, x, scale, bias, x, x, head, logits, logits, rows, size, len(head),

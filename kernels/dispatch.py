@@ -35,8 +35,8 @@ def wkv7(
 
     backend: "reference" (token by token, the definition), "chunked" (parallel within chunks; any device), "numba" (a
     compiled scan on the CPU), "triton" (chunk-parallel on a GPU's tensor cores), or "auto": the reference for a single
-    token, else numba on a CPU and triton on a GPU where they can run, else chunked. What "auto" took, and why, is
-    logged once (logger "midi_rwkv.kernels.dispatch", level INFO).
+    token, else numba on a CPU and triton on a GPU where they can run, else chunked. The choice of "auto" and the reason
+    are logged once (logger "midi_rwkv.kernels.dispatch", level INFO).
 
     Raises:
         ValueError: an unknown backend, or one that was asked for and cannot run these tensors; and `wkv7_reference`'s.
@@ -63,7 +63,7 @@ def wkv7(
 
 
 def choose(r: Tensor, v: Tensor) -> tuple[str, str]:
-    """What "auto" takes for tensors of this shape, dtype and device, and why."""
+    """The choice of "auto" for tensors of this shape, dtype and device, and the reason."""
     key_size, value_size = r.shape[-1], v.shape[-1]
     if r.shape[1] == 1:
         return "reference", "a single token"

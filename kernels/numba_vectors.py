@@ -1,8 +1,8 @@
-"""Vector arithmetic inside numba functions: what the inner loops of the CPU kernels are written in.
+"""Vector arithmetic inside numba functions, in which the inner loops of the CPU kernels are written.
 
-numba leaves most of our loops scalar, because nothing tells LLVM that ten arrays do not overlap. An `intrinsic` may
-write LLVM instructions itself, so here vectors of 16 numbers are written out, which LLVM cuts into what the processor
-has (AVX-512, AVX2, SSE, NEON). A kernel is a Python function that is run once, at compile time:
+numba leaves most of our loops scalar, because nothing tells LLVM that ten arrays do not overlap. An `intrinsic` can
+emit LLVM instructions itself. This module emits vectors of 16 numbers, which LLVM splits into the vectors of the
+processor (AVX-512, AVX2, SSE, NEON). A kernel is a Python function that is run once, at compile time:
 
     @vector_kernel
     def scale(emit, arrays, integers):
@@ -11,9 +11,9 @@ has (AVX-512, AVX2, SSE, NEON). A kernel is a Python function that is run once, 
         with emit.span(count, LANES) as i:
             out.put(i, x.row(i) * factor.spread(0))
 
-and inside a numba function `scale((x, factor, out), (count,))` runs it. All arrays are flat and of one dtype, but some
-may be of int8: their numbers are converted when they are read. Arrays must not overlap where one is read and another is
-written, unless it is the same place.
+and inside a numba function `scale((x, factor, out), (count,))` runs it. All arrays are flat and have one dtype, except
+that some may be int8, whose numbers are converted when they are read. An array that is read must not overlap one that
+is written, except at exactly the same place.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class Index:
         return Index(self.emit, self.emit.builder.mul(self.value, self.emit.index(other).value))
 
     def __floordiv__(self, other: int) -> Index:
-        """For a number that is not negative."""
+        """Floor division for non-negative numbers."""
         return Index(self.emit, self.emit.builder.udiv(self.value, self.emit.index(other).value))
 
     def number(self) -> Row:
-        """As a number in every place of one vector."""
+        """The integer as a number in every lane of one vector."""
         return self.emit.spread(self.emit.builder.sitofp(self.value, self.emit.number))
 
 
 class Row:
-    """A row of numbers in registers: vectors of LANES, or one vector alone, which goes with a row of any length."""
+    """A row of numbers in registers: vectors of LANES, or a single vector, which combines with a row of any length."""
 
     def __init__(self, emit: Emitter, parts: Sequence[Any]) -> None:
         self.emit, self.parts = emit, list(parts)
@@ -98,7 +98,7 @@ class Row:
         return self._call("sqrt")
 
     def sum(self) -> Row:
-        """The sum of the row in every place of one vector."""
+        """The sum of the row in every lane of one vector."""
         emit, total = self.emit, self.parts[0]
         for part in self.parts[1:]:
             total = emit.builder.fadd(total, part, flags=FREE)
@@ -116,7 +116,7 @@ class Row:
         for piece in (
             0.693359375,
             math.log(2) - 0.693359375,
-        ):  # log 2 in two pieces: the first one's products are exact
+        ):  # log 2 in two parts, of which the first has exact products
             x = builder.fsub(x, builder.fmul(doublings, emit.constant(piece), flags=ORDERED), flags=ORDERED)
         total = emit.constant(1 / 5040)  # Taylor's series; |x| is now below 0.35
         for order in range(6, -1, -1):
@@ -161,11 +161,11 @@ class Array:
         return Row(self.emit, [self.emit.widened(part) for part in parts] if self.is_int8 else parts)
 
     def spread(self, at: Index | int) -> Row:
-        """The number at place `at` in every place of one vector."""
+        """The number at `at` in every lane of one vector."""
         return self.emit.spread(self.emit.builder.load(self._place(at, False)))
 
     def prefetch(self, at: Index | int) -> None:
-        """Begin to fetch what lies at place `at`, which may be past the end, into the second-level cache."""
+        """Starts fetching the data at `at`, which may be past the end, into the second-level cache."""
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
         place = self.emit.builder.bitcast(self._place(at, False), byte)
@@ -178,13 +178,13 @@ class Array:
             self.emit.builder.store(part, self._place(at + i * LANES, True)).align = self.emit.align
 
     def put_one(self, at: Index | int, row: Row) -> None:
-        """Store the first number of a row alone."""
+        """Stores only the first number of a row."""
         first = self.emit.builder.extract_element(row.parts[0], ir.Constant(ir.IntType(32), 0))
         self.emit.builder.store(first, self._place(at, False))
 
 
 class Sum:
-    """A row of sums, zero at first, which LLVM keeps in registers."""
+    """A row of sums that start at zero and that LLVM keeps in registers."""
 
     def __init__(self, emit: Emitter, length: int) -> None:
         self.emit = emit
@@ -241,7 +241,7 @@ class Emitter:
 
     @contextmanager
     def span(self, count: Index | int, step: int = 1) -> Iterator[Index]:
-        """What is written inside runs for 0, step, 2 step ... below count; yields that number."""
+        """Emits the block as the body of a loop over 0, step, 2 step ... below count; yields the loop variable."""
         bounds = [self.index(x).value for x in (0, count, step)]
         with cgutils.for_range_slice(self.builder, *bounds) as (i, _):
             yield Index(self, i)
@@ -255,9 +255,9 @@ class Emitter:
 
 
 def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> Any:
-    """A numba function of a tuple of flat arrays and a tuple of integers, whose instructions `body` writes.
+    """A numba function of a tuple of flat arrays and a tuple of integers, whose instructions `body` emits.
 
-    It stays a function of its own in the compiled program, so many calls cost no more compile time than one.
+    It remains a separate function in the compiled program, so that many calls cost no more compile time than one.
     """
     name = f"{body.__module__}.{body.__qualname__}.{next(_count)}"
 
@@ -279,7 +279,7 @@ _count = itertools.count()
 
 
 def _function(module: Any, name: str, body: Callable[..., None], numbers: Sequence[ir.Type], integers: int) -> Any:
-    """The LLVM function of a kernel of arrays of these numbers, written into the module when it is first asked for."""
+    """The LLVM function of a kernel for arrays of these types, added to the module when it is first needed."""
     kind = ir.FunctionType(ir.VoidType(), [number.as_pointer() for number in numbers] + [INTEGER] * integers)
     name = ".".join([name, *map(str, numbers)])
     if name in module.globals:

@@ -1,4 +1,4 @@
-"""Sequences of different lengths, packed one after another, and how they are cut into chunks.
+"""Sequences of different lengths that are packed one after another, and how they are cut into chunks.
 
 `cu_seqlens` is the field's name for cumulative sequence lengths: (N + 1,) whole numbers from 0 to the number of tokens;
 sequence n is tokens cu_seqlens[n] to cu_seqlens[n + 1] - 1 of the one row (B = 1) that holds them all.
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 def sequence_bounds(batch: int, steps: int, cu_seqlens: Tensor | None) -> tuple[int, ...]:
-    """Where each sequence begins among the batch x steps tokens, and the end of the last: N + 1 numbers.
+    """The N + 1 offsets at which sequences begin among the batch x steps tokens, and at which the last ends.
 
-    Without `cu_seqlens` each row of the batch is a sequence. On a GPU, reading `cu_seqlens` waits for the device: keep
-    it on the CPU.
+    Without `cu_seqlens` each row of the batch is a sequence. Keep `cu_seqlens` on the CPU, because reading it from a
+    GPU waits for the device.
 
     Raises:
         ValueError: more than one row with cu_seqlens, or numbers that don't rise from 0 to `steps`.
@@ -39,8 +39,7 @@ def sequence_bounds(batch: int, steps: int, cu_seqlens: Tensor | None) -> tuple[
 
 
 def initial_state(r: Tensor, v: Tensor, state: Tensor | None, bounds: tuple[int, ...]) -> Tensor:
-    """The state before each sequence, (N, H, K, V), zeros where None, in the numbers states are kept in: float32, or
-    float64 where r is."""
+    """(N, H, K, V) state before each sequence, zeros if None. It is float32, or float64 if r is."""
     dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
     if state is None:
         return r.new_zeros(len(bounds) - 1, r.shape[2], r.shape[3], v.shape[3], dtype=dtype)
@@ -50,9 +49,9 @@ def initial_state(r: Tensor, v: Tensor, state: Tensor | None, bounds: tuple[int,
 def by_sequence(
     form: Callable[..., tuple[Tensor, Tensor]], tensors: tuple[Tensor, ...], state: Tensor | None, cu_seqlens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run a form that knows nothing of packing on one sequence after another.
+    """Runs a form that does not support packing on one sequence after another. Returns y and the final states.
 
-    tensors: r, log_decay, k, v, a, b, each (1, T, H, K or V); state: (N, H, K, V) or None -> y, final states.
+    `tensors` are r, log_decay, k, v, a, b, each (1, T, H, K or V); `state` is (N, H, K, V) or None.
     """
     batch, steps, heads, key_size = tensors[0].shape
     bounds = sequence_bounds(batch, steps, cu_seqlens)
@@ -69,7 +68,7 @@ def by_sequence(
 
 @dataclass(frozen=True)
 class Chunks:
-    """Sequences cut into chunks of at most `size` tokens; all int32 on the device, C chunks, N sequences."""
+    """N sequences cut into C chunks of at most `size` tokens; all tensors are int32 on the device."""
 
     size: int
     starts: Tensor  # (C,) first token
@@ -79,7 +78,7 @@ class Chunks:
 
 @lru_cache(64)
 def cut(bounds: tuple[int, ...], size: int, device: torch.device) -> Chunks:
-    """The chunks of the sequences between `bounds`; kept for the next call, since a training run asks for the same."""
+    """The chunks of the sequences between `bounds`, cached because a training run asks for the same ones again."""
     ends = torch.tensor(bounds)
     counts = (ends.diff() + size - 1) // size
     first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

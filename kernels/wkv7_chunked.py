@@ -1,13 +1,14 @@
-"""WKV-7 in chunk-parallel PyTorch: training and prefill on a CPU, differentiable in every input and the initial state.
+"""WKV-7 in chunk-parallel PyTorch, on any device, differentiable in every input and the initial state.
 
-Within a chunk write S_t = diag(W_t) U_t, W_t the cumulative decay since the chunk's start. With
+Within a chunk, write S_t = diag(W_t) U_t, where W_t is the cumulative decay since the chunk's start. With
     a~_t = a_t W_{t-1},  r~_t = r_t W_t,  b~_t = b_t / W_t,  k~_t = k_t / W_t
 the removals u_t = a~_t^T U_{t-1} solve a unit lower triangular system,
     (I - tril(a~ b~^T, -1)) u = a~ S_0 + tril(a~ k~^T, -1) v,
 by substitution; then y = r~ S_0 + tril(r~ b~^T) u + tril(r~ k~^T) v, and the chunk's effect on the state is the
-affine map S_L = M S_0 + N, so only one small matrix product a chunk is sequential.
+affine map S_L = M S_0 + N, so only one small matrix product per chunk is sequential.
 
-RWKV-7's decay never falls below exp(-exp(-0.5)) = 0.545 a step: over 32 steps 1 / W stays under 3e8, safe in fp32.
+RWKV-7's decay never falls below exp(-exp(-0.5)) = 0.545 per step, so over 32 steps 1 / W stays under 3e8, which is
+safe in float32.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def wkv7_chunked(
 ) -> tuple[Tensor, Tensor]:
     """r, log_decay, k, v, a, b: (B, T, H, K); state: (B, H, K, V) or None for zeros -> y (B, T, H, V), final state.
 
-    Computes in float32 (float64 inputs stay so). The same as `wkv7_reference`; packed sequences are worked one by one.
+    Computes in float32 (float64 for float64 inputs), with the results of `wkv7_reference`. Packed sequences are
+    computed one by one.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if cu_seqlens is not None:

@@ -1,8 +1,9 @@
-"""The WKV recurrence of RWKV-7 on a CPU, compiled by numba: a sequential scan a head, forward and backward.
+"""The WKV recurrence of RWKV-7 on a CPU, compiled by numba: one sequential scan per head, forward and backward.
 
-Same signature and result as `wkv7_reference`, float32 or float64. A state of 64 x 64 floats fits the first-level
-cache, so a scan that touches it once a token beats the chunk-parallel matrix form, which does more arithmetic and
-moves more memory. The inner loops over one row of the state are written as LLVM vectors (numba_vectors.py).
+It has the signature and results of `wkv7_reference`, in float32 or float64. A state of 64 x 64 floats fits the
+first-level cache, so a scan that touches it once per token beats the chunk-parallel matrix form, which does more
+arithmetic and moves more memory. The inner loops over one row of the state are written as LLVM vectors
+(numba_vectors.py).
 
 The forward pass keeps the state before every `SEGMENT`-th token and the looked-up rows `a^T S`; the backward pass
 runs a segment forward again from its first state, keeps that segment's states, and walks back through them.
@@ -77,7 +78,7 @@ class _Wkv7Numba(torch.autograd.Function):
         starts = np.array(bounds)
         segments = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // SEGMENT))])  # where each sequence's begin
         y = torch.empty_like(v)
-        # a^T S of every token, and one more a sequence, which is of no token
+        # a^T S of every token, and one more per sequence that belongs to no token
         found = v.new_empty((batch * steps + len(state)) * heads, value_size)
         kept = r.new_empty(int(segments[-1]) * heads if keep else 0, value_size, key_size)
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format)  # (B, H, V, K)
@@ -106,7 +107,7 @@ class _Wkv7Numba(torch.autograd.Function):
 
 
 def _use_threads(threads: int) -> None:
-    """Set numba's number of threads. Its pool changes OpenMP's, which is torch's as well: that is put back."""
+    """Sets numba's number of threads. This also changes OpenMP's, which torch shares, so that is restored."""
     if threads > 1:
         config: Any = numba.config
         before = torch.get_num_threads()
@@ -178,7 +179,7 @@ def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[...,
 
     @vector_kernel
     def replay(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-        """The next state of one head from the one before it, the looked-up rows being known."""
+        """The next state of one head from the one before it, with the looked-up rows known."""
         states, decay, k, v, b, found = arrays
         before_at, after_at, key_at, value_at, found_at, value_size = at
         row_decay, row_k, row_b = (x.row(key_at, key_size) for x in (decay, k, b))
@@ -189,7 +190,7 @@ def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[...,
 
     @vector_kernel
     def step(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-        """One token of one head, backwards: the gradient of the state after it becomes that of the state before."""
+        """One token of one head, backwards: turns the gradient of the state after it into that of the state before."""
         grad, states, r, decay, k, v, a, b, found, dy, dr, ddecay, dk, dv, da, db = arrays
         grad_at, before_at, after_at, key_at, value_at, found_at, value_size = at
         row_r, row_decay, row_k, row_a, row_b = (x.row(key_at, key_size) for x in (r, decay, k, a, b))

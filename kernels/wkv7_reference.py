@@ -3,8 +3,9 @@
     S_t = diag(exp(log_decay_t)) S_{t-1}  +  b_t (a_t^T S_{t-1})  +  k_t v_t^T        (K, V)
     y_t = S_t^T r_t                                                                    (V,)
 
-Any device, any floating dtype (float64 is the definition proper), differentiable by autograd in every input, the
-initial state included. It keeps every intermediate state for the backward pass: use it on short sequences.
+It runs on any device with any floating dtype (float64 is the definition proper), and autograd differentiates it in
+every input, including the initial state. It keeps every intermediate state for the backward pass, so use it on short
+sequences.
 """
 
 import torch
@@ -24,7 +25,7 @@ def wkv7_reference(
     *,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence over a batch of sequences.
+    """Runs the recurrence over a batch of sequences.
 
     Args:
         r: receptance, (B, T, H, K).
@@ -41,7 +42,7 @@ def wkv7_reference(
         y (B, T, H, V) and the state after the last token (B, H, K, V).
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not fit together.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if cu_seqlens is not None:
@@ -72,7 +73,7 @@ def check_shapes(
     *,
     cu_seqlens: Tensor | None = None,
 ) -> None:
-    """Raise ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B or N, H, K, V)."""
+    """Raises ValueError, naming the tensor, unless all are (B, T, H, K), v (B, T, H, V) and state (B or N, H, K, V)."""
     if r.ndim != 4:
         raise ValueError(f"r must have 4 dimensions (B, T, H, K), given {tuple(r.shape)}")
     for name, tensor in (("log_decay", log_decay), ("k", k), ("a", a), ("b", b)):

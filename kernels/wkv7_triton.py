@@ -39,14 +39,14 @@ def wkv7_triton(
     three TF32 products for float32), all accumulated in float32; float64 stays float64. y has r's dtype; the states are
     float32 (float64).
 
-    chunk: tokens a chunk, 16, 32 or 64; 0 takes the longest whose backward kernel hardly spills. On a GPU, only
-    bfloat16 with K and V up to 64 may take more than 16: the others spill, or want more shared memory than there is. No
-    decay may fall below exp(-88 / chunk) a token, or what is divided by it leaves float32's range; RWKV-7's stays above
-    exp(-0.61), which 64 tokens allow (kernels/README.md).
+    `chunk` is the number of tokens per chunk: 16, 32 or 64, or 0 for the longest whose backward kernel hardly spills.
+    On a GPU, only bfloat16 with K and V up to 64 may take more than 16: the others spill, or need more shared memory
+    than there is. No decay may fall below exp(-88 / chunk) per token, because quotients by it would leave float32's
+    range; RWKV-7's stays above exp(-0.61), which 64 tokens allow (kernels/README.md).
 
     Raises:
         ValueError: shapes that do not belong together, sizes other than 16, 32, 64, 128, dtypes that have no kernel, or
-            tensors that Triton can't reach.
+            tensors that Triton cannot reach.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     batch, steps, _, key_size = r.shape
@@ -90,7 +90,7 @@ def wkv7_forward(
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """-> y, the final state, and what the backward pass wants: decays, moves, reads, states (empty unless `keep`)."""
+    """y, the final state, and what the backward pass needs: decays, moves, reads, states (empty unless `keep`)."""
     y, final, decays, moves, reads, states = _outputs(r, v, state, starts, keep)
     heads, key_size, value_size = r.shape[2], r.shape[3], v.shape[3]
     adds = _kept(r).new_empty(len(starts), heads, key_size, value_size)
@@ -156,7 +156,7 @@ def _shape(r: Tensor, v: Tensor, chunk: int, chunks: int, sequences: int) -> dic
 
 
 def _solver(r: Tensor) -> str:
-    """The triangular system is small and its errors spread: a step more precise than the rest."""
+    """The kind of product for the triangular system, a step more precise than the rest, because its errors spread."""
     kind = KINDS[r.dtype]
     return {"bf16": "tf32", "tf32": "tf32x3"}.get(kind, kind)
 

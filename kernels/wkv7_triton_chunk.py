@@ -1,4 +1,4 @@
-"""The Triton kernels of `wkv7_triton`: four launches, of which two walk through time and two see all chunks at once.
+"""The Triton kernels of `wkv7_triton`: four launches, two of which walk through time.
 
 Within a chunk of L tokens, with W_t the cumulative decay since its start, as in wkv7_chunked.py:
 
@@ -8,17 +8,17 @@ Within a chunk of L tokens, with W_t the cumulative decay since its start, as in
     y = r~ S + tril(r~ b^') u + tril(r~ k^') v                                                             (L, V)
     S' = diag(W_L) S + b_' u + k_' v                                                                       (K, V)
 
-`prepare` works out, for every chunk at once, what does not need S: with p = T a~ and q = T tril(a~ k^', -1) v,
+`prepare` computes, for all chunks at once, everything that does not need S: with p = T a~ and q = T tril(a~ k^', -1) v,
 
     reads = r~ + tril(r~ b^') p        y_own = tril(r~ b^') q + tril(r~ k^') v        y = reads S + y_own
     moves = b_' p                      adds = b_' q + k_' v                            S' = diag(W_L) S + moves S + adds
 
-`scan_forward` then takes the state through the chunks, two small products a chunk, columns of V apart; `scan_backward`
-takes the state's gradient back, dS = diag(W_L) dS' + moves' dS' + reads' dy; `backward` gives every chunk's gradients
-from the state before it and the state's gradient after it.
+`scan_forward` then takes the state through the chunks with two small products per chunk, separately for blocks of
+columns of V. `scan_backward` takes the state's gradient back, dS = diag(W_L) dS' + moves' dS' + reads' dy. `backward`
+computes every chunk's gradients from the state before it and the state's gradient after it.
 
-Tokens past a chunk's end read as zeros, log_decay among them, so that they leave the state alone. Offsets are int64.
-`KIND` says how products are done: "bf16", "tf32", "tf32x3" (float32 accuracy on tensor cores) or "fp64".
+Tokens past a chunk's end are read as zeros, including log_decay, so that they do not change the state. Offsets are
+int64. `KIND` is the kind of product: "bf16", "tf32", "tf32x3" (float32 accuracy on tensor cores) or "fp64".
 """
 
 import os
@@ -32,12 +32,12 @@ with warnings.catch_warnings():
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 BLOCK = tl.constexpr(16)  # rows that the triangular system is solved in one by one
-# What a kernel is tuned for. `work` says how much there is to do (`amount_of_work`); no kernel reads it.
+# The arguments that autotuning depends on. `work` is the `amount_of_work`, which no kernel reads.
 TUNED_FOR = ["K", "V", "L", "KIND", "work"]
 
 
 def configs(warps: tuple[int, ...], stages: tuple[int, ...], **sizes: tuple[int, ...]) -> list[Any]:
-    """What autotuning tries; in the interpreter, which can't measure, the first alone."""
+    """The candidates of autotuning; in the interpreter, which cannot measure, only the first."""
     options: list[dict[str, int]] = [{}]
     for name, values in sizes.items():
         options = [{**option, name: value} for option in options for value in values]
@@ -46,10 +46,10 @@ def configs(warps: tuple[int, ...], stages: tuple[int, ...], **sizes: tuple[int,
 
 
 def amount_of_work(chunks: int, sequences: int, heads: int) -> int:
-    """A number for batch x length, so that what was tuned on one token does not serve a training step.
+    """A number for batch x length, so that a choice tuned on one token is not used for a training step.
 
-    Two figures, each in powers of four up to 4^7: the programs that see all chunks at once (chunks x heads), and those
-    that walk through time (sequences x heads).
+    It combines two figures, each in powers of four up to 4^7: the number of programs that process all chunks at once
+    (chunks x heads), and of those that walk through time (sequences x heads).
     """
 
     def bucket(programs: int) -> int:
@@ -60,7 +60,7 @@ def amount_of_work(chunks: int, sequences: int, heads: int) -> int:
 
 @triton.jit
 def rounded(x):
-    """The nearest bfloat16, as float32. For the interpreter, whose own conversion cuts digits off."""
+    """The nearest bfloat16, as float32, for the interpreter, whose own conversion truncates."""
     bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return bits.to(tl.float32, bitcast=True)
@@ -68,7 +68,7 @@ def rounded(x):
 
 @triton.jit
 def put(pointer, at, x, inside):
-    """Store x in the pointer's numbers."""
+    """Stores x in the pointer's number format."""
     if INTERPRETED and pointer.dtype.element_ty == tl.bfloat16:
         x = rounded(x)
     tl.store(pointer + at, x, mask=inside)
@@ -80,7 +80,7 @@ def dot(x, y, KIND: tl.constexpr):
     if KIND == "fp64":
         return tl.dot(x.to(tl.float64), y.to(tl.float64), out_dtype=tl.float64, input_precision="ieee")
     elif KIND == "bf16":
-        if INTERPRETED:  # the interpreter's product of bfloat16 takes their bits for whole numbers
+        if INTERPRETED:  # the interpreter's product of bfloat16 multiplies their bits as integers
             return tl.dot(rounded(x), rounded(y))
         else:
             return tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
@@ -90,7 +90,7 @@ def dot(x, y, KIND: tl.constexpr):
 
 @triton.jit
 def operand(x, KIND: tl.constexpr):
-    """x as `dot` will take it, so that what is multiplied twice is the same number both times."""
+    """x rounded as `dot` rounds it, so that an operand that is used twice has the same value both times."""
     if KIND == "bf16":
         return rounded(x) if INTERPRETED else x.to(tl.bfloat16)
     else:
@@ -99,7 +99,7 @@ def operand(x, KIND: tl.constexpr):
 
 @triton.jit
 def lower(x, L: tl.constexpr, DIAGONAL: tl.constexpr):
-    """Zero above the diagonal; and on it, unless DIAGONAL."""
+    """x with zeros above the diagonal, and also on it unless DIAGONAL."""
     row, column = tl.arange(0, L)[:, None], tl.arange(0, L)[None, :]
     if DIAGONAL:
         return tl.where(row >= column, x, 0.0)
@@ -138,14 +138,14 @@ def solve(A, L: tl.constexpr, KIND: tl.constexpr):
 
 @triton.jit
 def offsets(start, head, H, L: tl.constexpr, SIZE: tl.constexpr):
-    """Where a chunk's vectors of one head lie in (tokens, H, SIZE), (L, SIZE)."""
+    """(L, SIZE) offsets of a chunk's vectors of one head in (tokens, H, SIZE)."""
     token = start.to(tl.int64) + tl.arange(0, L)
     return (token * H + head)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
 
 
 @triton.jit
 def read(pointer, at, inside, KIND: tl.constexpr):
-    """A chunk in the numbers it is computed in."""
+    """Loads a chunk in the number format of the computation."""
     x = tl.load(pointer + at, mask=inside, other=0.0)
     return x.to(tl.float64) if KIND == "fp64" else x.to(tl.float32)
 
@@ -156,7 +156,7 @@ def prepare(
     r, log_decay, k, v, a, b, starts, lengths, decays, moves, adds, reads, y,
     work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
 ):  # fmt: skip
-    """A program a chunk and head: W_L -> decays (C, H, K), moves (C, H, K, K), adds (C, H, K, V), reads, y_own -> y."""
+    """Per chunk and head: W_L -> decays (C, H, K), moves (C, H, K, K), adds (C, H, K, V), reads, y_own -> y."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, length = tl.load(starts + chunk), tl.load(lengths + chunk)
     inside = tl.arange(0, L)[:, None] < length
@@ -193,7 +193,7 @@ def prepare(
 @triton.autotune(
     configs((4,), (1, 3), BV=(32, 16, 64)),
     key=TUNED_FOR,
-    restore_value=["y"],  # which it adds to, and tuning runs it many times
+    restore_value=["y"],  # the kernel adds to y, and tuning runs it many times
 )
 @triton.jit(do_not_specialize=["work"])
 def scan_forward(
@@ -201,7 +201,7 @@ def scan_forward(
     work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, KEEP: tl.constexpr,
     BV: tl.constexpr,
 ):  # fmt: skip
-    """A program BV columns of a head's state and a sequence: y += reads S; `states` (C, H, K, V) before each chunk."""
+    """Per sequence and BV columns of a head's state: y += reads S; `states` (C, H, K, V) before each chunk."""
     block, head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     key, column = tl.arange(0, K)[:, None], block * BV + tl.arange(0, BV)[None, :]
     inside_v = column < V
@@ -259,7 +259,7 @@ def backward(
     r, log_decay, k, v, a, b, states, grad_states, grad_y, starts, lengths, dr, dlog_decay, dk, dv, da, db,
     work, H, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, KIND: tl.constexpr, SOLVE: tl.constexpr,
 ):  # fmt: skip
-    """A program a chunk and head: the gradients of its inputs. `d` before a name is the loss's gradient in it."""
+    """Per chunk and head: the gradients of its inputs. `d` before a name is the loss's gradient in it."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, length = tl.load(starts + chunk), tl.load(lengths + chunk)
     inside = tl.arange(0, L)[:, None] < length

@@ -1,7 +1,7 @@
-"""WKV-7 in Triton, token by token: the plain kernel that `wkv7_triton` has to beat.
+"""WKV-7 in Triton, token by token: the simple kernel that `wkv7_triton` has to beat.
 
-A program takes one head of one sequence through time, its whole state in registers. The backward pass goes back 16
-tokens at a time: it walks forward through them once more from a kept state, stores the state before each, then walks
+A program takes one head of one sequence through time, with its whole state in registers. The backward pass goes back 16
+tokens at a time: it walks forward through them again from a kept state, stores the state before each, and then walks
 back.
 """
 
@@ -25,7 +25,7 @@ def forward_tokens(
     r, log_decay, k, v, a, b, state, bounds, segments, y, kept, final,
     H, K: tl.constexpr, V: tl.constexpr, SEGMENT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """A program a head and sequence. kept (segments, H, K, V): the state before every SEGMENT-th token."""
+    """One program per head and sequence. kept (segments, H, K, V): the state before every SEGMENT-th token."""
     head, sequence = tl.program_id(0).to(tl.int64), tl.program_id(1)
     key, value = tl.arange(0, K), tl.arange(0, V)
     tile = key[:, None] * V + value[None, :]
@@ -146,7 +146,7 @@ def wkv7_triton_sequential(
     """`wkv7_reference` on a GPU, in float32 (float64 inputs stay so); K and V are powers of two.
 
     Raises:
-        ValueError: shapes that do not belong together, or tensors that Triton can't reach.
+        ValueError: shapes that do not belong together, or tensors that Triton cannot reach.
     """
     check_shapes(r, log_decay, k, v, a, b, state, cu_seqlens=cu_seqlens)
     if r.device.type != "cuda" and not INTERPRETED.value:

@@ -1,7 +1,7 @@
-"""Compiled functions kept on disk, so that only the first process on a machine compiles.
+"""Keeps compiled functions on disk, so that only the first process on a machine compiles.
 
-numba's own cache lies beside the source, which may be read-only, and does not see that an imported module has
-changed. Ours lies in the user's cache folder (or in NUMBA_CACHE_DIR), a folder for each state of the sources.
+numba's own cache is beside the source, which may be read-only, and does not notice changes in imported modules. Ours is
+in the user's cache folder (or in NUMBA_CACHE_DIR), with one folder for each state of the sources.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder(sources: Sequence[str]) -> Path:
-    """Where functions compiled from these source files are kept."""
+    """The folder for functions compiled from these source files."""
     key = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
     for source in sources:
         key.update(Path(source).read_bytes())
@@ -32,9 +32,9 @@ def cache_folder(sources: Sequence[str]) -> Path:
 
 
 def compiled(signature: Any, sources: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for one signature, or load it: a decorator. `sources` are all files that it is made from.
+    """A decorator that compiles a function for one signature, or loads it. `sources` are all files it is made from.
 
-    Where the folder cannot be written or read, the function is compiled for this process alone.
+    If the folder cannot be written or read, the function is compiled for this process only.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The pieces of a token's way through RWKV-7, written as vectors: what numba_engine.py puts together.
+"""The steps of a token's way through RWKV-7, written as vectors; numba_engine.py puts them together.
 
 Each is a kernel of flat float32 arrays and offsets into them. `work` is the engine's workspace, `count` = batch x steps
 the number of tokens in it, `size` the model's width C, and `w_at` where a kernel's weights begin.
@@ -15,8 +15,8 @@ from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, Row, v
 def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
     """out (count, rows) = x (count, cols) times a packed matrix (rows, cols); rows and cols are multiples of 16.
 
-    Where the matrix is of int8, its rows are to be multiplied by `scales`, and the first four inputs leave what they
-    have converted in `block` (cols, 16) for the others.
+    If the matrix is int8, its rows are multiplied by `scales`, and the first four inputs leave the converted numbers in
+    `block` (cols, 16) for the others.
     """
     matrices, scales, block, x, out = arrays
     start, scale_at, rows, cols, count, x_at, out_at = at
@@ -47,7 +47,7 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
     with emit.span(rows, LANES) as row:
         with emit.span(fours - others) as n:
             dots(row, n, inputs=4)
-        with emit.span(others - rest) as n:  # this block is in the cache now: meanwhile, fetch the next one
+        with emit.span(others - rest) as n:  # this block is in the cache by now; fetch the next one meanwhile
             dots(row, n * 4 + 4, inputs=4, later=True, ahead=True)
         with emit.span(rest) as n:
             dots(row, n * 4 + 8, inputs=4, later=True)
@@ -56,7 +56,7 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 
 def normalise(emit: Emitter, weights: Array, w_at: Index, x: Array, x_at: Index, out_at: Index, size: Index) -> None:
-    """Layer norm of one vector of x; in the weights its scale and its bias follow each other."""
+    """Layer norm of one vector of x. Its scale and bias follow each other in the weights."""
     total, squares = emit.sum(), emit.sum()
     with emit.span(size, LANES) as i:
         total.add(x.row(x_at + i))
@@ -71,7 +71,7 @@ def normalise(emit: Emitter, weights: Array, w_at: Index, x: Array, x_at: Index,
 
 @vector_kernel
 def enter(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """x (batch, steps, size) normalised -> h (batch, steps + 1, size), which begins with the last call's last token."""
+    """x (batch, steps, size) normalised -> h (batch, steps + 1, size). h[:, 0] is the previous call's last token."""
     weights, work, shift = arrays
     w_at, x_at, h_at, shift_at, batch, steps, size = at
     with emit.span(batch) as row:
@@ -141,7 +141,7 @@ def mix_values(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 @vector_kernel
 def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
-    """What goes into the recurrence of `count` tokens; weights w0, a0, k_k, k_a.
+    """Prepares the inputs of the recurrence for `count` tokens, with the weights w0, a0, k_k, k_a.
 
     In place: w becomes the decay, k the key that is stored, a the removal key -kk, and b (written) kk * rate.
     decay = exp(-exp(-softplus(-z) - 0.5)) = exp(-exp(-0.5) * sigmoid(z))
@@ -169,7 +169,7 @@ def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
 
 
 def recurrence(width: int) -> Any:
-    """kernels/wkv7_reference.py, `width` value channels at a time."""
+    """The recurrence (kernels/wkv7_reference.py), `width` value channels at a time."""
 
     @vector_kernel
     def kernel(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
@@ -178,7 +178,7 @@ def recurrence(width: int) -> Any:
         with emit.span(batch) as row, emit.span(size, head_size) as head, emit.span(head_size, width) as column:
             state = state_at + (row * size + head) * head_size + column
             first = row * steps * size + head
-            found = emit.sum(width)  # a^T S for the coming token
+            found = emit.sum(width)  # a^T S for the next token
             with emit.span(head_size) as i:
                 found.add(wkv.row(state + i * head_size, width) * work.spread(a + first + i))
             with emit.span(steps) as t:
@@ -191,7 +191,7 @@ def recurrence(width: int) -> Any:
                     channel = channel + looked_up * work.spread(b + key) + values * work.spread(k + key)
                     wkv.put(place, channel)
                     output.add(channel * work.spread(r + key))
-                    coming.add(channel * work.spread(a + key + size))  # past the last token: read, never used
+                    coming.add(channel * work.spread(a + key + size))  # past the last token this is read but never used
                 work.put(y + here + column, output.row())
                 found.set(coming.row())
 

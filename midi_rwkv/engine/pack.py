@@ -1,10 +1,10 @@
-"""The weights as the numba engine reads them: vectors in one array, matrices in another, as a token needs them.
+"""Packs the weights as the numba engine reads them: vectors in one array, matrices in another, in the order of use.
 
-A matrix (rows, cols) lies in blocks of 16 rows, a block column by column, rows and columns filled up to multiples of
-16 with zeros. In int8 a row is whole numbers from -127 to 127 times a scale of its own; vectors are always float32. An
-adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance; x_w, w1, w2; x_k, key;
-x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a; r_k, ln_x; output; ln2; ffn.x_k,
-ffn.key, ffn.value. After the last layer: ln_out, head. ln0 is worked into the embedding.
+A matrix (rows, cols) is stored in blocks of 16 rows, each block column by column, with rows and columns padded with
+zeros to multiples of 16. In int8 a row consists of integers from -127 to 127 and a scale; vectors are always float32.
+An adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance; x_w, w1, w2; x_k,
+key; x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a; r_k, ln_x; output; ln2;
+ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, head. ln0 is applied to the embedding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PackedModel:
 
     @property
     def nbytes(self) -> int:
-        """What a token reads."""
+        """The bytes that a token reads."""
         return self.vectors.nbytes + self.matrices.nbytes + self.scales.nbytes
 
 
@@ -77,7 +77,7 @@ class Piece:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Numbers in a vector; numbers and rows in a matrix, padded."""
+        """The padded size: numbers in a vector; numbers and rows in a matrix."""
         if not self.is_matrix:
             return self.values.size, 0, 0
         rows, cols = map(_padded, self.values.shape)
@@ -138,7 +138,7 @@ def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> lis
 
 
 def aligned(count: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-    """Uninitialised memory for so many numbers that begins at a multiple of 64 bytes, one line of the cache."""
+    """Uninitialised memory for `count` numbers that begins at a multiple of 64 bytes, one cache line."""
     size = np.dtype(dtype).itemsize
     memory = np.empty(count + 64 // size, dtype)
     skip = -memory.ctypes.data // size % (64 // size)
@@ -146,7 +146,7 @@ def aligned(count: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
 
 
 def _embedding(weights: Mapping[str, Floats]) -> Floats:
-    """The embedding with the first layer norm worked in, flat."""
+    """The flat embedding with the first layer norm applied."""
     emb = weights["emb.weight"].astype(np.float32)
     for rows in np.array_split(emb, -(-len(emb) // 1024)):  # views; float64 for some rows at a time
         x = rows.astype(np.float64)

@@ -1,7 +1,7 @@
-"""Several token sequences read from one state: what they have in common at their beginning is read once.
+"""Reads several token sequences from one state, and reads what they have in common at the beginning only once.
 
-A cut changes nothing, not by a bit, where an engine's blocks begin anyway (`Engine.block_tokens`), so that is where
-readings part.
+A cut changes not a single bit where an engine's blocks begin anyway (`Engine.block_tokens`), so readings branch only
+there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_from(engine: Engine, state: R, sequences: Sequence[Sequence[int]]) -> t
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all have in common; at least one is left to each."""
+    """The number of tokens that all have in common, but at least one is left for each."""
     first = sequences[0]
     most = min(len(ids) for ids in sequences) - 1
     return next((i for i in range(most) if any(ids[i] != first[i] for ids in sequences)), most)

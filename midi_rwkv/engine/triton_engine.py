@@ -1,8 +1,9 @@
-"""Decoding on a GPU: prompts through the Triton training kernels, then a token a step in one CUDA graph.
+"""Decodes on a GPU: prompts through the Triton training kernels, then one CUDA graph per token.
 
-A step of a small model is some sixty launches that take less time than it takes to ask for them; a CUDA graph asks
-once. There is a graph for each number of candidates, over buffers of its own. The state that is stepped keeps its
-tensors there, so that nothing is copied from step to step; another state of as many rows moves it out.
+A step of a small model is some sixty launches that take less time than issuing them, and a CUDA graph issues them at
+once. There is one graph, with its own buffers, for each number of candidates. The state that is stepped keeps its
+tensors in these buffers, so that nothing is copied between steps; another state of the same number of rows displaces
+it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class DeviceState(Rows):
 
 @dataclass
 class _Buffers:
-    """What a step of so many rows reads and writes, and its graph."""
+    """The buffers of a step with this many rows, and its graph."""
 
     ids: Tensor  # (B,)
     state: DeviceState
@@ -123,7 +124,7 @@ class TritonEngine(TorchEngine):
         return buffers.logits.cpu().numpy()
 
     def _move_in(self, buffers: _Buffers, state: DeviceState) -> None:
-        """Make the buffers the state's own tensors; the state that had them so far gets copies."""
+        """Makes the buffers the state's own tensors. The state that had them before gets copies."""
         if state.wkv is buffers.state.wkv:
             return
         before = buffers.tenant() if buffers.tenant else None
@@ -142,7 +143,7 @@ class TritonEngine(TorchEngine):
             if self.graphs:
                 side = torch.cuda.Stream()
                 side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):  # compiles and warms up outside the capture
+                with torch.cuda.stream(side):  # compile and warm up outside the capture
                     for _ in range(3):
                         self._step(buffers)
                 torch.cuda.current_stream().wait_stream(side)

@@ -1,21 +1,21 @@
-"""What the model reads and writes: a song and a masked run of bars as one sequence of ids.
+"""The prompt: a song and a masked run of bars as one sequence of tokens.
 
-    BOS Tempo  (Infill_Track Program)+ Infill_Bar*n     what is asked, before anything is read
+    BOS Tempo  (Infill_Track Program)+ Infill_Bar*n     the request, before any context
     Context_After   bar bar ... [Song_End]              the bars after the run
     Context_Before  [Song_Start] bar bar ...            the bars before it, so that its neighbours come last
     Context_Middle  bar bar ...                         the run itself, given cells first, then the cells to fill
 
-A bar is `Bar_None TimeSig` and then, for every track in a fixed order with the asked tracks last, `Program` and the
+A bar is `Bar_None TimeSig` and then, for every track in a fixed order with the requested tracks last, `Program` and the
 notes of that cell; a cell that is masked and not yet filled holds `Infill_Bar`. In the middle a cell to fill is
-`Program FillBar_Start [controls] notes FillBar_End`. So a fill continues the bars before it, right after what the other
-tracks play in the same bar, and every cell stands in the sequence exactly once.
+`Program FillBar_Start [controls] notes FillBar_End`. A fill therefore continues the bars before it, right after what
+the other tracks play in the same bar, and every cell occurs in the sequence exactly once.
 
-That is the order "bars". A model may also be trained in the paper's order, "tracks": the context is one track after
-another with the run's bars in their places, then comes the question, then the cells to fill, track by track. A
-checkpoint says which order is its own.
+This is the order "bars". A model may also be trained in the paper's order, "tracks": the context has one track after
+another with the run's bars in their places, then comes the request, then the cells to fill, track by track. A
+checkpoint's config names its order.
 
-A region of several runs is filled run by run, each in the context of those already filled. Where the song is longer
-than the budget, the bars nearest to the run are kept, of all tracks; tracks silent in what is kept are left out.
+A region of several runs is filled run by run, each in the context of those already filled. If the song is longer than
+the budget, the bars nearest to the run are kept, in all tracks; tracks that are silent in these bars are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DENSITY_LEVELS = 18
 
 
 class PromptTokens:
-    """Ids of the structural tokens, looked up once."""
+    """The structural tokens, looked up once."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.pad = tokenizer.id("PAD_None")
@@ -142,7 +142,7 @@ def build_prompt(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Lays out the bars of a window, their tracks in this order."""
+    """Lays out the bars of a window, with their tracks in this order."""
 
     tokens: PromptTokens
     song: TokenizedSong
@@ -219,9 +219,9 @@ def _asked(tokens: PromptTokens, song: TokenizedSong, tracks: Sequence[int], run
 
 
 def _window(cost: np.ndarray, run: range, shown: Shown, budget: int) -> range:
-    """Bars to show: the run and, a bar at a time on either side in turn, as many neighbours as fit the budget.
+    """The bars to show: the run, and as many neighbours as fit the budget, added one at a time on alternating sides.
 
-    cost: (bars,) tokens that each bar takes.
+    `cost` (bars,) is the number of tokens of each bar.
     """
     reach = len(cost) if shown.context_bars is None else shown.context_bars
     floor, ceiling = max(0, run.start - reach), min(run.stop if shown.open_end else len(cost), run.stop + reach)
