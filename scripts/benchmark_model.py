@@ -1,14 +1,14 @@
-"""How fast the model is on a CPU: decoding, the recurrence, a training step, and a song longer than memory.
+"""Measures the model's speed on a CPU: decoding, the recurrence, a training step, and a song longer than memory.
 
     python scripts/benchmark_model.py                        # all of it, about ten minutes
     python scripts/benchmark_model.py --only decoding --rounds 9
-    python scripts/benchmark_model.py --only song            # peak memory; a process of its own each
+    python scripts/benchmark_model.py --only song            # peak memory, in separate processes
 
-Ratios of medians: every contender works in turn, a burst each, over several rounds, so that whatever else the machine
-does meets all of them. Weights are random. The floor of a decoding step is its weights' bytes over the fastest forward
-reading of as many bytes in the same run; a small model may fit the last-level cache, so the same is shown for a buffer
-that cannot. PyTorch decodes on one thread. The song is 30,000 random tokens, forward and backward, piece by piece
-(midi_rwkv/training/state_passing.py) and, where memory allows, whole.
+The figures are ratios of medians. The contenders take turns, one burst each, over several rounds, so that other load on
+the machine affects all of them. Weights are random. The floor of a decoding step is the time to read its weights' bytes
+at the fastest forward reading in the same run. A small model may fit into the last-level cache, so the floor is also
+shown for a buffer that does not. PyTorch decodes on one thread. The song is 30,000 random tokens, forward and backward,
+piece by piece (midi_rwkv/training/state_passing.py) and, if memory allows, whole.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Work = Mapping[str, Callable[[], object]]
 
 
 def random_model(name: str) -> RWKV7:
-    """Speed does not depend on the weights."""
+    """A model with random weights, on which the speed does not depend."""
     n_layer, n_embd, vocabulary = MODELS[name]
     torch.manual_seed(0)
     model = make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
@@ -54,7 +54,7 @@ def random_model(name: str) -> RWKV7:
 
 
 def stream(size: int) -> Callable[[], object]:
-    """Read `size` bytes once, forwards, on one thread."""
+    """Reads `size` bytes once, forwards, on one thread."""
     from numba import njit
 
     from midi_rwkv.engine.pack import aligned
@@ -78,7 +78,7 @@ def stream(size: int) -> Callable[[], object]:
 
 
 def burst(work: Callable[[], object], seconds: float) -> float:
-    """Seconds a call, over about `seconds` of calls that follow a first, unmeasured one."""
+    """Seconds per call, over about `seconds` of calls after a first one that is not measured."""
     work()
     calls, start = 0, time.perf_counter()
     while (spent := time.perf_counter() - start) < seconds or calls < 3:
@@ -96,8 +96,10 @@ def measure(contenders: Work, rounds: int, seconds: float = 0.2) -> dict[str, li
 
 
 def our_contenders(weights: Weights, prompt: Sequence[int]) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """Steps of one row and of eight, and prefill, in each precision; eight rows and prefill on two threads too. Also
-    the bytes that a token reads."""
+    """Our contenders, and the bytes that a token reads.
+
+    They are steps of one row and of eight, and prefill, in each precision; eight rows and prefill also on two threads.
+    """
     from midi_rwkv.engine.numba_engine import NumbaEngine
 
     contenders: dict[str, Callable[[], object]] = {}
@@ -132,14 +134,14 @@ def torch_contenders(weights: Weights, prompt: Sequence[int]) -> dict[str, Calla
 
 
 def decoding(name: str, rounds: int) -> str:
-    """Ours and PyTorch's, by the share of the bandwidth's floor and by how many times faster ours is."""
+    """Our decoding and PyTorch's: the share of the bandwidth floor, and how many times faster ours is."""
     weights = {k: v.detach().numpy() for k, v in random_model(name).state_dict().items()}
     prompt = [i % MODELS[name][2] for i in range(PROMPT)]
     ours, size = our_contenders(weights, prompt)
     times = measure({**ours, "stream 256 MiB": stream(LARGE), **torch_contenders(weights, prompt)}, rounds)
 
     def ratio(slow: str, fast: str) -> float:
-        """How many times faster, by calls: the median over the rounds."""
+        """How many times faster a call is: the median over the rounds."""
         return statistics.median(b / a for a, b in zip(times[fast], times[slow], strict=True))
 
     sizes = ", ".join(f"{precision} {n / 1e6:.1f} MB" for precision, n in size.items())
@@ -169,7 +171,7 @@ def decoding(name: str, rounds: int) -> str:
 
 
 def in_turn(work: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, float]:
-    """Median seconds of each, every round all of them, after one round that doesn't count."""
+    """The median seconds of each contender. Each round runs all of them; the first round does not count."""
     times: dict[Key, list[float]] = {name: [] for name in work}
     for round_number in range(rounds + 1):
         for name, do in work.items():
@@ -181,7 +183,7 @@ def in_turn(work: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, flo
 
 
 def recurrence(rounds: int) -> str:
-    """Forward and backward of a layer's recurrence, float32: milliseconds and times the chunked form."""
+    """Forward and backward of a layer's recurrence in float32: milliseconds, and the ratio to the chunked form."""
     from script_helpers.kernel_inputs import make_inputs
 
     from midi_rwkv.kernels.dispatch import wkv7
@@ -218,7 +220,7 @@ def make_step(name: str, rows: int, steps: int, *, is_compiled: bool = False) ->
 
 
 def training(rounds: int) -> str:
-    """A whole training step: tokens a second by form of the recurrence."""
+    """A whole training step: tokens per second by form of the recurrence."""
     lines, rows, steps = [], 2, 1024
     for name in MODELS:
         step = make_step(name, rows, steps)
@@ -229,7 +231,7 @@ def training(rounds: int) -> str:
 
 
 def compiled(rounds: int) -> str:
-    """The same step as `train` takes it: in bf16 where the processor has instructions for it, and with --compile."""
+    """The step as `train` does it: in bfloat16 if the processor has instructions for it, and with --compile."""
     from midi_rwkv.training.muon import has_fast_bf16
 
     steps = 2048
@@ -253,12 +255,12 @@ def compiled(rounds: int) -> str:
 
 
 def song_alone(piece: int) -> None:
-    """Print the seconds and peak memory (MiB) of forward and backward on SONG tokens in this process."""
+    """Prints the seconds and peak memory (MiB) of forward and backward on SONG tokens in this process."""
     from midi_rwkv.training.state_passing import backward_in_pieces
 
     model = random_model("8 x 256")
     ids = torch.randint(model.config.vocab_size, (1, SONG + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # rather an error here than a machine that swaps
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # fail here rather than let the machine swap
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     backward_in_pieces(
@@ -272,7 +274,7 @@ def song_alone(piece: int) -> None:
 
 
 def song() -> str:
-    """Each way in a process of its own."""
+    """Runs each way in a process of its own."""
     rows = []
     for name, piece in (("pieces of 1,024", 1024), ("pieces of 4,096", 4096), ("whole", SONG)):
         command = [sys.executable, __file__, "--alone", str(piece), "--threads", str(torch.get_num_threads())]
@@ -283,8 +285,8 @@ def song() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of training (decoding compares one and two)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often every contender has its turn (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads for training (decoding compares one and two)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: 5)")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

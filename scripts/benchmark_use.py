@@ -1,12 +1,12 @@
-"""What users wait for: the main job from the command line, and the page as a browser sees it.
+"""Measures what users wait for: the main job on the command line, and the page as a browser sees it.
 
     python scripts/benchmark_use.py infill [SONG] [--bars 8-12] [--runs 5] [--checkpoint DIR]
     python scripts/benchmark_use.py page                                    # latency and frame times; needs Chromium
-    python scripts/benchmark_use.py page --composers 8 --seconds 120        # does it hold with eight at once?
+    python scripts/benchmark_use.py page --composers 8 --seconds 120        # eight composers at once
 
-Of `infill`: the first run ever starts with an empty compile cache, later runs find it; where the time goes is measured
-inside one process, over the same fill, everything warm. The song of the page's latencies has 100 bars and 6 tracks: the
-example for a band, over and over.
+`infill`: the first run starts with an empty compile cache, which later runs find. The shares of the time are measured
+inside one warm process, over the same fill. `page`: the song for the latencies has 100 bars and 6 tracks, and is the
+example band piece repeated.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ SCROLL = """async () => {
 
 
 def midi(score: Score) -> bytes:
-    """A score as a file: its tracks are new ones of an empty file."""
+    """A score as a file, in which its tracks are new tracks of an empty file."""
     bars = len(score.bars)
     region = Region.rectangle(range(len(score.tracks)), [(0, bars)])
     return splice(EMPTY, score, region, {t: list(track.notes) for t, track in enumerate(score.tracks)})
 
 
 def long_song(bars: int) -> bytes:
-    """The example, over and over."""
+    """The example piece, repeated."""
     example = read_midi(EXAMPLE)
     tracks = []
     for t in example.tracks:
@@ -95,7 +95,7 @@ def long_song(bars: int) -> bytes:
 
 
 def many_notes(tracks: int, bars: int, notes: int) -> bytes:
-    """So many notes, drawn at random."""
+    """A song of this many random notes."""
     rng = random.Random(0)
     each = notes // tracks
     made = []
@@ -114,7 +114,7 @@ def latency(page: Page, folder: Path) -> None:
     page.candidates(1)
     times: dict[str, list[float]] = {}
     page.drag(1, 2, 1, 5)
-    page.evaluate(FIRST_NOTE, "Infill the marked bars")  # the first ever compiles and loads
+    page.evaluate(FIRST_NOTE, "Infill the marked bars")  # the first fill compiles and loads
     for k in range(ROUNDS):
         page.drag(1, 8 + 10 * k, 1, 11 + 10 * k)
         for name in ("a new region", "the same region again"):
@@ -145,13 +145,13 @@ def frames(page: Page, folder: Path) -> None:
 
 
 def resident(app: App) -> float:
-    """MiB that the server holds."""
+    """The server's resident memory in MiB."""
     lines = Path(f"/proc/{app.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def together(browser: Any, app: App, folder: Path, count: int, seconds: float) -> None:
-    """Composers at once, each with a song of its own, filling again and again. Prints what came of it."""
+    """Several composers at once, each filling a song of their own again and again. Prints the result."""
     pages, marks = [], []
     for i in range(count):
         path = folder / f"song{i}.mid"
@@ -195,7 +195,7 @@ def together(browser: Any, app: App, folder: Path, count: int, seconds: float) -
 
 
 def check(page: Page, number: int, mark: tuple[int, list[int]]) -> None:
-    """What is on the page is that composer's."""
+    """Checks that the page shows this composer's own work."""
     track, bars = mark
     assert page.roll("model.song.name") == f"song{number}.mid"
     assert page.roll("model.song.ownBars") == 24 + number
@@ -208,7 +208,7 @@ def check(page: Page, number: int, mark: tuple[int, list[int]]) -> None:
 
 
 def run_once(command: list[str], cache: str) -> tuple[float, float]:
-    """(seconds, MiB at the peak) of one process."""
+    """(seconds, peak MiB) of one process."""
     began = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, "NUMBA_CACHE_DIR": cache}, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -218,7 +218,7 @@ def run_once(command: list[str], cache: str) -> tuple[float, float]:
 
 
 def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
-    """Seconds of one warm call for one candidate, as a whole and in its parts, and how many tokens it wrote."""
+    """Seconds of one warm call for one candidate, in all and by part, and the number of tokens written."""
     infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))

@@ -1,20 +1,20 @@
-"""Checks a filled MIDI file against its original, with mido alone: it shares no code with the splice.
+"""Checks a filled MIDI file against its original with mido alone, without sharing code with the splice.
 
     python scripts/check_fill.py song.mid out.mid --mask 2:1:7680-11520 [--mask ...] [--new-tracks 1]
 
 A mask is CHUNK:CHANNEL:START-END[:FIRST-LAST]: track chunk and channel from 0, ticks half-open. START and END are bar
-lines; FIRST-LAST says where the notes begin that belong to these bars, for one played early belongs to the bar that it
-leads into. By default that is half a grid step, a 24th of a quarter, before each bar line. Prints one line for each
-violation and exits with 1, or prints "ok".
+lines; FIRST-LAST is the range in which the notes of these bars begin, because a note that is played early belongs to
+the bar it leads into. By default it starts and ends half a grid step, a 24th of a quarter, before the bar lines. Prints
+one line for each violation and exits with 1, or prints "ok".
 
 What must hold:
-- track chunks without a mask, other chunks, the header and whatever follows the tracks are byte-identical (but for the
+- track chunks without a mask, other chunks, the header and any bytes after the tracks are identical (except for the
   number of tracks, and new chunks after the last);
-- in a masked chunk every event keeps tick, order and data, except, on the masked channels: the notes of a mask (their
-  note-offs too, wherever they stand), note-offs without a note inside, pitch bends and sustain pedal inside, of which
-  some may stay; end-of-track may move to the last event;
-- for bends and pedal a mask begins with its first note where that comes early, and ends where a note of the next bar
-  comes early; they have, at that end, the value that they had there in the original;
+- in a masked chunk every event keeps its tick, order and data. Exceptions, on the masked channels, are the notes of a
+  mask (and their note-offs, wherever they are), note-offs without a note inside, and pitch bends and sustain pedal
+  inside, of which some may stay; end-of-track may move to the last event;
+- for bends and pedal a mask begins with its first note if that is early, and ends with the first early note of the next
+  bar; at that end they have the value that they had there in the original;
 - the notes of a mask end by its end, and no two of one pitch overlap;
 - the output parses in mido and symusic if the original does.
 """

@@ -1,12 +1,12 @@
-"""Every form of the WKV recurrence against its definition in float64, then how fast it all is: one call, one table.
+"""Compares every form of the WKV recurrence with its definition in float64, and then measures the speed, in one table.
 
     python scripts/check_kernels.py OUT                          # on a GPU, within 8 minutes: OUT/kernels.md
     python scripts/check_kernels.py OUT --only checks,decode
     TRITON_INTERPRET=1 python scripts/check_kernels.py OUT --only checks,rounding --small    # without a GPU
 
-The table grows row by row; a row that fails says so, and the next one follows. What the time did not suffice for is
-named in the last line. Exits 1 where a row failed or an error is over its limit (1e-4 in float32, 1e-2 in bfloat16,
-norm of the difference over the norm).
+The table grows row by row. A row that fails says so, and the next one follows. The last line names the parts for which
+there was no time. The script exits with 1 if a row failed or an error is over its limit (1e-4 in float32, 1e-2 in
+bfloat16, norm of the difference over the norm).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def row(self) -> tuple[str, int, torch.dtype, int, bool]:
-        """What has a row of its own in the table."""
+        """The key of the case's row in the table."""
         return self.form, self.size, self.dtype, self.steps, self.packed
 
 
@@ -77,7 +77,7 @@ def cases(*, small: bool) -> Iterator[Case]:
 
 @contextmanager
 def first_setting_alone() -> Iterator[None]:
-    """Without autotuning: on a cold GPU, compiling every setting for every shape takes minutes."""
+    """Disables autotuning, because on a cold GPU compiling every setting for every shape takes minutes."""
     from midi_rwkv.kernels import wkv7_triton_chunk
 
     kernels = [getattr(wkv7_triton_chunk, n) for n in ("prepare", "scan_forward", "scan_backward", "backward")]
@@ -92,7 +92,7 @@ def first_setting_alone() -> Iterator[None]:
 
 
 def worst_error(case: Case, device: str) -> tuple[str, float]:
-    """Which result is furthest from the reference's, and how far."""
+    """The result with the largest error, and this error."""
     from midi_rwkv.kernels.wkv7_chunked import wkv7_chunked
     from midi_rwkv.kernels.wkv7_reference import wkv7_reference
     from midi_rwkv.kernels.wkv7_triton import wkv7_triton
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}")
     parser.add_argument("--small", action="store_true", help="few and small shapes")
-    parser.add_argument("--minutes", type=float, default=7.5, help="begin no row after so long (default: 7.5)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="begin no row after this long (default: 7.5)")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = options.only.split(",")
@@ -184,7 +184,7 @@ def main() -> None:
 
         def say(line: str) -> None:
             print(line, flush=True)
-            print(line, file=file, flush=True)  # what there is, should a later row end the process
+            print(line, file=file, flush=True)  # keep what there is, in case a later row ends the process
 
         say(f"{name}, torch {torch.__version__}")
         for number, part in enumerate(chosen):

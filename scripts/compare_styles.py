@@ -1,12 +1,12 @@
-"""State tuning against other ways to learn a style, on folders STYLE/tune and STYLE/test of MIDI files.
+"""Compares state tuning with other ways to learn a style, on folders STYLE/tune and STYLE/test of MIDI files.
 
     python scripts/compare_styles.py styles.zip OUT --methods base,state,lora-4 --counts 5 --seeds 0,1,2
-    python scripts/compare_styles.py styles.zip OUT --methods lora-32@60     # 60 steps rather than 20
-    python scripts/compare_styles.py styles.zip OUT --table            # OUT/table.md from what is there
-    python scripts/compare_styles.py styles.zip OUT --more valid.zip   # each style on each, along paths, on valid
+    python scripts/compare_styles.py styles.zip OUT --methods lora-32@60     # 60 steps instead of 20
+    python scripts/compare_styles.py styles.zip OUT --table            # OUT/table.md from the results so far
+    python scripts/compare_styles.py styles.zip OUT --more valid.zip   # all styles on all, on paths between, on valid
 
 Every method learns from the first COUNT pieces of `tune`, in name order, and is measured on the same fills of the test
-pieces. Results are added to OUT/results.jsonl one by one; what is there is not done again.
+pieces. Results are added to OUT/results.jsonl one by one, and those that exist are not computed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from script_helpers.tables import markdown
 from midi_rwkv.files import whole_file
 
 TEST_FILLS, TEST_SEED = 60, 1000
-VALID_FILLS = 8  # a source
+VALID_FILLS = 8  # per source
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -55,7 +55,7 @@ def style_names(folder: Path) -> list[str]:
 
 @lru_cache(1)
 def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
-    """Samples of the test pieces and their notes."""
+    """Samples of the test pieces, and the numbers of their notes."""
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.personalize import draw_fills, read_pieces
 
@@ -66,7 +66,7 @@ def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
 
 
 def read_all(samples: Sequence[Any], notes: Sequence[int]) -> list[Any]:
-    """The samples with what stands before the run read."""
+    """The samples, with everything before the run read."""
     from midi_rwkv.engine.make import make_engine
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.tuning import read_fill
@@ -90,7 +90,7 @@ def frozen_model() -> Any:
 
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
-    """One method on one style."""
+    """Runs one method on one style."""
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.adapters import STEPS, adapt
     from midi_rwkv.style.personalize import prepare, read_pieces
@@ -165,7 +165,7 @@ def per_note(record: dict[str, Any]) -> float:
 
 
 def table(out: Path) -> str:
-    """Markdown: a table a number of pieces, then what each method costs."""
+    """Markdown: one table per number of pieces, then the cost of each method."""
     results = read_results(out)
     base = {r["style"]: r for r in results if r["method"] == "base"}
     styles = sorted(base)
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--methods", default="base,state")
     parser.add_argument("--counts", default="5")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--only", help="these styles")
+    parser.add_argument("--only", help="only these styles")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--more", type=Path, metavar="VALID.zip")

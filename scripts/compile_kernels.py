@@ -1,11 +1,11 @@
-"""What Triton's compiler makes of the kernels for a GPU that need not be there: registers, spills, shared memory.
+"""Compiles the kernels for a GPU, which need not be present, and prints registers, spills and shared memory.
 
     python scripts/compile_kernels.py                       # compute capability 9.0 (H100, H200), some minutes
     python scripts/compile_kernels.py --capability 80 --only scan_forward
-    python scripts/compile_kernels.py --check               # exits 1 where one would not run, or spills unexpectedly
+    python scripts/compile_kernels.py --check               # exits with 1 if one would not run, or spills unexpectedly
 
-A kernel that needs more than 255 registers a thread spills into local memory ("spilled", bytes a thread): the first
-thing to look at before a slow kernel is timed. The last columns count tensor-core instructions.
+A kernel that needs more than 255 registers per thread spills into local memory ("spilled", bytes per thread), which is
+the first thing to check when a kernel is slow. The last columns count tensor-core instructions.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capability", type=int, default=90)
     parser.add_argument("--only", help="one kernel's name")
-    parser.add_argument("--check", action="store_true", help="exit 1 where one would not run, or spills unexpectedly")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if one would not run, or spills unexpectedly")
     options = parser.parse_args()
     import triton
 

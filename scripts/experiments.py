@@ -1,16 +1,16 @@
-"""Small training runs that differ in one thing, and a table a question: nats per note on the validation fills.
+"""Trains small runs that differ in one thing, and makes one table per question: nats per note on validation fills.
 
     python scripts/experiments.py SHARDS OUT --group order              # train what is missing, one after another
     python scripts/experiments.py SHARDS OUT --group rate --tokens 2000000 --seeds 0,1 --n-layer 4 --n-embd 128
-    python scripts/experiments.py SHARDS OUT --table                    # OUT/experiments.md from what is there
+    python scripts/experiments.py SHARDS OUT --table                    # OUT/experiments.md from the results so far
 
-`--n-layer` and `--n-embd` make all runs of a size but those of the group shape. A run that two groups have in common is
-trained once. Runs go on where they stopped. A group whose variants cost different time a token (shape, arch)
-trains each for as long as `--tokens` of the first take: speeds are measured beforehand, in turn, on this machine.
+`--n-layer` and `--n-embd` set the size of all runs except those of the group shape. A run that two groups share is
+trained once. Runs resume where they stopped. In a group whose variants differ in time per token (shape, arch), each is
+trained for as long as `--tokens` of the first take; the speeds are measured beforehand, in turn, on this machine.
 SHARDS is a folder of `midi-rwkv corpus`.
 
-Beside the mean over sources of nats per note, each run says what it costs to predict cells whose notes stand literally
-in what the prompt shows (repeats), and all others.
+Beside the mean over sources of nats per note, each run reports the loss on cells whose notes also occur literally in
+the prompt (repeats), and on all others.
 """
 
 from __future__ import annotations
@@ -255,10 +255,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--group", action="append", default=[], help="repeat for several")
+    parser.add_argument("--group", action="append", default=[], help="the question; repeat for several")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size, help="of all groups but batch")
+    parser.add_argument(
+        "--batch-size", type=int, default=TrainConfig.batch_size, help="rows per step, in all groups except batch"
+    )
     parser.add_argument("--n-layer", type=int)
     parser.add_argument("--n-embd", type=int)
     parser.add_argument("--threads", type=int, default=1)

@@ -3,19 +3,19 @@
     python scripts/measure_nats.py SHARDS [--checkpoint DIR] [--per-source 24] [--out report.json]
     python scripts/measure_nats.py SHARDS --precisions [--checkpoint DIR] [--per-source 16]
 
-The fills are those of `dataset.validation_samples` (SHARDS/valid.npz); what counts is the fill's tokens and its closing
-tokens, nothing else. Sources count alike. Every model is a probability over the whole vocabulary:
+The fills are those of `dataset.validation_samples` (SHARDS/valid.npz). Only the fill's tokens and its closing tokens
+count, and all sources have the same weight. Every model is a probability over the whole vocabulary:
 
 - unigram: relative frequency, add one.
 - 5-gram: interpolated modified Kneser-Ney (Chen and Goodman 1999, section 3) on the last four tokens of the prompt.
-- 5-gram, all cells: the same over every cell of the training songs, laid out as fills; each seen once, unweighted.
-- checkpoint: the whole prompt as context, fp32.
-- with --precisions: the compiled engine's own logits, the prompt prefilled and the rest stepped, in each precision.
+- 5-gram, all cells: the same, counted once on every cell of the training songs, laid out as fills and unweighted.
+- checkpoint: with the whole prompt as context, in float32.
+- with --precisions: the compiled engine in each precision, with the prompt prefilled and the rest stepped.
 
-Unigram and 5-gram count as many tokens as the checkpoint has seen, drawn as the trainer draws them: rows 0, 1, ... of
-`dataset.TrainingRows` with the seed, row length and source weights in its config.json. These are the very rows it was
-trained on, unless its row length changed on the way. As in its loss, only tokens that carry music are predicted. The
-fills drawn depend on the row length too: figures of checkpoints of different lengths are of different fills.
+Unigram and 5-gram are counted on as many tokens as the checkpoint has seen, drawn as in training: rows 0, 1, ... of
+`dataset.TrainingRows` with the seed, row length and source weights in its config.json. These are the rows it was
+trained on, unless its row length changed during training. As in its loss, only tokens that carry music are predicted.
+The fills also depend on the row length, so checkpoints with different row lengths are measured on different fills.
 """
 
 from __future__ import annotations
@@ -120,12 +120,14 @@ def compare_precisions(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path, help="a folder that `midi-rwkv corpus` wrote")
-    parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the one that ships")
-    parser.add_argument("--per-source", type=int, default=24, help="fills of each source (default: 24)")
-    parser.add_argument("--ngram-tokens", type=int, help="tokens to count (default: as the checkpoint has seen)")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder (default: the one that ships)")
+    parser.add_argument("--per-source", type=int, default=24, help="fills per source (default: 24)")
+    parser.add_argument(
+        "--ngram-tokens", type=int, help="tokens to count (default: as many as the checkpoint has seen)"
+    )
     parser.add_argument("--all-cells", action="store_true", help="also the 5-gram over all cells of the training songs")
-    parser.add_argument("--precisions", action="store_true", help="int8 against float32 instead of the n-grams")
-    parser.add_argument("--out", type=Path, help="write the figures here too, as JSON")
+    parser.add_argument("--precisions", action="store_true", help="compare int8 with float32 instead of n-grams")
+    parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     args = parser.parse_args()
 
     checkpoint = load_checkpoint(args.checkpoint)

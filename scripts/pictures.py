@@ -1,4 +1,4 @@
-"""Pictures: fills beside their originals, a training run's curve, the page's states for docs/app.md.
+"""Makes pictures: fills beside their originals, the curve of a training run, and the page's states for docs/app.md.
 
     python scripts/pictures.py fills valid.zip OUT [--checkpoint DIR] [--count 10] [--seed 0]
     python scripts/pictures.py fills song.mid OUT [--bars 8-12] [--tracks Bass] [--style mine --strengths 0,0.5,1]
@@ -6,10 +6,11 @@
     python scripts/pictures.py curve data/training/curve.csv docs/curve.png     # of the checkpoint that ships
     python scripts/pictures.py app docs --pieces FOLDER                         # needs Chromium
 
-Fills are piano rolls: above the original, below the fill, or one for each strength of a style. The region is shaded;
-the masked tracks are coloured, brightly inside the region; the other tracks are grey. Drums are drawn by their key
-numbers like all else. A curve is nats per note on the validation fills over tokens, by source and their mean; a column
-`run`, where the file has one, separates runs that went on from one another but were measured on other fills.
+Fills are piano rolls, with the original above and the fill below, or one fill for each strength of a style. The region
+is shaded. Masked tracks are coloured, more brightly inside the region, and other tracks are grey. Drums are drawn by
+their key numbers like other notes. A curve shows nats per note on the validation fills over tokens, by source and as
+their mean; a column `run`, if the file has one, separates runs that continue one another but were measured on other
+fills.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ TRIES = 50
 
 
 def choose_region(score: Score, rng: np.random.Generator) -> Region | None:
-    """2-8 bars of one track, or of two or three, all with notes there; None where the song has none such."""
+    """2-8 bars of one to three tracks that all have notes there, or None if the song has none."""
     for _ in range(TRIES):
         count = min(int(rng.choice((2, 4, 4, 8))), len(score.bars))
         first = int(rng.integers(0, len(score.bars) - count + 1))
@@ -105,7 +106,7 @@ def pitch_span(scores: list[Score], region: Region) -> tuple[int, int]:
 
 
 def plot(path: Path, original: Score, fills: dict[str, Score], region: Region, title: str) -> None:
-    """fills: by what to call them."""
+    """Draws the original and the `fills`, which are by name."""
     panels = {"original": original, **fills}
     figure = Figure(figsize=(13, 2.5 + 2.75 * len(fills)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, sharey=True)
@@ -138,7 +139,7 @@ Point = tuple[str, float, float, dict[str, float]]  # run, million tokens, mean,
 
 
 def read_curve(path: Path) -> list[Point]:
-    """Every evaluation of a `curve.csv`. ValueError where it has none."""
+    """Every evaluation of a `curve.csv`. Raises ValueError if there is none."""
     with path.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r.get("kind") == "valid"]
     if not rows:
@@ -187,7 +188,7 @@ def save_page(page: Page, out: Path, name: str) -> None:
 
 
 def picture_song(app: App, browser: Any, out: Path, names: dict[str, str], *, dark: bool = False) -> None:
-    """The song tab from empty to kept; `names` says what to call which state."""
+    """Pictures of the song tab from empty to kept. `names` are the file names by state."""
     size, scheme = (LARGE, "dark") if dark else (SMALL, "light")
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = visit(context.new_page(), f"{app.url}?__theme={scheme}")
@@ -242,7 +243,7 @@ def picture_learning(app: App, browser: Any, out: Path, pieces: list[Path]) -> N
 
 
 def save(figure: Figure, path: Path, *, dpi: int) -> None:
-    """One picture, of the kind that its name says."""
+    """Writes one picture, in the format of its file name."""
     with whole_file(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=dpi)
 

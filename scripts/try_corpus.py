@@ -2,11 +2,12 @@
 
     python scripts/try_corpus.py valid.zip [--limit 60] [--jobs 2] [--checkpoint DIR] [--subprocess]
 
-One random region a file, from the file's name and `--seed`: 1-8 bars of one track, some tracks or all (no `--tracks`).
-Bars, tracks and notes are found with mido alone, and `check_fill.py` compares original and output with mido alone; the
-rule for notes played before their bar (docs/infill.md) is written down here once more. A section is one track over the
-region's bars. Required: every run finishes, every output is exact and parses in mido and
-symusic, and 95 % of the sections that had notes get notes; exit code 1 otherwise. A run that failed is listed.
+Each file gets one random region, drawn from the file's name and `--seed`: 1-8 bars of one track, some tracks or all (no
+`--tracks`). Bars, tracks and notes are found with mido alone, and `check_fill.py` compares original and output with
+mido alone; the rule for notes that are played before their bar (docs/infill.md) is implemented here again. A section is
+one track over the region's bars. Required are that every run finishes, that every output is exact and parses in mido
+and symusic, and that 95 % of the sections that had notes get notes; otherwise the exit code is 1. Failed runs are
+listed.
 """
 
 from __future__ import annotations
@@ -218,11 +219,13 @@ def summarise(name: str, results: Sequence[Result]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="a zip of MIDI files, in a folder for each source")
-    parser.add_argument("--limit", type=int, default=10**9, metavar="N", help="files, spread over the sources")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--limit", type=int, default=10**9, metavar="N", help="number of files, spread over the sources"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", help="another checkpoint than the one that ships")
-    parser.add_argument("--subprocess", action="store_true", help="start the command anew for every file (slower)")
+    parser.add_argument("--checkpoint", help="a checkpoint folder (default: the one that ships)")
+    parser.add_argument("--subprocess", action="store_true", help="start a new process for every file (slower)")
     args = parser.parse_args()
     with zipfile.ZipFile(args.archive) as z:
         names = choose_files([n for n in z.namelist() if n.lower().endswith((".mid", ".midi"))], args.limit)

@@ -1,6 +1,6 @@
-"""The app in a process of its own, and a composer at its page: for the tests, the benchmark and the pictures.
+"""Runs the app in a process of its own and acts as a composer at its page.
 
-Not a command: tests/app/page, benchmark_use.py and pictures.py use it.
+This is not a command: tests/app/page, benchmark_use.py and pictures.py use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class App:
     process: subprocess.Popen[bytes]
 
     def stop(self) -> None:
-        """End it, if it has not ended."""
+        """Ends the server, if it has not ended."""
         self.process.terminate()
         self.process.wait(30)
 
@@ -61,7 +61,7 @@ def serve(folder: Path, *arguments: object, port: int | None = None) -> App:
 
 
 def visit(page: Any, url: str) -> Page:
-    """Open the app in a Playwright page."""
+    """Opens the app in a Playwright page."""
     page.goto(url)
     page.wait_for_selector(".mr-roll")
     page.wait_for_function("document.querySelector('.mr-roll').roll")
@@ -69,7 +69,7 @@ def visit(page: Any, url: str) -> Page:
 
 
 class Page:
-    """What a composer does on the page."""
+    """The actions of a composer on the page."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -78,11 +78,11 @@ class Page:
         return getattr(self.page, name)
 
     def roll(self, expression: str) -> Any:
-        """What a JavaScript expression of the song view's `model`, `view` and `player` is."""
+        """The value of a JavaScript expression over the song view's `model`, `view` and `player`."""
         return self.page.evaluate(IN_ROLL % expression)
 
     def wait(self, expression: str, seconds: float = 30) -> None:
-        """Until it is true."""
+        """Waits until the expression is true."""
         self.page.wait_for_function(IN_ROLL % expression, timeout=1000 * seconds, polling=20)
 
     def press(self, name: str) -> None:
@@ -97,7 +97,7 @@ class Page:
         self.wait(f"model.song && model.song.name === '{file}'")
 
     def at(self, track: int, bar: int, share: float = 0.5) -> tuple[float, float]:
-        """A cell on the screen."""
+        """The position of a cell on the screen."""
         x, y = self.page.evaluate(
             """([t, b, share]) => {
             const { model, view } = document.querySelector(".mr-roll").roll;
@@ -113,13 +113,13 @@ class Page:
         return self.on_screen(x, y)
 
     def on_screen(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the song view on the screen."""
+        """The position of a point of the song view on the screen."""
         self.page.evaluate("window.scrollTo(0, 0)")
         box = self.page.locator(".mr-view").bounding_box()
         return box["x"] + x, box["y"] + y
 
     def drag(self, track: int, bar: int, to_track: int, to_bar: int, *, shift: bool = False) -> None:
-        """Mark cells."""
+        """Marks cells."""
         if shift:
             self.page.keyboard.down("Shift")
         self.page.mouse.move(*self.at(track, bar))
@@ -128,7 +128,7 @@ class Page:
         self.page.mouse.up()
         if shift:
             self.page.keyboard.up("Shift")
-        self.page.wait_for_timeout(150)  # the server hears of it
+        self.page.wait_for_timeout(150)  # until the server knows
 
     def infill(self, seed: int | None = None) -> None:
         if seed is not None:
@@ -139,7 +139,7 @@ class Page:
         self.write("Infill the marked bars")
 
     def write(self, button: str) -> None:
-        """Press a button that writes candidates, and wait for them."""
+        """Presses a button that writes candidates, and waits for them."""
         self.page.evaluate("window.before = document.querySelector('.mr-roll').roll.model.candidates")
         self.press(button)
         self.wait("!model.running && model.candidates !== window.before && model.candidates.length")

@@ -1,4 +1,4 @@
-"""How fast the kernels are on the GPU at hand: the recurrence, decoding and training, each as a markdown table.
+"""Measures the kernels on the GPU of this machine: the recurrence, decoding and training, each as a Markdown table.
 
 Every figure is a ratio or comes with what it is measured against in the same run: the time to move the bytes that must
 move at the measured copy bandwidth, or the measured rate of a bfloat16 matrix product. check_kernels.py calls these.
