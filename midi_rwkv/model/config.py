@@ -172,3 +172,39 @@ class TrainConfig(Config):
         check_seed(self.seed)
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema must be 0 (no average) or a decay below 1, such as 0.999, got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTrainConfig(Config):
+    """A run of the step model. Counts are steps of the model, over all processes.
+
+    The learning rate is warmed up and held for as long as the run goes on. What ships is a branch: it begins with a
+    run's state, and in `decay_steps` both the learning rate and the weight decay fall to zero.
+    """
+
+    seq_len: int = 3072
+    rows: int = 1  # a process and step of the optimizer
+    lr: float = 2e-3
+    warmup_steps: int = 400_000
+    branch_at: int = 0  # steps of the run that this is a branch of; 0: a run of its own
+    decay_steps: int = 0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    bf16: bool = True  # where the machine has instructions for it
+    context_weight: float = 0.25  # what a note of the context counts in the loss, one of the answer counting 1
+    seed: int = 0
+    save_seconds: float = 300.0
+    eval_steps: int = 1_000_000  # between two evaluations
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_weight <= 1:
+            raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as an answer")
+        check_seed(self.seed)
+
+    def falling(self, steps: int) -> float:
+        """What is left of the learning rate and the weight decay after so many steps: 1 before the decay, 0 at its
+        end."""
+        if not self.decay_steps:
+            return 1.0
+        return min(1.0, max(0.0, 1 - (steps - self.branch_at) / self.decay_steps))

@@ -1,0 +1,94 @@
+"""Shards of songs as notes: every song's cells in a few arrays, from which training samples are cut.
+
+A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from midi_rwkv.files import whole_file
+from midi_rwkv.tokens.chords import SongChords
+from midi_rwkv.tokens.notes import SongNotes
+
+from .shards import shard_files
+
+_KEPT = 64  # songs a shard keeps at hand
+
+
+def write_note_shard(path: Path, songs: Sequence[tuple[str, SongNotes, SongChords]]) -> None:
+    """One `.npz` for many songs, whole or not at all. The same songs give the same bytes."""
+    notes = [s for _, s, _ in songs]
+    chords = [c for _, _, c in songs]
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array([n for n, _, _ in songs]),
+            n_tracks=np.array([s.n_tracks for s in notes], np.int32),
+            n_bars=np.array([s.n_bars for s in notes], np.int32),
+            n_beats=np.array([len(c.beats) for c in chords], np.int32),
+            programs=np.concatenate([s.programs for s in notes]).astype(np.int16),
+            headers=np.concatenate([s.headers for s in notes]).astype(np.int16),
+            lengths=np.concatenate([s.lengths for s in notes]).astype(np.int16),
+            tempos=np.concatenate([s.tempos for s in notes]).astype(np.int16),
+            notes=np.concatenate([s.notes for s in notes]).astype(np.int16),
+            counts=np.concatenate([np.diff(s.offsets) for s in notes]).astype(np.uint16),
+            chords=np.concatenate([c.beats for c in chords]),
+            beats=np.concatenate([np.diff(c.offsets) for c in chords]).astype(np.uint8),
+        )
+
+
+class NoteShard:
+    """What `write_note_shard` wrote, further parts too: `shard[i]` is a `SongNotes`, `shard.chords(i)` its chords."""
+
+    def __init__(self, path: str | Path):
+        parts = []
+        for file in shard_files(path):
+            with np.load(file) as z:
+                parts.append({k: z[k] for k in z.files})
+        data = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        self.names = [str(n) for n in data["names"]]
+        self._data = data
+        self.n_bars = data["n_bars"].astype(np.int64)
+        tracks = data["n_tracks"].astype(np.int64)
+        self._track_at, self._bar_at, self._cell_at, self._beat_at = (
+            np.concatenate([[0], np.cumsum(n)])
+            for n in (tracks, self.n_bars, tracks * self.n_bars, data["n_beats"].astype(np.int64))
+        )
+        self._offsets = np.concatenate([[0], np.cumsum(data["counts"], dtype=np.int64)])
+        self.song = lru_cache(maxsize=_KEPT)(self._song)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def n_notes(self) -> int:
+        return len(self._data["notes"])
+
+    def __getitem__(self, i: int) -> SongNotes:
+        song: SongNotes = self.song(i)
+        return song
+
+    def _song(self, i: int) -> SongNotes:
+        tracks, bars = slice(*self._track_at[i : i + 2]), slice(*self._bar_at[i : i + 2])
+        offsets = self._offsets[self._cell_at[i] : self._cell_at[i + 1] + 1]
+        d = self._data
+        notes = d["notes"][offsets[0] : offsets[-1]]
+        return SongNotes(
+            d["programs"][tracks],
+            d["headers"][bars],
+            d["lengths"][bars],
+            d["tempos"][bars],
+            notes,
+            offsets - offsets[0],
+        )
+
+    def chords(self, i: int) -> SongChords:
+        """The chords of song i."""
+        beats = self._data["beats"][slice(*self._bar_at[i : i + 2])]
+        columns = self._data["chords"][slice(*self._beat_at[i : i + 2])]
+        return SongChords(columns, np.concatenate([[0], np.cumsum(beats, dtype=np.int64)]))

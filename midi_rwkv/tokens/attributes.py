@@ -1,0 +1,221 @@
+"""What a step can say: MidiTok's MMM vocabulary, sorted into the attributes of a step.
+
+A step is a row of small integers, one a `Column`. TOKEN says what kind of step it is: a structural token ("Tempo_120",
+"TimeSig_4/4", "FillBar_Start") or a note, at a new position (`Note_New`) or at the position of the note before
+(`Note_Same`). The note's own attributes and what a reader of the step has to know beside them are the other columns; in
+each of them 0 means that the step has no such attribute.
+
+MidiTok makes the vocabulary and its JSON; micro-timing tokens are written as MidiTok's PerTok writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midi_rwkv.files import whole_file
+
+POSITIONS_PER_QUARTER = 24
+MICROS_PER_POSITION = 10  # so micro-timing counts 240ths of a quarter
+MICRO_MIN, MICRO_MAX = -20, 5  # the early ones are downbeats that a player rushes
+DRUMS = 128  # a track's program where it plays drums
+MAX_DISTANCE = 20  # buckets on either side of the run
+MAX_LEFT = 16  # bars left in a run, the current one included
+LIKENESS_LEVELS = 8  # how alike the surroundings of a reference and of the place are
+RESTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+STRUCTURE = (
+    "PAD",
+    "BOS",
+    "Song_Start",
+    "Song_End",
+    "Note_New",
+    "Note_Same",
+    "Infill_Track",
+    "Infill_Bar",
+    "FillBar_Start",
+    "Fill_From",
+    "Fill_To",
+    "Fill_Low",
+    "Fill_High",
+    "Kept_Start",
+    "Chord_None",
+    "Chord_Bass",
+    "Reference_Itself",
+    *(f"Reference_Song{n}" for n in range(LIKENESS_LEVELS)),
+    *(f"Reference_Piece{n}" for n in range(LIKENESS_LEVELS)),
+    *(f"Rest_{n}" for n in RESTS),
+)
+
+
+class Column(IntEnum):
+    """The columns of a step."""
+
+    TOKEN = 0
+    POSITION = 1  # 1 + position in the bar
+    MICRO = 2  # 1 + index of the micro-timing
+    PITCH = 3  # 1 + pitch; 129 + pitch for a drum
+    VELOCITY = 4  # 1 + level
+    DURATION = 5  # 1 + index of the duration; 0 for a drum
+    PROGRAM = 6  # 1 + program of the step's track
+    ROLE = 7  # a `Role`
+    DISTANCE = 8  # where the step's bar is, seen from the run (`distance_of`)
+
+
+class Role(IntEnum):
+    """What a step is to the fill."""
+
+    NONE = 0
+    CONTEXT = 1
+    ANSWER = 2
+    KEPT = 3
+    SONG = 4  # a reference: a cell of the same song
+    PIECE = 5  # a cell of another piece
+    ITSELF = 6  # what the fill replaces, or something like it
+
+
+def distance_of(bar: np.ndarray | int, first: int, last: int) -> np.ndarray:
+    """Column DISTANCE of bars before, in or after the run [first, last).
+
+    1 to 20 before the run (1: the bar right before it), 21 to 40 after it, 41 to 56 inside it by the bars left; a
+    distance of more than 8 bars is told in steps that grow.
+    """
+    bar = np.asarray(bar)
+    near = np.where(bar < first, first - bar, bar - last + 1)
+    outside = _BUCKETS[np.clip(near, 0, len(_BUCKETS) - 1)] + MAX_DISTANCE * (bar >= last)
+    left = 2 * MAX_DISTANCE + np.minimum(last - bar, MAX_LEFT)
+    found: np.ndarray = np.where((bar >= first) & (bar < last), left, outside)
+    return found
+
+
+def _buckets(reach: int = 1024) -> np.ndarray:
+    """By the distance in bars: 1 to 8 as they are, then one for each further factor of the square root of two."""
+    bars = np.arange(reach)
+    far = np.floor(2 * np.log2(np.maximum(bars, 8) / 8)).astype(np.int64)
+    bucket: np.ndarray = np.minimum(np.clip(bars, 1, 8) + far, MAX_DISTANCE)
+    return bucket
+
+
+_BUCKETS = _buckets()
+
+
+class Vocabulary:
+    """The attributes' values, from the JSON that MidiTok writes."""
+
+    def __init__(self, params: dict[str, Any]):
+        self.params = params
+        names: list[str] = params["midi_rwkv"]["tokens"]
+        attributes = ("Position_", "MicroTiming_", "Pitch_", "PitchDrum_", "Velocity_", "Duration_", "Program_")
+        self.tokens = tuple(n for n in names if not n.startswith(attributes))
+        self._ids = {name: i for i, name in enumerate(self.tokens)}
+
+        def values(kind: str) -> list[str]:
+            return [n.removeprefix(f"{kind}_") for n in names if n.startswith(f"{kind}_")]
+
+        self.n_positions = len(values("Position"))
+        self.micros = np.array(sorted(int(v) for v in values("MicroTiming")))
+        self.velocities = np.array(sorted(int(v) for v in values("Velocity")))
+        self.durations = np.array(sorted(_positions(v) for v in values("Duration")))  # in positions
+        self.time_signatures = [(int(n), int(d)) for n, d in (v.split("/") for v in values("TimeSig"))]
+        self.tempos = np.array(sorted(float(v) for v in values("Tempo")))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def save(self, path: Path) -> None:
+        """Write the JSON, whole or not at all."""
+        with whole_file(path, overwrite=True) as partial:
+            partial.write_text(json.dumps(self.params, ensure_ascii=False), encoding="utf-8")
+
+    def id(self, name: str) -> int:
+        """Column TOKEN of a structural token. KeyError where there is none."""
+        return self._ids[name]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each column has, 0 included."""
+        return (
+            len(self.tokens),
+            1 + self.n_positions,
+            1 + len(self.micros),
+            1 + 256,
+            1 + len(self.velocities),
+            1 + len(self.durations),
+            1 + DRUMS + 1,
+            len(Role),
+            1 + 2 * MAX_DISTANCE + MAX_LEFT,
+        )
+
+    @cached_property
+    def note_tokens(self) -> tuple[int, int]:
+        """Column TOKEN of a note at a new position, and of one at the position of the note before."""
+        return self.id("Note_New"), self.id("Note_Same")
+
+    def time_signature_id(self, numerator: int, denominator: int, quarters: float) -> int:
+        """The TimeSig token of a bar so many quarters long; for a metre that has none, the nearest in length."""
+        exact = self._ids.get(f"TimeSig_{numerator}/{denominator}")
+        if exact is not None:
+            return exact
+        n, d = min(
+            self.time_signatures,
+            key=lambda s: (abs(4 * s[0] / s[1] - quarters), abs(s[1] - denominator), -s[0] / s[1]),
+        )
+        return self.id(f"TimeSig_{n}/{d}")
+
+    def tempo_id(self, beats_per_minute: float) -> int:
+        """The Tempo token nearest to a tempo."""
+        return self.id(f"Tempo_{self.tempos[int(np.abs(self.tempos - beats_per_minute).argmin())]}")
+
+
+def _positions(duration: str) -> int:
+    """MidiTok's "beats.part.resolution" in positions."""
+    beats, part, resolution = map(int, duration.split("."))
+    return beats * POSITIONS_PER_QUARTER + part * POSITIONS_PER_QUARTER // resolution
+
+
+def miditok_config() -> Any:
+    """MidiTok's configuration of our vocabulary (`TokenizerConfig`)."""
+    from miditok import TokenizerConfig
+
+    return TokenizerConfig(
+        pitch_range=(0, 127),
+        drums_pitch_range=(0, 127),
+        beat_res={(0, 4): POSITIONS_PER_QUARTER, (4, 8): POSITIONS_PER_QUARTER // 2, (8, 32): 4},
+        num_velocities=32,
+        special_tokens=[*STRUCTURE, *(f"MicroTiming_{m}" for m in range(MICRO_MIN, MICRO_MAX + 1))],
+        use_programs=True,
+        use_pitchdrum_tokens=True,
+        use_note_duration_programs=list(range(128)),
+        use_chords=True,
+        use_tempos=True,
+        num_tempos=32,
+        tempo_range=(40, 240),
+        use_time_signatures=True,
+        time_signature_range={d: list(range(1, n + 1)) for d, n in ((1, 4), (2, 8), (4, 16), (8, 16), (16, 16))},
+        encode_ids_split="no",
+        base_tokenizer="REMI",
+        ac_polyphony_bar=True,
+        ac_note_density_bar=True,
+        ac_note_duration_bar=True,
+    )
+
+
+def make_vocabulary() -> Vocabulary:
+    """Our vocabulary, made by MidiTok."""
+    import tempfile
+
+    from miditok import MMM
+
+    tokenizer = MMM(miditok_config())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.save(path)
+        params = json.loads(path.read_text(encoding="utf-8"))
+    params["midi_rwkv"] = {"tokens": list(tokenizer.vocab)}
+    return Vocabulary(params)

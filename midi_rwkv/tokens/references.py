@@ -1,0 +1,196 @@
+"""What a song says elsewhere: for a cell to write, the cells whose surroundings are most like its own.
+
+Surroundings are three bars on either side and the bar itself, all tracks: notes at the same place in the bar and of the
+same pitch are shared, and a bar counts for more the nearer it is. A cell of another track in the same bar serves too,
+where that track doubles this one elsewhere, at the same pitch or an octave or two off.
+
+Cells that are to be written, or not to be known, are hidden: they are no references, and nobody's surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .attributes import LIKENESS_LEVELS, Role
+from .notes import AT, SongNotes
+
+REACH = 3
+_NEAR = (3.0, 1 / 2, 1 / 3, 1 / 4)  # what a bar so far away counts
+_BINS = 512  # places and pitches of notes share them, at random
+_GRAIN = 3  # positions that count as one place: an eighth of a quarter
+_TWIN_BARS = 8  # on either side of the run, in which a track must double another
+_TWIN_NOTES = 4
+_OCTAVES = (0, 12, -12, 24, -24)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A cell to be shown before another is written. likeness: 0-1, of surroundings. bar: None for another piece's."""
+
+    notes: np.ndarray  # (n, 5)
+    likeness: float
+    role: Role
+    bar: int | None = None
+
+    @property
+    def level(self) -> int:
+        """The likeness in `LIKENESS_LEVELS`."""
+        return min(LIKENESS_LEVELS - 1, int(self.likeness * LIKENESS_LEVELS))
+
+
+class RunIndex:
+    """References for the cells of one run of bars, cell after cell as they are written."""
+
+    def __init__(self, song: SongNotes, run: tuple[int, int], hidden: Iterable[tuple[int, int]]):
+        """run: bars, half-open. hidden: cells (track, bar)."""
+        self.song = song
+        self._low, high = max(0, run[0] - REACH), min(song.n_bars, run[1] + REACH)
+        self._near = slice(self._low, high)
+        self._run = run
+        self.shown = np.ones((song.n_tracks, song.n_bars), bool)
+        hidden = list(hidden)
+        for track, bar in hidden:
+            self.shown[track, bar] = False
+        self._cells: dict[tuple[int, int], np.ndarray] = {}  # written since
+        self._sizes = song.counts.T.astype(np.float32)  # (T, B)
+        self._bins: dict[int, np.ndarray] = {}  # of tracks of which something is hidden
+        self._twins: dict[int, list[tuple[float, int, int]]] = {}
+        self._shared, self._both = self._compare({track for track, _ in hidden})  # (B, bars near the run)
+
+    def cell(self, track: int, bar: int) -> np.ndarray:
+        """The notes of a cell, (n, 5), as written where it was."""
+        written = self._cells.get((track, bar))
+        return self.song.cell(track, bar) if written is None else written
+
+    def _compare(self, kept: set[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Of each bar and each bar near the run: twice the notes that both have, and the notes of both; tracks of which
+        both are shown. kept: tracks that will be written to."""
+        song, near = self.song, self._near
+        shared = np.zeros((song.n_bars, near.stop - near.start), np.float32)
+        bar_of_cell = np.repeat(np.arange(len(song.offsets) - 1), np.diff(song.offsets))
+        bars, tracks = np.divmod(bar_of_cell, max(1, song.n_tracks))
+        order = np.argsort(tracks, kind="stable")
+        cuts = np.searchsorted(tracks[order], np.arange(song.n_tracks + 1))
+        bins = _bins(song.notes)
+        for t in range(song.n_tracks):
+            own = order[cuts[t] : cuts[t + 1]]
+            if t in kept or (self.shown[t, near] & (self._sizes[t, near] > 0)).any():
+                matrix = np.zeros((song.n_bars, _BINS), np.float32)
+                matrix[bars[own], bins[own]] = 1
+                matrix[~self.shown[t]] = 0
+                shared += matrix @ matrix[near].T
+                if t in kept:
+                    self._bins[t] = matrix
+        sizes, shown = self._sizes * self.shown, self.shown.astype(np.float32)
+        return 2 * shared, sizes.T @ shown[:, near] + shown.T @ sizes[:, near]
+
+    def write(self, track: int, bar: int, notes: np.ndarray) -> None:
+        """A hidden cell has been written, and serves from now on."""
+        self._cells[track, bar] = notes
+        self._sizes[track, bar] = len(notes)
+        matrix, near, column = self._bins[track], self._near, bar - self._low
+        matrix[bar] = 0
+        matrix[bar, _bins(notes)] = 1
+        self.shown[track, bar] = True
+        others = self.shown[track].copy()
+        both = (self._sizes[track] + len(notes)) * others
+        shared = 2 * (matrix @ matrix[bar])
+        self._shared[:, column] += shared
+        self._both[:, column] += both
+        others[bar] = False  # its own entry is done
+        self._shared[bar] += (shared * others)[near]
+        self._both[bar] += (both * others)[near]
+
+    def likeness(self, bar: int) -> np.ndarray:
+        """How alike the surroundings of each bar are to those of a bar of the run, (B,), 0-1."""
+        n = self.song.n_bars
+        shared, both = np.zeros(n), np.zeros(n)
+        for other in range(max(0, bar - REACH), min(n, bar + REACH + 1)):
+            offset, weight = other - bar, _NEAR[abs(other - bar)]
+            lo, hi = max(0, -offset), min(n, n - offset)  # bars that have a neighbour at this offset
+            shared[lo:hi] += weight * self._shared[lo + offset : hi + offset, other - self._low]
+            both[lo:hi] += weight * self._both[lo + offset : hi + offset, other - self._low]
+        return np.minimum(1, np.divide(shared, both, out=np.zeros(n), where=both > 0))
+
+    def find(self, track: int, bar: int, count: int = 1) -> list[Reference]:
+        """The `count` most alike cells that hold notes, the best first, none twice; before them the very best where it
+        is an empty cell of the track."""
+        like = self.likeness(bar)
+        candidates = np.flatnonzero(self.shown[track])
+        ranked = candidates[np.argsort(-like[candidates], kind="stable")].tolist()
+        found: list[Reference] = []
+        if ranked and not self._sizes[track, ranked[0]]:
+            found.append(Reference(self.cell(track, ranked[0]), float(like[ranked[0]]), Role.SONG, ranked[0]))
+            count += 1
+        twin = self._twin(track, bar)
+        seen: set[bytes] = set()
+        for b in ranked:
+            if not self._sizes[track, b]:
+                continue
+            if twin and twin.likeness > like[b]:
+                found.append(twin)
+                seen.add(twin.notes.tobytes())
+                twin = None
+            if len(found) >= count:
+                break
+            notes = self.cell(track, b)
+            if notes.tobytes() not in seen:
+                seen.add(notes.tobytes())
+                found.append(Reference(notes, float(like[b]), Role.SONG, b))
+        if twin:
+            found.append(twin)
+        return found[:count]
+
+    def _twin(self, track: int, bar: int) -> Reference | None:
+        """The cell in the same bar of the track that doubles this one best."""
+        if track not in self._twins:
+            self._twins[track] = self._find_twins(track)
+        for likeness, other, shift in self._twins[track]:
+            if self.shown[other, bar] and self._sizes[other, bar]:
+                notes = self.cell(other, bar).copy()
+                notes[:, AT.pitch] += shift
+                if 0 <= notes[:, AT.pitch].min() <= notes[:, AT.pitch].max() < 128:
+                    return Reference(notes, likeness, Role.SONG, bar)
+        return None
+
+    def _find_twins(self, track: int) -> list[tuple[float, int, int]]:
+        """Tracks that double this one around the run: share of the notes that both have, track, semitones to add."""
+        song, twins = self.song, list[tuple[float, int, int]]()
+        around = range(max(0, self._run[0] - _TWIN_BARS), min(song.n_bars, self._run[1] + _TWIN_BARS))
+        bars = [b for b in around if self.shown[track, b]]
+        own = self._keys(track, bars)
+        if song.is_drum(track) or len(own) < _TWIN_NOTES:
+            return []
+        for other in range(song.n_tracks):
+            if other == track or song.is_drum(other):
+                continue
+            theirs = self._keys(other, [b for b in bars if self.shown[other, b]])
+            if 3 * len(theirs) < len(own) or len(theirs) < _TWIN_NOTES:
+                continue
+            shared = [int(np.isin(own, theirs + shift, assume_unique=True).sum()) for shift in _OCTAVES]
+            k = int(np.argmax(shared))
+            twins.append((2 * shared[k] / (len(own) + len(theirs)), other, _OCTAVES[k]))
+        return sorted(twins, reverse=True)
+
+    def _keys(self, track: int, bars: list[int]) -> np.ndarray:
+        """Bar, place and pitch of the notes of some cells as one number each, no number twice."""
+        cells = [self.cell(track, b) for b in bars]
+        if not cells:
+            return np.zeros(0, np.int64)
+        notes = np.concatenate(cells).astype(np.int64)
+        bar = np.repeat(bars, [len(c) for c in cells])
+        return np.unique((bar * 1024 + _places(notes)) * 256 + notes[:, AT.pitch])
+
+
+def _places(notes: np.ndarray) -> np.ndarray:
+    places: np.ndarray = (notes[:, AT.position].astype(np.int64) + 1) // _GRAIN
+    return places
+
+
+def _bins(notes: np.ndarray) -> np.ndarray:
+    """The bin of each note's place and pitch."""
+    key: np.ndarray = _places(notes) * 128 + notes[:, AT.pitch]
+    return (key * 2654435761 >> 11) % _BINS

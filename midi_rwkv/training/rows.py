@@ -1,0 +1,382 @@
+"""Note shards -> training rows: random songs, regions and questions, packed to a fixed length.
+
+Row `i` of a run depends on (seed, i) alone, so a resumed run, or one on more processes, sees the same rows.
+
+What a composer may ask for, a sample may ask for: one track or several, a few bars or many; of a whole song, of a
+sketch of a few bars, of a song that goes on, of tracks that are not there yet, of an empty song; with references from
+the song or from other pieces, or none; with density, polyphony, note durations, chords or a range told; with notes that
+stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from midi_rwkv.corpus.note_shards import NoteShard
+from midi_rwkv.corpus.shards import sources_in
+from midi_rwkv.errors import CorpusError
+from midi_rwkv.tokens.attributes import DRUMS, Column, Role, Vocabulary
+from midi_rwkv.tokens.chords import Chord, SongChords
+from midi_rwkv.tokens.layout import (
+    EMPTY,
+    CellAsk,
+    Window,
+    cell_answer,
+    cell_steps,
+    choose_window,
+    control_tokens,
+    prompt_steps,
+)
+from midi_rwkv.tokens.memory import PieceMemory, Rhythms
+from midi_rwkv.tokens.notes import AT, SongNotes
+from midi_rwkv.tokens.references import Reference, RunIndex
+
+# By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
+SOURCE_WEIGHTS = {
+    "games": 0.15,
+    "games_more": 0.06,
+    "electronic": 0.015,
+    "modern": 0.02,
+    "groove_drums": 0.045,
+    "jazz_changes_band": 0.05,
+    "ewld_band": 0.02,
+    "nottingham_band": 0.045,
+    "pop909_band": 0.09,
+    "pop909": 0.085,
+    "nottingham": 0.03,
+    "jsb_chorales": 0.025,
+    "open_hymnal": 0.015,
+    "mutopia": 0.08,
+    "piano_midi_de": 0.035,
+    "openscore_lieder": 0.075,
+    "openscore_orchestra": 0.045,
+    "openscore_quartets": 0.06,
+    "ees_sacred": 0.025,
+    "polish_scores": 0.08,
+}
+RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
+RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
+MIN_STEPS = 160  # a sample is not drawn for less
+TRANSPOSE = 6  # semitones up or down
+CONTROL_KINDS = ("density", "polyphony", "duration")
+CONTROL_SHARE = 0.2  # of the samples, each control and the chords
+RANGE_SHARE = 0.1
+KEPT_SHARE = 0.12
+
+
+@dataclass(frozen=True)
+class Question:
+    """How a sample is asked; the shares of the settings are in `RowSampler._question`."""
+
+    before: int | None = None  # bars of context on either side, None: all
+    after: int | None = None
+    open_end: bool = False
+    absent: bool = False  # the asked tracks show nothing
+    empty: bool = False  # no track shows anything
+
+
+PLAIN = Question()
+
+
+class RowSampler:
+    """Draws a region of a song and lays it out as the model will meet it."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+
+    def draw(
+        self,
+        song: SongNotes,
+        chords: SongChords | None,
+        rng: np.random.Generator,
+        budget: int,
+        others: Callable[[], list[SongNotes]] = list,
+    ) -> np.ndarray | None:
+        """A sample of at most `budget` steps, (n, columns), or None where the drawn region does not fit.
+
+        chords: told in some samples; None: never. others: gives pieces that references may come from.
+        """
+        drawn = self._region(song, rng, budget)
+        if drawn is None:
+            return None
+        tracks, first, last = drawn
+        question = self._question(song, tracks, rng)
+        shift = self._shift(song, rng)
+        song = transposed(song, shift)
+        cells = [(t, b) for t in tracks for b in range(first, last)]
+        hidden = set(cells)
+        if rng.random() < 0.2:  # other bars of the same tracks that are not written yet
+            start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
+            hidden |= {(t, b) for t in tracks for b in range(start, min(start + width, song.n_bars))}
+        asks = self._asks(song, chords, shift, rng, cells, hidden, question, others)
+        asked = [cell_steps(self.vocabulary, song, a, (first, last)) for a, _ in asks]
+        answers = [cell_answer(self.vocabulary, song, a, notes, (first, last)) for a, notes in asks]
+        left = budget - sum(map(len, asked)) - sum(map(len, answers))
+        if left < 8:
+            return None
+        prompt = self.prompt(song, tracks, (first, last), hidden, question, left)
+        if len(prompt) > left:
+            return None
+        return np.concatenate([prompt, *(x for pair in zip(asked, answers, strict=True) for x in pair)])
+
+    def prompt(
+        self,
+        song: SongNotes,
+        tracks: list[int],
+        run: tuple[int, int],
+        hidden: set[tuple[int, int]],
+        question: Question,
+        budget: int,
+    ) -> np.ndarray:
+        """What is read before the first cell."""
+        absent = set(range(song.n_tracks)) if question.empty else set(tracks) if question.absent else set()
+        visible = np.ones((song.n_tracks, song.n_bars), bool)
+        for t, b in hidden:
+            visible[t, b] = False
+        visible[list(absent)] = False
+        window = choose_window(song, visible, run, budget=budget, before=question.before, after=question.after)
+        if question.empty:
+            window = Window(*run, *run)
+        return prompt_steps(self.vocabulary, song, window, tracks, hidden, open_end=question.open_end, absent=absent)
+
+    def _region(self, song: SongNotes, rng: np.random.Generator, budget: int) -> tuple[list[int], int, int] | None:
+        """Tracks and bars to write, half-open."""
+        counts = song.counts
+        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), song.n_bars)
+        first = int(rng.integers(0, song.n_bars - count + 1))
+        sounding = np.flatnonzero(counts[first : first + count].sum(0) > 0)
+        if len(sounding) == 0:
+            return None
+        kind = rng.random()
+        if kind < 0.5 or len(sounding) == 1:
+            pool = np.arange(song.n_tracks) if rng.random() < 0.1 else sounding
+            tracks = [int(rng.choice(pool))]
+        elif kind < 0.75:
+            tracks = sorted(int(t) for t in rng.choice(sounding, rng.integers(2, len(sounding) + 1), replace=False))
+        else:
+            tracks = [int(t) for t in sounding]
+        while count > 1 and counts[first : first + count, tracks].sum() > budget // 4:
+            count -= 1
+        return tracks, first, first + count
+
+    def _question(self, song: SongNotes, tracks: list[int], rng: np.random.Generator) -> Question:
+        kind = rng.random()
+        if kind < 0.04:
+            return Question(empty=True, open_end=True)
+        if kind < 0.13 and len(tracks) < song.n_tracks:
+            return Question(absent=True, open_end=rng.random() < 0.1)
+        if kind < 0.26:
+            after = 0 if rng.random() < 0.6 else int(rng.integers(1, 9))
+            return Question(before=int(rng.integers(1, 9)), after=after, open_end=after == 0)
+        if kind < 0.38:
+            return Question(after=0, open_end=True)
+        return PLAIN
+
+    def _shift(self, song: SongNotes, rng: np.random.Generator) -> int:
+        """Semitones that leave every pitched note on the keyboard."""
+        pitched = np.repeat(np.tile(song.programs != DRUMS, song.n_bars), np.diff(song.offsets))
+        pitches = song.notes[pitched, AT.pitch]
+        if not len(pitches):
+            return 0
+        low, high = max(-TRANSPOSE, 12 - int(pitches.min())), min(TRANSPOSE, 115 - int(pitches.max()))
+        return int(rng.integers(min(low, 0), max(high, 0) + 1))
+
+    def _asks(
+        self,
+        song: SongNotes,
+        chords: SongChords | None,
+        shift: int,
+        rng: np.random.Generator,
+        cells: list[tuple[int, int]],
+        hidden: set[tuple[int, int]],
+        question: Question,
+        others: Callable[[], list[SongNotes]],
+    ) -> list[tuple[CellAsk, np.ndarray]]:
+        """What is asked of each cell, and its answer."""
+        kinds = [k for k in CONTROL_KINDS if rng.random() < CONTROL_SHARE]
+        told = chords if rng.random() < CONTROL_SHARE else None
+        ranged, keeping = rng.random() < RANGE_SHARE, rng.random() < KEPT_SHARE
+        sources = _References(song, cells, hidden, question, rng, others)
+        out = []
+        for t, b in cells:
+            notes = song.cell(t, b)
+            kept, span, pitches = EMPTY, None, None
+            if keeping and len(notes) > 1 and rng.random() < 0.8:
+                notes, kept, span, pitches = _keep_some(notes, int(song.lengths[b]), rng)
+            if ranged and pitches is None and len(notes):
+                low, high = int(notes[:, AT.pitch].min()), int(notes[:, AT.pitch].max())
+                pitches = max(0, low - int(rng.integers(0, 5))), min(127, high + int(rng.integers(0, 5)))
+            found = sources.find(t, b)
+            ask = CellAsk(
+                t,
+                b,
+                found,
+                kept,
+                span,
+                pitches,
+                control_tokens(self.vocabulary, notes, is_drum=song.is_drum(t), kinds=kinds),
+                _moved(told.in_bar(b), shift) if told is not None and not song.is_drum(t) else (),
+            )
+            sources.write(t, b, song.cell(t, b))
+            out.append((ask, notes))
+        return out
+
+
+class _References:
+    """Where a sample's references come from: one draw a sample, a look a cell."""
+
+    def __init__(
+        self,
+        song: SongNotes,
+        cells: list[tuple[int, int]],
+        hidden: set[tuple[int, int]],
+        question: Question,
+        rng: np.random.Generator,
+        others: Callable[[], list[SongNotes]],
+    ):
+        self.song, self.rng = song, rng
+        bars = [b for _, b in cells]
+        first, last = min(bars), max(bars) + 1
+        low = 0 if question.before is None else max(0, first - question.before)
+        high = song.n_bars if question.after is None else min(song.n_bars, last + question.after)
+        hidden = hidden | {(t, b) for t in range(song.n_tracks) for b in (*range(low), *range(high, song.n_bars))}
+        if question.absent or question.empty:
+            gone = range(song.n_tracks) if question.empty else {t for t, _ in cells}
+            hidden |= {(t, b) for t in gone for b in range(song.n_bars)}
+        self.index = RunIndex(song, (first, last), hidden)
+        kind = rng.random()
+        self.memory = PieceMemory([Rhythms(s) for s in others()]) if kind < 0.22 else None
+        self.own = Rhythms(song) if self.memory else None
+        self.count = 0 if kind < 0.12 else 1 if kind < 0.8 else 2
+        self.second = kind > 0.93
+        self.itself = 0.3 <= kind < 0.34
+
+    def find(self, track: int, bar: int) -> list[Reference]:
+        """References for a cell, the best first."""
+        if self.itself:
+            return self._something_like(track, bar)
+        found = self.index.find(track, bar, self.count) if self.count else []
+        if self.second and len(found) > 1:
+            found = found[1:2]
+        if self.memory and self.own:
+            more = self.memory.find(self.own, track, bar, self.index.shown, int(self.rng.integers(1, 4)))
+            found = more + found if self.rng.random() < 0.5 else more
+        return found
+
+    def write(self, track: int, bar: int, notes: np.ndarray) -> None:
+        self.index.write(track, bar, notes)
+
+    def _something_like(self, track: int, bar: int) -> list[Reference]:
+        """The cell of the track that is most like this one without being the same, as what a variation is made of."""
+        own = {(n[0], n[2]) for n in self.song.cell(track, bar).tolist()}
+        best, found = 0.0, EMPTY
+        for b in np.flatnonzero(self.index.shown[track]).tolist():
+            notes = self.index.cell(track, b)
+            theirs = {(n[0], n[2]) for n in notes.tolist()}
+            alike = 2 * len(own & theirs) / max(1, len(own) + len(theirs))
+            if best < alike < 1:
+                best, found = alike, notes
+        return [Reference(found, best, Role.ITSELF)] if best > 0.2 else []
+
+
+def _moved(chords: list[Chord], shift: int) -> list[Chord]:
+    return [replace(c, root=(c.root + shift) % 12, bass=(c.bass + shift) % 12) for c in chords]
+
+
+def _keep_some(
+    notes: np.ndarray, length: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int] | None, tuple[int, int] | None]:
+    """Part a cell into notes to write and notes that stay; and the span or the band of pitches to write in, if any."""
+    kind = rng.random()
+    span = pitches = None
+    if kind < 0.4:  # some beats
+        edges = (
+            sorted(int(x) for x in rng.choice(np.arange(0, length + 1, 6), 2, replace=False)) if length >= 12 else []
+        )
+        if not edges:
+            return notes, EMPTY, None, None
+        span = edges[0], edges[1]
+        new = (notes[:, AT.position] >= span[0]) & (notes[:, AT.position] < span[1])
+    elif kind < 0.7:  # one hand
+        cut = int(rng.choice(notes[:, AT.pitch]))
+        pitches = (cut, 127) if rng.random() < 0.5 else (0, cut)
+        new = (notes[:, AT.pitch] >= pitches[0]) & (notes[:, AT.pitch] <= pitches[1])
+    elif kind < 0.85:  # a phrase
+        edges = sorted(int(x) for x in rng.choice(len(notes) + 1, 2, replace=False))
+        new = (np.arange(len(notes)) >= edges[0]) & (np.arange(len(notes)) < edges[1])
+    else:  # notes here and there
+        new = rng.random(len(notes)) < rng.random()
+    return notes[new], notes[~new], span, pitches
+
+
+def transposed(song: SongNotes, semitones: int) -> SongNotes:
+    """The song in another key, drums as they are."""
+    if not semitones:
+        return song
+    pitched = np.repeat(np.tile(song.programs != DRUMS, song.n_bars), np.diff(song.offsets))
+    notes = song.notes.copy()
+    notes[:, AT.pitch] += (semitones * pitched).astype(np.int16)
+    return replace(song, notes=notes)
+
+
+class TrainingRows:
+    """Endless packed rows: `rows[i]` -> steps (seq_len + 1, columns) and starts (True at a sample's first step)."""
+
+    def __init__(
+        self,
+        shards: Path,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        *,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+    ):
+        """weights: by source; None: `SOURCE_WEIGHTS` of the sources that are there, or the root of each source's bars
+        where none of them is. CorpusError where a source has no shard."""
+        there = sources_in(shards)
+        if weights is None:
+            weights = {n: w for n, w in SOURCE_WEIGHTS.items() if n in there}
+        missing = sorted(set(weights) - set(there))
+        if missing or not there:
+            what = ", ".join(missing) or "any source"
+            raise CorpusError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
+        opened = {n: NoteShard(shards / f"{n}.npz") for n in weights or there}
+        if not weights:
+            weights = {n: float(np.sqrt(s.n_bars.sum())) for n, s in opened.items()}
+        self.weights = dict(weights)
+        self.shards = list(opened.values())
+        self._p = np.array(list(weights.values())) / sum(weights.values())
+        # A long song counts for more, but less than in proportion.
+        self._song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]
+        self.sampler = RowSampler(vocabulary)
+        self.seq_len, self.seed = seq_len, seed
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, i))
+        size = self.seq_len + 1
+        row = np.zeros((size, len(Column)), np.int16)
+        starts = np.zeros(size, bool)
+        at = 0
+        while size - at >= MIN_STEPS:
+            left = size - at
+            budget = left if rng.random() < 0.5 else int(np.exp(rng.uniform(np.log(MIN_STEPS), np.log(left + 1))))
+            sample = self._sample(rng, min(left, budget))
+            if sample is not None:
+                row[at : at + len(sample)] = sample
+                starts[at] = True
+                at += len(sample)
+        return row, starts
+
+    def _sample(self, rng: np.random.Generator, budget: int) -> np.ndarray | None:
+        k = int(rng.choice(len(self.shards), p=self._p))
+        shard, p = self.shards[k], self._song_p[k]
+        number = int(rng.choice(len(shard), p=p))
+
+        def others() -> list[SongNotes]:
+            return [shard[int(j)] for j in rng.choice(len(shard), 3, p=p) if int(j) != number]
+
+        return self.sampler.draw(shard[number], shard.chords(number), rng, budget, others)

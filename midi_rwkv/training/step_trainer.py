@@ -1,0 +1,347 @@
+"""The training loop of the step model: note shards in, a checkpoint folder out.
+
+    python -m midi_rwkv.training.step_trainer SHARDS RUN --processes 2
+    python -m midi_rwkv.training.step_trainer SHARDS BRANCH --branch RUN --decay 2000000 --processes 2
+
+A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped, on another machine too; it is
+written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held. A branch begins
+with a run's state, leaves the run as it is, and ends in the checkpoint that its falling learning rate makes.
+
+Each process reads rows of its own, their gradients are averaged, and Muon's matrices are shared out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from midi_rwkv.corpus.note_shards import NoteShard
+from midi_rwkv.errors import CorpusError, RequestError
+from midi_rwkv.files import whole_file
+from midi_rwkv.model.config import ModelConfig, StepTrainConfig
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.tokens.attributes import Role, Vocabulary
+from midi_rwkv.tokens.layout import targets_of
+
+from .compiled import compile_blocks
+from .muon import Muon, has_fast_bf16
+from .parallel import Group, join
+from .rows import TrainingRows
+from .run_files import Curve, read_state, write_state
+from .trainer import stop_requests
+from .valid import ATTRIBUTES, validation_fills
+
+LOG_STEPS = 20  # of the optimizer
+OPTIONS = (
+    "seq_len",
+    "rows",
+    "lr",
+    "warmup_steps",
+    "context_weight",
+    "weight_decay",
+    "seed",
+    "save_seconds",
+    "eval_steps",
+)
+
+
+class StepTrainer:
+    """One run in one folder: `StepTrainer(...).run()`. Each process has one; the first writes the files."""
+
+    def __init__(
+        self,
+        shards: Path,
+        folder: Path,
+        model_config: ModelConfig,
+        config: StepTrainConfig,
+        *,
+        device: str = "auto",
+        branch: Path | None = None,
+        compiled: bool = False,
+    ):
+        """branch: the run whose state a new branch begins with. compiled: through torch.compile."""
+        if not (shards / "tokenizer.json").exists():
+            raise CorpusError(f"{shards} holds no note shards (no tokenizer.json)")
+        self.folder, self.config = folder, config
+        self.vocabulary = Vocabulary.load(shards / "tokenizer.json")
+        self.rows = TrainingRows(shards, self.vocabulary, config.seq_len, seed=config.seed)
+        self.group: Group = join(device)
+        self.device = self.group.device
+        torch.manual_seed(config.seed)
+        self.model_config = model_config
+        self.model = StepModel(model_config, self.vocabulary.sizes).to(self.device)
+        self.optimizers = make_optimizers(self.model, config, self.group)
+        self.valid = validation_fills(NoteShard(shards / "valid.npz"), self.vocabulary)
+        self.step = self.steps = 0  # of the optimizer; of the model, over all processes
+        self.row = 0
+        self.window = torch.zeros(2, dtype=torch.float64)  # weighted nats and weights since the last log
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state_path, self.curve = folder / "state.pt", Curve(folder / "curve.csv")
+        if self.state_path.exists():
+            self._resume(self.state_path)
+        elif branch is not None:
+            self._resume(branch / "state.pt")
+            self.config = replace(self.config, branch_at=self.steps)
+        if compiled:
+            compile_blocks(self.model.trunk)
+
+    def _resume(self, path: Path) -> None:
+        state = read_state(path, self.device)
+        if state["model_config"] != self.model_config.to_dict() or tuple(state["sizes"]) != self.model.sizes:
+            raise RequestError(f"{path} holds another model; name a new run folder, or the same --n-layer and --n-embd")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.steps, self.row = state["step"], state["steps"], state["row"]
+        self.config = replace(self.config, branch_at=state["branch_at"] if path == self.state_path else 0)
+        if self.group.first:
+            self.curve.cut(self.steps)
+            print(f"going on at {self.steps:,} steps", flush=True)
+
+    def save(self) -> None:
+        """`state.pt` and `model.pt`, each whole or not at all; the first process's work.
+
+        Muon's momentum is the same in every process: each averages all gradients.
+        """
+        if not self.group.first:
+            return
+        write_state(
+            self.state_path,
+            {
+                "model": self.model.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "step": self.step,
+                "steps": self.steps,
+                "row": self.row,
+                "branch_at": self.config.branch_at,
+                "model_config": self.model_config.to_dict(),
+                "sizes": list(self.model.sizes),
+            },
+        )
+
+    def autocast(self) -> Any:
+        """bf16 for the matrix products where asked for, and where the machine is quick at it."""
+        quick = self.config.bf16 and has_fast_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Nats per note on the fixed validation fills, mean over the sources. Each process takes its share of them."""
+        self.model.eval()
+        sources = sorted({f.source for f in self.valid})
+        sums = np.zeros((len(sources), len(ATTRIBUTES) + 1))
+        for fill in self.valid[self.group.rank :: self.group.size]:
+            targets, roles = targets_of(fill.steps, self.vocabulary)
+            asked = torch.from_numpy(roles == Role.ANSWER)
+            with self.autocast():
+                h = self.model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
+            nats = self.model.heads.nats(
+                h[asked.to(self.device)].float(), torch.from_numpy(targets)[asked].to(self.device)
+            )
+            sums[sources.index(fill.source), :-1] += nats.double().sum(0).cpu().numpy()
+            sums[sources.index(fill.source), -1] += fill.notes
+        self.model.train()
+        sums = self.group.total(sums)
+        by_source = sums[:, :-1] / sums[:, -1:]
+        mean = float(by_source.sum(1).mean())
+        if self.group.first:
+            parts = dict(zip(ATTRIBUTES, by_source.mean(0).round(4).tolist(), strict=True))
+            by = {s: round(float(n), 4) for s, n in zip(sources, by_source.sum(1), strict=True)}
+            self.curve.log(
+                {
+                    "tokens": self.steps,
+                    "kind": "valid",
+                    "loss": round(mean, 4),
+                    "by_source": json.dumps({**parts, **by}),
+                }
+            )
+        return mean
+
+    def loss(self, steps: np.ndarray, starts: np.ndarray) -> tuple[Tensor, float]:
+        """Weighted nats of the rows' notes, and their weights. steps (B, T + 1, columns), starts (B, T + 1)."""
+        pairs = [targets_of(row, self.vocabulary) for row in steps]
+        targets, roles = (np.stack(x) for x in zip(*pairs, strict=True))
+        asked = torch.from_numpy(roles != Role.NONE)
+        weights = np.where(roles == Role.ANSWER, 1.0, self.config.context_weight).astype(np.float32)
+        weight = torch.from_numpy(weights)[asked].to(self.device)
+        with self.autocast():
+            h = self.model.hidden(
+                torch.from_numpy(steps[:, :-1]).to(self.device), starts=torch.from_numpy(starts[:, :-1]).to(self.device)
+            )
+            nats = self.model.heads.nats(h[asked.to(self.device)], torch.from_numpy(targets)[asked].to(self.device))
+        return nats.sum(1) @ weight, float(weight.sum())
+
+    def train_step(self) -> float:
+        """One step of the optimizers; returns the learning rate."""
+        c, g = self.config, self.group
+        warm = min(1.0, (self.steps + 1) / c.warmup_steps)
+        left = c.falling(self.steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = c.lr * warm * left
+                group["weight_decay"] = group["full_decay"] * left
+        mine = [self.rows[self.row + k * g.size + g.rank] for k in range(c.rows)]
+        steps, starts = (np.stack(x) for x in zip(*mine, strict=True))
+        nats, weight = self.loss(steps, starts)
+        total = float(g.total(np.array([weight]))[0])
+        (nats / total).backward()
+        self._sum_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.window += torch.tensor([nats.item(), weight], dtype=torch.float64)
+        self.row += c.rows * g.size
+        self.steps += c.rows * g.size * c.seq_len
+        self.step += 1
+        return c.lr * warm * left
+
+    def _sum_gradients(self) -> None:
+        """Over the processes; each has divided by the weights of all."""
+        if self.group.size == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        at = 0
+        for gradient in gradients:
+            gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+            at += gradient.numel()
+
+    def run(self, total: int = 0) -> None:
+        """Train: a branch to its end, a run to `total` steps (0: until it is stopped).
+
+        Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt.
+        """
+        c = self.config
+        end = c.branch_at + c.decay_steps if c.decay_steps else total
+        saved = logged = time.monotonic()
+        clocked = self.steps
+        with stop_requests(insist=self.group.size == 1) as stop:
+            while not end or self.steps < end:
+                if self.group.total(np.array([stop.is_set()]))[0]:  # all processes see it before the same step
+                    self.save()
+                    raise KeyboardInterrupt(f"saved at {self.steps:,} steps; the same command goes on from there")
+                before = self.steps
+                lr = self.train_step()
+                if self.step % LOG_STEPS == 0:
+                    nats, weight = self.group.total(self.window.numpy()).tolist()
+                    self.window.zero_()
+                    now = time.monotonic()
+                    if self.group.first:
+                        speed = round((self.steps - clocked) / (now - logged))
+                        values = {"tokens": self.steps, "kind": "train", "loss": round(nats / weight, 4), "lr": lr}
+                        self.curve.log({**values, "tokens_per_second": speed})
+                    logged, clocked = now, self.steps
+                if before // c.eval_steps != self.steps // c.eval_steps:
+                    self.evaluate()
+                    logged, clocked = time.monotonic(), self.steps
+                if time.monotonic() - saved > c.save_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        self.evaluate()
+        self.save()
+        if self.group.first:
+            self.write_model()
+        self.group.close()
+
+    def write_model(self) -> None:
+        """`model.safetensors` in bf16, `config.json` and `tokenizer.json`: what a branch ends in."""
+        from safetensors.torch import save
+
+        weights = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in self.model.state_dict().items()}
+        record = {"model": self.model_config.to_dict(), "context": self.config.seq_len, "steps_seen": self.steps}
+        with whole_file(self.folder / "model.safetensors") as partial:
+            partial.write_bytes(save(weights))
+        with whole_file(self.folder / "config.json") as partial:
+            partial.write_text(json.dumps({**record, "training": self.config.to_dict()}, indent=1) + "\n")
+        self.vocabulary.save(self.folder / "tokenizer.json")
+
+
+def make_optimizers(model: StepModel, config: StepTrainConfig, group: Group) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks and between the heads, AdamW for the rest."""
+    named = list(model.named_parameters())
+    inner = ("trunk.blocks.", "heads.up.", "heads.down.")
+    matrices = [p for n, p in named if n.startswith(inner) and n.endswith(".weight") and p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    rest = [(n, p) for n, p in named if id(p) not in taken]
+    decayed = [p for n, p in rest if p.ndim == 2 and not n.endswith("r_k")]
+    plain = [p for n, p in rest if p.ndim != 2 or n.endswith("r_k")]
+    adam = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.lr,
+        betas=config.betas,
+        eps=1e-10,
+        fused=True,
+    )
+    muon = Muon(matrices, config.lr, config.weight_decay, rank=group.rank, size=group.size)
+    for optimizer in (adam, muon):
+        for parameters in optimizer.param_groups:
+            parameters["full_decay"] = parameters["weight_decay"]
+    return [adam, muon]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m midi_rwkv.training.step_trainer SHARDS RUN`"""
+    defaults = StepTrainConfig()
+    parser = argparse.ArgumentParser(prog="step_trainer", description="Note shards in, a model of steps out.")
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("folder", type=Path, help="the run's; the same command again goes on in it")
+    parser.add_argument("--branch", type=Path, metavar="RUN", help="begin with this run's state and let it decay")
+    parser.add_argument("--decay", type=int, default=0, dest="decay_steps", help="steps of a branch")
+    parser.add_argument("--total", type=int, default=0, help="where a run ends; 0: when it is stopped")
+    parser.add_argument("--processes", type=int, default=1, help="of this machine, one thread each")
+    parser.add_argument("--n-layer", type=int, default=8)
+    parser.add_argument("--n-embd", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", dest="compiled")
+    for name in OPTIONS:
+        value = getattr(defaults, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = vars(parser.parse_args(arguments))
+    processes = options.pop("processes")
+    if bool(options["branch"]) != bool(options["decay_steps"]):
+        parser.error("--branch and --decay go together")
+    if processes > 1:
+        _launch(processes, list(sys.argv[1:] if arguments is None else arguments))
+        return
+    torch.set_num_threads(1)
+    own = {
+        k: options.pop(k) for k in ("shards", "folder", "branch", "total", "n_layer", "n_embd", "device", "compiled")
+    }
+    model = ModelConfig(n_layer=own["n_layer"], n_embd=own["n_embd"], vocab_size=1)
+    trainer = StepTrainer(
+        own["shards"],
+        own["folder"],
+        model,
+        StepTrainConfig(**options),
+        device=own["device"],
+        branch=own["branch"],
+        compiled=own["compiled"],
+    )
+    trainer.run(own["total"])
+
+
+def _launch(processes: int, arguments: list[str]) -> None:
+    """The same command in so many processes, by torchrun."""
+    from torch.distributed.run import main as torchrun
+
+    at = arguments.index("--processes")
+    rest = arguments[:at] + arguments[at + 2 :]
+    torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", "midi_rwkv.training.step_trainer", *rest])
+
+
+if __name__ == "__main__":
+    main()

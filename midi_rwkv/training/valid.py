@@ -1,0 +1,98 @@
+"""The fixed fills that a run is measured on: the same songs, bars, tracks and references at every step of every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from midi_rwkv.corpus.note_shards import NoteShard
+from midi_rwkv.tokens.attributes import Column, Vocabulary
+from midi_rwkv.tokens.layout import CellAsk, cell_answer, cell_steps
+from midi_rwkv.tokens.notes import SongNotes
+from midi_rwkv.tokens.references import RunIndex
+
+from .rows import PLAIN, RUN_LENGTHS, RUN_WEIGHTS, Question, RowSampler
+
+ATTRIBUTES = ("place", "micro", "pitch", "velocity", "duration")
+FILLS_PER_SOURCE = 12
+STEPS = 1536  # of a fill, its context included
+LONGEST_ANSWER = STEPS // 8  # notes of all tracks in the bars to write
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A prompt with its answer, (n, columns), and how many notes the answer has."""
+
+    source: str
+    steps: np.ndarray
+    notes: int
+
+
+def validation_fills(
+    shard: NoteShard, vocabulary: Vocabulary, *, per_source: int = FILLS_PER_SOURCE, references: int = 1, seed: int = 0
+) -> list[Fill]:
+    """`per_source` fills of each source named in the shard. references: how many each cell is shown."""
+    by_source: dict[str, list[int]] = {}
+    for i, name in enumerate(shard.names):
+        by_source.setdefault(name.split("/")[0], []).append(i)
+    rng = np.random.default_rng(seed)
+    fills: list[Fill] = []
+    for source, songs in sorted(by_source.items()):
+        found = 0
+        for _ in range(per_source * 200):
+            if found == per_source:
+                break
+            song = shard[int(rng.choice(songs))]
+            drawn = _draw(song, rng)
+            if drawn is not None:
+                tracks, run, question = drawn
+                fills.append(Fill(source, *lay_out(vocabulary, song, tracks, run, question, references=references)))
+                found += 1
+    return fills
+
+
+def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[int, int], Question] | None:
+    """Tracks, bars and setting; None where there is nothing to write, or too much."""
+    count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), song.n_bars)
+    first = int(rng.integers(0, song.n_bars - count + 1))
+    notes = song.counts[first : first + count]
+    sounding = np.flatnonzero(notes.sum(0) > 0).tolist()
+    kind, open_end = rng.random(), rng.random() < 0.12
+    if not sounding or notes.sum() > LONGEST_ANSWER:
+        return None
+    if kind < 0.5 or len(sounding) == 1:
+        tracks = [int(rng.choice(sounding))]
+    elif kind < 0.75:
+        tracks = sorted(int(t) for t in rng.choice(sounding, rng.integers(2, len(sounding) + 1), replace=False))
+    else:
+        tracks = sounding
+    return tracks, (first, first + count), Question(after=0, open_end=True) if open_end else PLAIN
+
+
+def lay_out(
+    vocabulary: Vocabulary,
+    song: SongNotes,
+    tracks: list[int],
+    run: tuple[int, int],
+    question: Question,
+    *,
+    references: int,
+) -> tuple[np.ndarray, int]:
+    """The steps of a fill with the song's own notes as its answer, and their number."""
+    cells = [(t, b) for t in tracks for b in range(*run)]
+    hidden = set(cells)
+    unknown = {(t, b) for t in range(song.n_tracks) for b in range(run[1], song.n_bars)} if question.open_end else set()
+    index = RunIndex(song, run, hidden | unknown)
+    parts: list[np.ndarray] = []
+    for t, b in cells:
+        ask = CellAsk(t, b, index.find(t, b, references) if references else ())
+        parts += [
+            cell_steps(vocabulary, song, ask, run),
+            cell_answer(vocabulary, song, ask, song.cell(t, b), run),
+        ]
+        index.write(t, b, song.cell(t, b))
+    left = STEPS - sum(map(len, parts))
+    prompt = RowSampler(vocabulary).prompt(song, tracks, run, hidden, question, left)
+    end = np.zeros((1, len(Column)), np.int16)
+    return np.concatenate([prompt, *parts, end]), int(sum(len(song.cell(t, b)) for t, b in cells))

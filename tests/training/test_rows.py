@@ -1,0 +1,115 @@
+"""Training rows of the step model: what is asked, what is answered, and that nothing else decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from song import random_song, repeating_song, vocabulary
+
+from midi_rwkv.corpus.note_shards import NoteShard, write_note_shard
+from midi_rwkv.errors import CorpusError
+from midi_rwkv.tokens.attributes import Column, Role
+from midi_rwkv.tokens.chords import find_chords
+from midi_rwkv.tokens.layout import notes_of, targets_of
+from midi_rwkv.tokens.notes import AT
+from midi_rwkv.training.rows import RowSampler, TrainingRows, transposed
+from midi_rwkv.training.valid import validation_fills
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources and a few songs to measure on."""
+    folder = tmp_path_factory.mktemp("shards")
+    for k, name in enumerate(("games", "pop909", "valid")):
+        songs = [random_song(10 * k + i, bars=20) for i in range(5)] + [repeating_song()]
+        write_note_shard(
+            folder / f"{name}.npz",
+            [(f"{name}/{i}.mid", s, find_chords(s, vocabulary())) for i, s in enumerate(songs)],
+        )
+    vocabulary().save(folder / "tokenizer.json")
+    return folder
+
+
+def test_a_shard_gives_back_its_songs(shards: Path) -> None:
+    shard = NoteShard(shards / "games.npz")
+    for i in range(5):
+        song, other = random_song(i, bars=20), shard[i]
+        assert np.array_equal(song.notes, other.notes)
+        assert np.array_equal(song.offsets, other.offsets)
+        assert np.array_equal(song.programs, other.programs)
+        assert [shard.chords(i).in_bar(b) for b in range(20)] == [
+            find_chords(song, vocabulary()).in_bar(b) for b in range(20)
+        ]
+
+
+def test_a_row_depends_on_its_number_and_the_seed_alone(shards: Path) -> None:
+    one, two = (TrainingRows(shards, vocabulary(), 1024, seed=3) for _ in range(2))
+    two[5]
+    for a, b in zip(one[7], two[7], strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(one[7][0], one[8][0])
+
+
+def test_rows_are_full_and_hold_answers(shards: Path) -> None:
+    rows = TrainingRows(shards, vocabulary(), 1024, seed=0)
+    filled = answers = 0
+    for i in range(10):
+        row, starts = rows[i]
+        assert row.shape == (1025, len(Column))
+        assert starts[0]
+        assert (row >= 0).all()
+        assert (row < np.array(vocabulary().sizes)).all()
+        filled += int((row[:, Column.TOKEN] > 0).sum())
+        answers += int((targets_of(row, vocabulary())[1] == Role.ANSWER).sum())
+    assert filled > 0.8 * 10 * 1025
+    assert answers > 0.05 * filled
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000))
+def test_answers_and_kept_notes_are_the_songs_own(seed: int) -> None:
+    song = random_song(seed % 7, bars=20)
+    drawn = RowSampler(vocabulary()).draw(song, find_chords(song, vocabulary()), np.random.default_rng(seed), 900)
+    if drawn is None:
+        return
+    assert len(drawn) <= 900
+    own = {shift: set(map(tuple, transposed(song, shift).notes.tolist())) for shift in range(-6, 7)}
+    written = drawn[np.isin(drawn[:, Column.ROLE], (Role.ANSWER, Role.KEPT)) & (drawn[:, Column.VELOCITY] > 0)]
+    found = set(map(tuple, notes_of(vocabulary(), written).tolist()))
+    assert any(found <= notes for notes in own.values())
+
+
+def test_every_kind_of_question_is_asked(shards: Path) -> None:
+    rows = TrainingRows(shards, vocabulary(), 1024, seed=1)
+    seen: set[str] = set()
+    for i in range(60):
+        steps = rows[i][0]
+        seen |= {vocabulary().tokens[t] for t in np.unique(steps[:, Column.TOKEN])}
+        seen |= {Role(r).name for r in np.unique(steps[:, Column.ROLE])}
+    for name in ("Fill_From", "Fill_Low", "Kept_Start", "Chord_maj", "Chord_min", "Reference_Itself", "Infill_Bar"):
+        assert name in seen
+    assert any(n.startswith("ACBarNoteDensity") for n in seen)
+    assert {"SONG", "PIECE", "ITSELF", "KEPT", "ANSWER", "CONTEXT"} <= seen
+
+
+def test_transposing_leaves_drums_alone() -> None:
+    song = random_song(0)
+    moved = transposed(song, 3)
+    assert (moved.cell(0, 1)[:, AT.pitch] - song.cell(0, 1)[:, AT.pitch] == 3).all()
+    assert np.array_equal(moved.cell(2, 1), song.cell(2, 1))
+
+
+def test_validation_fills_are_the_same_each_time(shards: Path) -> None:
+    one, two = (validation_fills(NoteShard(shards / "valid.npz"), vocabulary(), per_source=4) for _ in range(2))
+    assert [f.notes for f in one] == [f.notes for f in two]
+    assert all(np.array_equal(a.steps, b.steps) for a, b in zip(one, two, strict=True))
+    assert len(one) == 4
+
+
+def test_a_source_that_is_not_there_is_one_line(shards: Path) -> None:
+    with pytest.raises(CorpusError, match="no shard for jazz"):
+        TrainingRows(shards, vocabulary(), 1024, seed=0, weights={"jazz": 1.0})

@@ -1,0 +1,100 @@
+"""The trainer of the step model: it learns, resumes exactly, branches, and shares the work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from song import repeating_song, vocabulary
+
+from midi_rwkv.corpus.note_shards import write_note_shard
+from midi_rwkv.model.config import ModelConfig, StepTrainConfig
+from midi_rwkv.tokens.chords import find_chords
+from midi_rwkv.training.muon import Muon, orthogonalized
+from midi_rwkv.training.step_trainer import StepTrainer
+
+TINY = ModelConfig(n_layer=1, n_embd=64, vocab_size=1)
+SHORT = StepTrainConfig(seq_len=256, warmup_steps=1000, eval_steps=10**9, lr=3e-3)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    song = repeating_song(24)
+    for name in ("games", "valid"):
+        write_note_shard(folder / f"{name}.npz", [(f"{name}/0.mid", song, find_chords(song, vocabulary()))])
+    vocabulary().save(folder / "tokenizer.json")
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of a run's state."""
+    found: dict[str, torch.Tensor] = torch.load(folder / "state.pt", weights_only=True)["model"]
+    return found
+
+
+def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards: Path, tmp_path: Path) -> None:
+    whole = StepTrainer(shards, tmp_path / "whole", TINY, SHORT)
+    before = whole.evaluate()
+    whole.run(20 * 256)
+    assert whole.evaluate() < 0.8 * before
+    StepTrainer(shards, tmp_path / "parts", TINY, SHORT).run(8 * 256)
+    StepTrainer(shards, tmp_path / "parts", TINY, SHORT).run(20 * 256)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_branch_decays_and_leaves_its_run_alone(shards: Path, tmp_path: Path) -> None:
+    StepTrainer(shards, tmp_path / "run", TINY, SHORT).run(6 * 256)
+    held = (tmp_path / "run" / "state.pt").read_bytes()
+    config = StepTrainConfig(**{**SHORT.to_dict(), "decay_steps": 6 * 256})
+    branch = StepTrainer(shards, tmp_path / "branch", TINY, config, branch=tmp_path / "run")
+    branch.run()
+    assert (tmp_path / "run" / "state.pt").read_bytes() == held
+    assert branch.steps == 12 * 256
+    assert branch.config.falling(branch.steps) == 0
+    record = json.loads((tmp_path / "branch" / "config.json").read_text())
+    assert record["steps_seen"] == 12 * 256
+    assert (tmp_path / "branch" / "model.safetensors").stat().st_size > 100_000
+
+
+def test_orthogonalized_matrices_are_nearly_so() -> None:
+    torch.manual_seed(0)
+    for shape in ((64, 64), (64, 256), (256, 64)):
+        left = torch.linalg.qr(torch.randn(shape[0], 64))[0]
+        right = torch.linalg.qr(torch.randn(shape[1], 64))[0]
+        values = torch.logspace(0, -2, 64)
+        [turned] = orthogonalized(((left * values) @ right.T)[None], torch.float32)
+        found = torch.linalg.svdvals(turned)[:64]
+        assert found.max() < 1.25
+        assert found.min() > 0.7
+
+
+def test_muon_moves_along_the_gradients_singular_vectors() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.diag(torch.linspace(1, 2, 8))
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    assert torch.allclose(weight.detach(), torch.diag(weight.detach().diag()), atol=1e-5)
+    assert (weight.detach().diag() < 0).all()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_stop_as_one(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "midi_rwkv.training.step_trainer", str(shards), str(tmp_path / "run")]
+    command += ["--processes", "2", "--n-layer", "1", "--n-embd", "64", "--seq-len", "256"]
+    subprocess.run([*command, "--total", "2560"], check=True, timeout=300)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert (state["step"], state["row"], state["steps"]) == (5, 10, 2560)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert running.stdout
+    for line in running.stdout:
+        if "kind=train" in line:
+            break
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=120)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["steps"] > 2560
