@@ -24,7 +24,7 @@ def compile_blocks(model: RWKV7 | Transformer) -> None:
     import torch._functorch.config as functorch
     from torch._inductor import cpp_builder, exc
 
-    if model.head.weight.device.type == "cpu":
+    if next(model.parameters()).device.type == "cpu":
         try:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler:
