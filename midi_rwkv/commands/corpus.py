@@ -54,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--address", default="", help="address of the Dask scheduler or Ray head (default: start one here)"
     )
+    parser.add_argument(
+        "--steps", action="store_true", help="write notes for the step model (docs/train.md) instead of tokens"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing shards in OUT")
     return parser
 
@@ -78,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         valid=options.valid,
         test=options.test,
         transpose=options.transpose,
+        steps=options.steps,
         filters=filters,
         licences=licences,
     )

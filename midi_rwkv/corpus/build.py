@@ -22,18 +22,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from midi_rwkv.errors import CorpusError, RequestError, packages_for
 from midi_rwkv.files import whole_files
 from midi_rwkv.model.config import Config
+from midi_rwkv.tokens.attributes import Vocabulary, is_step_vocabulary, make_vocabulary
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 from midi_rwkv.tokens.vocabulary import base_tokenizer
 
 from .checks import Filters, Piece, Sorted, scan, sort_pieces
 from .engines import Engine
 from .inputs import Chunk, chunks, find_sources, read_chunk
+from .note_shards import ChordedSong, encode_song, write_note_shard
 from .shards import CorpusSong, read_song, write_shard
 
 PART_IDS = 8_000_000  # about this many tokens per file, and in memory
@@ -47,11 +50,13 @@ class CorpusConfig(Config):
     Attributes:
         valid, test: shares of the pieces that have no split yet.
         transpose: the number of transposed copies of each training piece.
+        steps: shards of notes for the step model, unless `out` has a tokenizer that says otherwise.
     """
 
     valid: float = 0.05
     test: float = 0.0
     transpose: int = 0
+    steps: bool = False
     filters: Filters = field(default_factory=Filters)
     licences: dict[str, str] = field(default_factory=dict)  # by source, for files without one in a manifest
 
@@ -73,20 +78,47 @@ def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
     return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat, song.leads)
 
 
+class VocabularyFile(NamedTuple):
+    """What a tokenizer.json says of the shards that go with it."""
+
+    size: int  # tokens
+    unit: str  # what a song consists of
+
+
+def vocabulary_of(params: dict[str, Any]) -> VocabularyFile:
+    """Which kind of tokenizer a JSON is."""
+    if is_step_vocabulary(params):
+        return VocabularyFile(len(params["midi_rwkv"]["tokens"]), "notes")
+    return VocabularyFile(Tokenizer(params).vocab_size, "tokens")
+
+
 @functools.cache
-def _tokenizer(params: str) -> Tokenizer:
-    return Tokenizer(json.loads(params))  # once per process
+def _encoder(params: str) -> Callable[[CorpusSong], Song]:
+    """The function that encodes a song as the tokenizer's JSON says. Made once per process."""
+    loaded = json.loads(params)
+    if is_step_vocabulary(loaded):
+        return functools.partial(encode_song, Vocabulary(loaded))
+    tokenizer = Tokenizer(loaded)
+    return lambda s: tokenizer.encode_arrays(
+        s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads
+    )
 
 
-Encoded = tuple[int, str, TokenizedSong]  # place in the chunk, name (`...+3`: three semitones up), tokens
+Song = TokenizedSong | ChordedSong
+Encoded = tuple[int, str, Song]  # place in the chunk, name (`...+3`: three semitones up), tokens or notes
+
+
+def size_of(song: Song) -> int:
+    """The number of its tokens or notes."""
+    return len(song.cells) if isinstance(song, TokenizedSong) else len(song.notes.notes)
 
 
 def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[Encoded], float]:
-    """Tokenizes the files of a chunk whose places are in `copies`, with that many transpositions of each.
+    """Encodes the files of a chunk whose places are in `copies`, with that many transpositions of each.
 
     `params` is the tokenizer's JSON. Returns the songs and the worker's `peak_memory`.
     """
-    tokenizer = _tokenizer(params)
+    encoder = _encoder(params)
     out: list[Encoded] = []
     for place, file in enumerate(read_chunk(chunk)):
         if place not in copies or file.lost:
@@ -97,10 +129,7 @@ def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[E
         for move in (0, *moves):
             s = transpose(song, move) if move else song
             assert s is not None
-            ids = tokenizer.encode_arrays(
-                s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads
-            )
-            out.append((place, f"{file.name}{move:+}" if move else file.name, ids))
+            out.append((place, f"{file.name}{move:+}" if move else file.name, encoder(s)))
     return out, peak_memory()
 
 
@@ -113,18 +142,21 @@ def _moves(name: str) -> list[int]:
 class ShardWriter:
     """Writes songs to `<name>.npz`, `<name>.1.npz` ..., with at most one part in memory."""
 
-    def __init__(self, folder: Path, name: str):
-        self.folder, self.name, self.parts = folder, name, 0
-        self.songs: list[tuple[str, TokenizedSong]] = []
-        self.size = self.tokens = self.count = 0
+    def __init__(self, folder: Path, name: str, unit: str):
+        self.folder, self.name, self.unit, self.parts = folder, name, unit, 0
+        self.songs: list[tuple[str, Song]] = []
+        self.size = self.total = self.count = 0
         self._headers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    def add(self, name: str, song: TokenizedSong) -> None:
-        headers = tuple(self._headers.setdefault(h, h) for h in song.headers)  # one object for all bars that have it
-        cells = song.cells.astype(np.uint16)
-        self.songs.append((name, TokenizedSong(song.programs, headers, song.tempos, cells, song.offsets)))
-        self.size += len(song.cells)
-        self.tokens += len(song.cells)
+    def add(self, name: str, song: Song) -> None:
+        if isinstance(song, TokenizedSong):
+            headers = tuple(
+                self._headers.setdefault(h, h) for h in song.headers
+            )  # one object for all bars that have it
+            song = TokenizedSong(song.programs, headers, song.tempos, song.cells.astype(np.uint16), song.offsets)
+        self.songs.append((name, song))
+        self.size += size_of(song)
+        self.total += size_of(song)
         self.count += 1
         if self.size >= PART_IDS:
             self.flush()
@@ -132,13 +164,18 @@ class ShardWriter:
     def flush(self) -> None:
         if self.songs:
             suffix = f".{self.parts}" if self.parts else ""
-            write_shard(self.folder / f"{self.name}{suffix}.npz", self.songs)
+            path = self.folder / f"{self.name}{suffix}.npz"
+            tokens = [(n, s) for n, s in self.songs if isinstance(s, TokenizedSong)]
+            if tokens:
+                write_shard(path, tokens)
+            else:
+                write_note_shard(path, [(n, s) for n, s in self.songs if isinstance(s, ChordedSong)])
             self.songs, self.size, self.parts = [], 0, self.parts + 1
 
     def close(self) -> str:
         """Writes the remaining songs. Returns a line that says what was written."""
         self.flush()
-        return f"{self.name}: {self.count:,} songs, {self.tokens:,} tokens"
+        return f"{self.name}: {self.count:,} songs, {self.total:,} {self.unit}"
 
 
 @contextmanager
@@ -219,14 +256,16 @@ def build(
     with _whole_folder(out, overwrite=overwrite) as folder, engine.started(on_lost):
         reading = _read(engine, work, config, say)
         if (out / "tokenizer.json").exists():
-            tokenizer = Tokenizer.load(out / "tokenizer.json")
-            say(f"took the {tokenizer.vocab_size:,} tokens of {out / 'tokenizer.json'}")
+            params = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+            say(f"took the {vocabulary_of(params).size:,} tokens of {out / 'tokenizer.json'}")
         else:
-            tokenizer = base_tokenizer()
-            tokenizer.save(folder / "tokenizer.json")
+            made = make_vocabulary() if config.steps else base_tokenizer()
+            made.save(folder / "tokenizer.json")
+            params = made.params
         began = time.perf_counter()
-        tokens = _tokenize(engine, reading, tokenizer, folder, copies=config.transpose, say=say)
-        say(f"wrote {tokens:,} tokens, {_rate(tokens, began)} tokens/s")
+        total = _encode(engine, reading, params, folder, copies=config.transpose, say=say)
+        unit = vocabulary_of(params).unit
+        say(f"wrote {total:,} {unit}, {_rate(total, began)} {unit}/s")
         _write_pieces(folder / "pieces.csv", reading, lost)
 
 
@@ -245,10 +284,10 @@ def _read(engine: Engine, work: Sequence[Chunk], config: CorpusConfig, say: Call
     return Reading(work, pieces, places, sorted_)
 
 
-def _tokenize(
-    engine: Engine, reading: Reading, tokenizer: Tokenizer, folder: Path, *, copies: int, say: Callable[[str], None]
+def _encode(
+    engine: Engine, reading: Reading, params: dict[str, Any], folder: Path, *, copies: int, say: Callable[[str], None]
 ) -> int:
-    """The second reading: writes each piece that is kept to the shards of its source or split. Returns the tokens.
+    """The second reading: writes each piece that is kept to the shards of its source or split. Returns their size.
 
     `copies` is the number of transpositions of each training piece.
     """
@@ -259,17 +298,17 @@ def _tokenize(
         number[chunk, place] = i
         if splits[i]:
             wanted[chunk][place] = copies if splits[i] == "train" else 0
-    params = json.dumps(tokenizer.params, ensure_ascii=False)
-    jobs = [(reading.work[c], wanted[c], params) for c in sorted(wanted)]
-    held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
+    jobs = [(reading.work[c], wanted[c], json.dumps(params, ensure_ascii=False)) for c in sorted(wanted)]
+    unit = vocabulary_of(params).unit
+    held_out = {split: ShardWriter(folder, split, unit) for split in ("valid", "test")}
     writer: ShardWriter | None = None
-    tokens = 0
+    total = 0
     peak = 0.0
     for c, (songs, held) in zip(sorted(wanted), engine.run(encode, jobs), strict=True):
         peak = max(peak, held)
         for place, name, song in songs:
             i = number[c, place]
-            tokens += len(song.cells)
+            total += size_of(song)
             if splits[i] != "train":
                 held_out[splits[i]].add(name, song)
                 continue
@@ -277,13 +316,13 @@ def _tokenize(
             if writer is None or writer.name != source:  # chunks come source by source
                 if writer is not None:
                     say(writer.close())
-                writer = ShardWriter(folder, source)
+                writer = ShardWriter(folder, source, unit)
             writer.add(name, song)
     for last in (writer, *held_out.values()):
         if last is not None and last.count:
             say(last.close())
     say(f"at most {peak_memory():.0f} MiB of memory here, {peak:.0f} MiB in a worker")
-    return tokens
+    return total
 
 
 def _write_pieces(path: Path, reading: Reading, lost: Collection[str]) -> None:

@@ -6,28 +6,52 @@ A source is one `<source>.npz`, or where it is large also `<source>.1.npz` and s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from midi_rwkv.files import whole_file
-from midi_rwkv.tokens.chords import SongChords
-from midi_rwkv.tokens.notes import SongNotes
+from midi_rwkv.tokens.attributes import DRUMS, Vocabulary
+from midi_rwkv.tokens.chords import SongChords, find_chords
+from midi_rwkv.tokens.notes import SongNotes, encode_arrays
 
-from .shards import shard_files
+from .shards import CorpusSong, shard_files
 
 _KEPT = 64  # songs a shard keeps at hand
 
 
-def write_note_shard(path: Path, songs: Sequence[tuple[str, SongNotes, SongChords]]) -> None:
+@dataclass(frozen=True)
+class ChordedSong:
+    """A song as notes, and its chords."""
+
+    notes: SongNotes
+    chords: SongChords
+
+
+def encode_song(vocabulary: Vocabulary, song: CorpusSong) -> ChordedSong:
+    """A file's notes and chords."""
+    notes = encode_arrays(
+        vocabulary,
+        song.tracks,
+        [DRUMS if is_drum else program for program, is_drum in song.programs],
+        song.bars,
+        song.tempos,
+        ticks_per_beat=song.ticks_per_beat,
+        leads=song.leads,
+    )
+    return ChordedSong(notes, find_chords(notes, vocabulary))
+
+
+def write_note_shard(path: Path, songs: Sequence[tuple[str, ChordedSong]]) -> None:
     """One `.npz` for many songs, whole or not at all. The same songs give the same bytes."""
-    notes = [s for _, s, _ in songs]
-    chords = [c for _, _, c in songs]
+    notes = [s.notes for _, s in songs]
+    chords = [s.chords for _, s in songs]
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
-            names=np.array([n for n, _, _ in songs]),
+            names=np.array([n for n, _ in songs]),
             n_tracks=np.array([s.n_tracks for s in notes], np.int32),
             n_bars=np.array([s.n_bars for s in notes], np.int32),
             n_beats=np.array([len(c.beats) for c in chords], np.int32),

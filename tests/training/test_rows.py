@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from song import random_song, repeating_song, vocabulary
 
-from midi_rwkv.corpus.note_shards import NoteShard, write_note_shard
+from midi_rwkv.corpus.note_shards import ChordedSong, NoteShard, write_note_shard
 from midi_rwkv.errors import CorpusError
 from midi_rwkv.tokens.attributes import Column, Role
 from midi_rwkv.tokens.chords import find_chords
@@ -28,7 +28,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         songs = [random_song(10 * k + i, bars=20) for i in range(5)] + [repeating_song()]
         write_note_shard(
             folder / f"{name}.npz",
-            [(f"{name}/{i}.mid", s, find_chords(s, vocabulary())) for i, s in enumerate(songs)],
+            [(f"{name}/{i}.mid", ChordedSong(s, find_chords(s, vocabulary()))) for i, s in enumerate(songs)],
         )
     vocabulary().save(folder / "tokenizer.json")
     return folder

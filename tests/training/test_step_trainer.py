@@ -12,7 +12,7 @@ import pytest
 import torch
 from song import repeating_song, vocabulary
 
-from midi_rwkv.corpus.note_shards import write_note_shard
+from midi_rwkv.corpus.note_shards import ChordedSong, write_note_shard
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
 from midi_rwkv.tokens.chords import find_chords
 from midi_rwkv.training.muon import Muon, orthogonalized
@@ -27,7 +27,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     song = repeating_song(24)
     for name in ("games", "valid"):
-        write_note_shard(folder / f"{name}.npz", [(f"{name}/0.mid", song, find_chords(song, vocabulary()))])
+        write_note_shard(
+            folder / f"{name}.npz", [(f"{name}/0.mid", ChordedSong(song, find_chords(song, vocabulary())))]
+        )
     vocabulary().save(folder / "tokenizer.json")
     return folder
 
