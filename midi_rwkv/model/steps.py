@@ -10,6 +10,7 @@ micro-timing, pitch, velocity and duration, each given the ones before. The prob
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,19 +68,19 @@ class Heads(nn.Module):
         self.up = nn.ModuleList(nn.Linear(C, 2 * C, bias=False) for _ in classes[1:])
         self.down = nn.ModuleList(nn.Linear(2 * C, C, bias=False) for _ in classes[1:])
         for layer in self.out:
-            nn.init.normal_(layer.weight, std=0.5 / C**0.5)
+            nn.init.normal_(cast(nn.Linear, layer).weight, std=0.5 / C**0.5)
         for table in self.given:
-            nn.init.normal_(table.weight, std=0.5)
+            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.5)
         for layer in self.down:
-            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(cast(nn.Linear, layer).weight)
 
     def stage(self, number: int, z: Tensor) -> Tensor:
         """Logits of an attribute, (N, classes). z: (N, C), the hidden vector and what is given of the ones before."""
         if number == 0:
-            return self.out[0](z)
+            return cast(Tensor, self.out[0](z))
         size = z.shape[-1:]
         inner = torch.relu(self.up[number - 1](F.layer_norm(z, size))).square()
-        return self.out[number](F.layer_norm(z + self.down[number - 1](inner), size))
+        return cast(Tensor, self.out[number](F.layer_norm(z + self.down[number - 1](inner), size)))
 
     def nats(self, h: Tensor, targets: Tensor) -> Tensor:
         """What each attribute costs, (N, 5). h (N, C), targets (N, 5) as `layout.targets_of` gives them."""
@@ -125,4 +126,4 @@ class StepModel(nn.Module):
             x = x + out
             h = block.ln2(x)
             x = x + block.ffn(h, state.ffn_shift[i].to(h.dtype), starts)
-        return trunk.ln_out(x)
+        return cast(Tensor, trunk.ln_out(x))

@@ -46,7 +46,8 @@ class Rhythms:
         track = np.repeat(np.tile(np.arange(self.song.n_tracks), self.song.n_bars), np.diff(self.song.offsets))
         count = np.bincount(track, minlength=self.song.n_tracks)
         total = np.bincount(track, self.song.notes[:, AT.pitch], minlength=self.song.n_tracks)
-        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        mean: np.ndarray = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        return mean
 
     def place(self, track: int, bar: int, shown: np.ndarray) -> np.ndarray:
         """What surrounds a cell, (3 * _SLOTS,): the part before and after, and the others in the bar. shown: (T, B)."""
