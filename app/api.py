@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
+from gradio.events import api
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from midi_rwkv.errors import RequestError
+from midi_rwkv.files import whole_file
 from midi_rwkv.fill.arguments import parse_key
 from midi_rwkv.model.config import SamplingConfig, check_seed
 from midi_rwkv.score.describe import remarks, track_rows
@@ -28,7 +31,7 @@ from midi_rwkv.style.style import blend, find_style, load_style, read_info, styl
 from .faults import one_line
 from .learn import alone
 from .session import check_size
-from .work import Worker
+from .work import FillRequest, Worker
 
 MOST_CANDIDATES = 8
 REMEDY = "name an instrument for {them} in `instruments`"  # the advice for tracks that look like drums
@@ -37,7 +40,7 @@ REMEDY = "name an instrument for {them} in `instruments`"  # the advice for trac
 def add_api(worker: Worker) -> None:
     """Adds the endpoints to the page that is being built."""
     for endpoint in endpoints(worker, _path, _hand_out):
-        gr.api(endpoint, api_name=endpoint.__name__)
+        api(endpoint, api_name=endpoint.__name__)
 
 
 def endpoints(
@@ -66,10 +69,10 @@ def endpoints(
             song: a MIDI file
             instruments: how to interpret tracks, by 0-based number, like {"0": "Drums"}; others follow the file
         """
-        with _errors():
+        with _one_line_errors():
             return _inspect(_take(read(song)[1], instruments))
 
-    def infill(
+    def infill(  # noqa: PLR0913 - Gradio makes the endpoint's fields of its parameters
         song: FileData,
         tracks: list[int],
         bars: list[int],
@@ -107,7 +110,7 @@ def endpoints(
             instruments: how to interpret tracks, as in `inspect`; the file keeps its programs
             style_file: a style's .safetensors file, instead of `style`
         """
-        with _errors():
+        with _one_line_errors():
             data, score = read(song)
             _check_numbers(tracks=tracks, bars=bars)
             _check_numbers(density=density or [], polyphony=polyphony or [], pitch_range=pitch_range or [])
@@ -137,7 +140,7 @@ def endpoints(
                 found = find_style(style or None, worker.checkpoint, style_strength if style else 1.0, names_only=True)
             number = secrets.randbelow(2**31) if seed == -1 else seed
             fills = []
-            for event in worker.infill(score, region, sampling, candidates=num_candidates, seed=number, style=found):
+            for event in worker.infill(FillRequest(score, region, sampling, num_candidates, number, found)):
                 if isinstance(event, list):
                     fills = event
             stem = Path(score.name).stem
@@ -151,7 +154,11 @@ def endpoints(
                 "warnings": remarks(score, REMEDY),
             }
 
-    def personalize(files: list[FileData], name: str, overwrite: bool = False) -> dict[str, Any]:
+    def personalize(
+        files: list[FileData],
+        name: str,
+        overwrite: bool = False,  # noqa: FBT001, FBT002 - see `infill`
+    ) -> dict[str, Any]:
         """Learn a style from a few MIDI files, preferably five or more. This takes minutes.
 
         The style is kept if it helps on music that it was not tuned on.
@@ -161,7 +168,7 @@ def endpoints(
             name: the name of the style
             overwrite: replace a style of that name
         """
-        with _errors():
+        with _one_line_errors():
             made = alone([find(f) for f in files], name, worker.checkpoint, overwrite=overwrite)
             return {
                 "style": name if made.path else None,
@@ -177,15 +184,13 @@ def endpoints(
     return inspect, infill, personalize, styles
 
 
-class _errors:
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
     """Turns every error into a one-line error for the caller."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            raise gr.Error(one_line(error), print_exception=False) from None
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(one_line(error), print_exception=False) from None
 
 
 def _path(file: Any) -> Path:
@@ -200,9 +205,9 @@ def keep_upload(name: str, data: bytes) -> Path:
     """Stores a file under that name in the folder of uploads, whose size `uploads.py` limits."""
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
-    path = folder / name
-    path.write_bytes(data)
-    return path
+    with whole_file(folder / name) as partial:
+        partial.write_bytes(data)
+    return folder / name
 
 
 def _hand_out(name: str, data: bytes) -> Any:

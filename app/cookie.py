@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import URL
@@ -43,7 +41,7 @@ class SessionCookie:
         if name in request.cookies:
             await self.app(scope, receive, send)
             return
-        session = await _left_behind(request.cookies) or secrets.token_hex(16)
+        session = secrets.token_hex(16)
 
         async def send_with_cookie(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -52,24 +50,3 @@ class SessionCookie:
             await send(message)
 
         await self.app(scope, receive, send_with_cookie)
-
-
-async def _left_behind(cookies: Mapping[str, str]) -> str | None:
-    """The session of a server that no longer runs, so that its work is found after a restart on another port."""
-    for name, session in [*cookies.items()][
-        -1:-9:-1
-    ]:  # the newest first, and at most eight, in case somebody sends a thousand
-        match = NAME.fullmatch(name)
-        if match and ID.fullmatch(session) and not (match[1] and await _listens(int(match[1]))):
-            return session
-    return None
-
-
-async def _listens(port: int) -> bool:
-    """Whether a server listens on that port of this machine."""
-    with suppress(OSError, OverflowError, TimeoutError):
-        async with asyncio.timeout(1):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.close()
-        return True
-    return False

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ import gradio as gr
 from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.score.describe import heading, remarks
 from midi_rwkv.score.instruments import find_program
-from midi_rwkv.score.score import Region, Score
+from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import SAMPLE_RATE, render, wav_bytes
 from midi_rwkv.style.style import style_files
 
@@ -31,10 +29,10 @@ from .cookie import browser_names, cookie_name
 from .faults import one_line
 from .fills import NO_STYLE, SETTINGS, plan, settings_of
 from .folder import InUse
+from .running import RunningFill
 from .session import Session
 from .store import Sessions
-from .versions import Candidate
-from .work import Stopped, Waiting, Worker, Written
+from .work import Worker
 
 SHARED_LOUDNESS = 0.35  # of the stretches that the page plays one after another
 ADD_TRACK = "Add a track …"  # stands in the choice of instruments where none is chosen
@@ -51,15 +49,15 @@ class Desk:
     worker: Worker
     sessions: Sessions
     soundfont: Path
-    _running: dict[Path, threading.Event] = field(default_factory=dict)  # by the session's folder
+    _running: dict[Path, RunningFill] = field(default_factory=dict)  # by the session's folder
 
     def session(self, tab: str, request: gr.Request) -> Session:
         """Whose click it is."""
         return self.sessions.get(_browser(request, tab), tab)
 
     def load(self, tab: str, request: gr.Request) -> tuple[Any, ...]:
-        """The page has come up: the roll's text, the tab's name from now on, and the settings. No text is sent where no
-        song is open: it might overtake one that is being opened."""
+        """The page has come up: the roll's text, the tab's name from now on, whether a fill is running (for `follow`),
+        and the settings. No text is sent where no song is open: it might overtake one that is being opened."""
         browser = _browser(request, tab)
         with _told():
             try:
@@ -70,8 +68,10 @@ class Desk:
             styles = style_names()
             wanted = session.settings.get("style", NO_STYLE)
             settings["style"] = gr.Dropdown(styles, value=wanted if wanted in styles else NO_STYLE)
-            return view.show(session, told) if session.is_open else gr.skip(), tab, *settings.values()
-        return gr.skip(), tab, *(gr.skip() for _ in SETTINGS)
+            fill = self._running.get(session.folder.path)
+            text = fill.text if fill else view.show(session, told) if session.is_open else gr.skip()
+            return text, tab, "yes" if fill else "", *settings.values()
+        return gr.skip(), tab, "", *(gr.skip() for _ in SETTINGS)
 
     def remember(self, tab: str, request: gr.Request, *values: Any) -> None:
         """A setting was changed."""
@@ -110,66 +110,50 @@ class Desk:
         with suppress(MidiRwkvError, OSError):
             self.session(tab, request).choose(int(event.number))
 
-    def infill(self, tab: str, shown: str, alike: bool, request: gr.Request, *values: Any) -> Iterator[str]:
-        """Write the marked bars; the roll's text after every cell. alike: keep about half of the chosen candidate.
-        values: the page's settings."""
+    def infill(self, tab: str, shown: str, request: gr.Request, *values: Any) -> Iterator[str]:
+        """Write the marked bars; the roll's text after every cell. values: the page's settings."""
+        yield from self._fill(tab, shown, request, values, alike=False)
+
+    def infill_alike(self, tab: str, shown: str, request: gr.Request, *values: Any) -> Iterator[str]:
+        """The same for about half of the chosen candidate: "More like this"."""
+        yield from self._fill(tab, shown, request, values, alike=True)
+
+    def _fill(
+        self, tab: str, shown: str, request: gr.Request, values: tuple[Any, ...], *, alike: bool
+    ) -> Iterator[str]:
         try:
             session = self.session(tab, request)
             _catch_up(session, shown)
             settings = settings_of(values)
-            todo = plan(session, settings, alike, self.worker.checkpoint)
+            todo = plan(session, settings, self.worker.checkpoint, alike=alike)
             session.set(**vars(settings))
+            fill = RunningFill(self.worker, session, todo, self._forget)
         except Exception as error:
             raise failed(error) from None
-        self._stop(session)
-        key = session.folder.path
-        stop = self._running[key] = threading.Event()
-        version, count = session.version, settings.candidates
-        head, told = view.head(session, todo.answered.cells, count), "reading the song …"
-        tail = [view.status_line(told)]
-        for t, notes in todo.kept.items():
-            tail.append(view.cell_line(todo.score, t, [notes] * count, text=told, done=0, total=len(todo.region.cells)))
-        began = time.monotonic()
-        work = self.worker.infill(
-            todo.score,
-            todo.region,
-            todo.sampling,
-            candidates=count,
-            seed=todo.seed,
-            style=todo.style,
-            locked=todo.locked,
-            stop=stop,
-        )
-        try:
-            yield "\n".join([head, *tail])
-            for event in work:
-                if isinstance(event, list):
-                    whole = [
-                        {t: sorted([*todo.kept.get(t, []), *f.get(t, [])]) for t in todo.answered.tracks} for f in event
-                    ]
-                    with session.lock:
-                        if session.version.file != version.file:
-                            raise Stopped
-                        session.answer([Candidate(todo.seed, fill) for fill in whole], todo.answered.cells)
-                    break
-                if session.version.number != version.number:  # a track was added
-                    version, head = session.version, view.head(session, todo.answered.cells, count)
-                tail.append(_progress(todo.score, event))
-                yield "\n".join([head, *tail])
-        except Stopped:
-            if self._running.get(key) in (stop, None):  # else another fill shows itself
-                yield view.show(session, "stopped; the song is as it was")
+        before = self._running.get(session.folder.path)
+        if before:
+            before.is_replaced = True
+            before.stop()
+        self._running[session.folder.path] = fill
+        fill.start()
+        yield from fill.follow()
+
+    def follow(self, tab: str, is_running: str, request: gr.Request) -> Iterator[Any]:
+        """The page has come up while a fill was running: it goes on to show it. is_running: as `load` found it."""
+        yield gr.skip()
+        if not is_running:
             return
-        except Exception as error:
-            yield view.show(session, one_line(error))
-            return
-        finally:
-            work.close()
-            if self._running.get(key) is stop:
-                del self._running[key]
-        many = f"{count} candidates" if count > 1 else "A candidate"
-        took = f"{time.monotonic() - began:.1f} s (seed {todo.seed})"
-        yield view.show(session, f"{many} in {took}. Pick one below, listen, then Keep it.")
+        with suppress(MidiRwkvError, OSError):
+            session = self.session(tab, request)
+            fill = self._running.get(session.folder.path)
+            if fill:
+                yield from fill.follow()
+            else:  # it has ended meanwhile
+                yield view.show(session)
+
+    def _forget(self, fill: RunningFill) -> None:
+        if self._running.get(fill.session.folder.path) is fill:
+            del self._running[fill.session.folder.path]
 
     def stop(self, tab: str, request: gr.Request) -> None:
         """Cancel was pressed."""
@@ -179,7 +163,7 @@ class Desk:
     def _stop(self, session: Session) -> None:
         running = self._running.get(session.folder.path)
         if running:
-            running.set()
+            running.stop()
 
     def _is_running(self, session: Session) -> bool:
         return session.folder.path in self._running
@@ -204,7 +188,8 @@ class Desk:
             running = self._is_running(session)
             if not running:
                 _catch_up(session, shown)
-            session.add_track(*find_program(instrument))
+            program, is_drum = find_program(instrument)
+            session.add_track(program, is_drum=is_drum)
             if not running:
                 return view.show(session, "an empty track: mark bars of it, then Infill")
         return gr.skip()
@@ -294,14 +279,7 @@ def style_names() -> list[str]:
 
 def _browser(request: gr.Request, tab: str) -> str:
     """By the page's cookie; without cookies a tab is alone."""
-    return request.cookies.get(cookie_name(request.url), tab)
-
-
-def _progress(score: Score, event: Waiting | Written) -> str:
-    if isinstance(event, Waiting):
-        return view.status_line(f"busy: {event.before} before you")
-    line = f"{event.done} of {event.total} cells written, {event.seconds_left:.0f} s left"
-    return view.cell_line(score, event.track, event.notes, text=line, done=event.done, total=event.total)
+    return str(request.cookies.get(cookie_name(request.url), tab))
 
 
 def _catch_up(session: Session, shown: str) -> None:

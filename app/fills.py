@@ -16,7 +16,7 @@ from midi_rwkv.style.style import Style, find_style
 
 from .session import Session
 from .versions import Fill
-from .work import half_of
+from .work import FillRequest, half_of
 
 NO_STYLE = "none"
 ANY_KEY = "any"
@@ -86,25 +86,19 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a score to write.
+    """A fill, and what becomes of it.
 
     Attributes:
-        answered: the cells that the candidates are for.
-        kept: the notes of the chosen candidate that stay in them.
-        locked: the notes of the song that stay.
+        answered: the cells that the candidates are for. If part of the chosen candidate stays, not all are written.
+        kept: the notes of the chosen candidate that stay.
     """
 
-    score: Score
-    region: Region
-    sampling: SamplingConfig
-    seed: int
-    style: Style | None
+    request: FillRequest
     answered: Region
     kept: Fill
-    locked: Fill
 
 
-def plan(session: Session, settings: Settings, alike: bool, checkpoint: Checkpoint) -> Plan:
+def plan(session: Session, settings: Settings, checkpoint: Checkpoint, *, alike: bool) -> Plan:
     """A plan for all marked cells, or with `alike` for about half of the chosen candidate's, keeping its other cells.
 
     With `alike`, a single cell is rewritten at a lower temperature. Raises RequestError if nothing is marked or chosen,
@@ -126,7 +120,8 @@ def plan(session: Session, settings: Settings, alike: bool, checkpoint: Checkpoi
             sampling = replace(sampling, temperature=min(sampling.temperature, 0.7))
         else:
             kept = {t: _outside(score, half, t, notes) for t, notes in base.items()}
-    return Plan(score, region, sampling, seed, style, answered, kept, session.locked_notes(region))
+    locked = session.locked_notes(region)
+    return Plan(FillRequest(score, region, sampling, settings.candidates, seed, style, locked), answered, kept)
 
 
 def settings_of(values: tuple[Any, ...]) -> Settings:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from midi_rwkv.errors import RequestError
+from midi_rwkv.files import whole_file
 
 
 class InUse(RequestError):
@@ -49,15 +49,14 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         """Writes a file. After OSError or InUse the file is as it was."""
         self.hold()
-        partial = self.path / f".{name}.{secrets.token_hex(4)}"
-        try:
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-            os.replace(partial, self.path / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(self.path / name) as partial, open(partial, "xb", opener=_private) as file:
+            file.write(data)
 
     def remove(self, name: str) -> None:
         """Removes a file, if it exists."""
         (self.path / name).unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that nobody but this user can read, whatever the umask."""
+    return os.open(path, flags, 0o600)

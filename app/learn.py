@@ -20,7 +20,7 @@ from midi_rwkv.sound.synth import render
 from midi_rwkv.style.personalize import Personalized, Piece, Progress, personalize, read_pieces
 from midi_rwkv.style.style import find_style
 
-from .work import Worker
+from .work import FillRequest, Worker
 
 HEARD_BARS = 4
 SEED = 1  # for the bars that are compared
@@ -110,7 +110,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Pat
     region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
     sounds = []
     for found in (None, find_style(style, worker.checkpoint, names_only=True)):
-        for event in worker.infill(score, region, SamplingConfig(), candidates=1, seed=SEED, style=found):
+        for event in worker.infill(FillRequest(score, region, SamplingConfig(), 1, SEED, found)):
             if isinstance(event, list):
                 filled = score.with_fill(region, event[0])
                 lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)

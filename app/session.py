@@ -22,7 +22,7 @@ from midi_rwkv.score.score import Cell, Region, Score, Track
 
 from .folder import Folder, InUse
 from .names import region_text
-from .versions import Candidate, Fill, Lock, Version, View, over_added_track, view_from_json
+from .versions import Fill, Lock, StoredCandidate, Version, View, over_added_track, view_from_json
 
 MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # of a song that is shown
 EXTRA_BARS = 8  # empty ones shown after the song's end, to go on in
@@ -113,7 +113,7 @@ class Session:
         check_size(read_midi(data, name))
         self._add(f"opened {name}", data, name=name, new_tracks=(), taken=(), view=View())
 
-    def add_track(self, program: int, is_drum: bool) -> None:
+    def add_track(self, program: int, *, is_drum: bool = False) -> None:
         """Show an empty track below the others: a step. It becomes part of the song with the first bars of it that are
         kept. RequestError where no song is open or there are too many tracks."""
         count = len(self.score.tracks)
@@ -161,7 +161,7 @@ class Session:
             for t in sorted({t for t, *_ in locked})
         }
 
-    def answer(self, candidates: Sequence[Candidate], cells: Iterable[Cell]) -> None:
+    def answer(self, candidates: Sequence[StoredCandidate], cells: Iterable[Cell]) -> None:
         """Candidates for these cells, in place of those before; the first is chosen."""
         with self.lock:
             answered = tuple(sorted(cells))

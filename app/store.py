@@ -11,7 +11,8 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -23,6 +24,7 @@ from .session import Session
 
 MAX_OPEN = 64  # sessions kept in memory
 MAX_TABS = 32  # sessions of one browser kept on disk
+MAX_SESSIONS = 256  # sessions of all browsers kept on disk
 KEEP_DAYS = 180  # sessions on disk are deleted after this long without a change
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -41,6 +43,8 @@ class Sessions:
         """A tab's session. Raises RequestError for an invalid id, and InUse if another server has it open."""
         folder = self._folder(browser, tab)
         with self._lock:
+            if folder not in self._open and not folder.is_dir():
+                self._make_room(browser)
             session = self._open.pop(folder, None) or _opened(folder)
             self._open[folder] = session
             while len(self._open) > MAX_OPEN:
@@ -78,7 +82,6 @@ class Sessions:
         with session.lock:
             if not session.is_open:  # no song has been opened in the meantime
                 session.adopt(original)
-        self._forget_tabs(session.folder.path.parent)
         elsewhere = f"a copy of {session.name}: another tab or server has the original open"
         return session, elsewhere if self._in_use(source) else ""
 
@@ -104,17 +107,28 @@ class Sessions:
             return []
         return [path.parent for path in (self.folder / browser).glob("*/0.mid")]  # only tabs in which a song was opened
 
-    def _forget_tabs(self, browser: Path) -> None:
-        """Forgets all sessions of the browser except the most recent ones and those in use."""
-        paths = sorted(self._sessions_of(browser.name), key=_last_used, reverse=True)
-        for path in paths[MAX_TABS:]:
-            if not self._in_use(path):
-                shutil.rmtree(path, ignore_errors=True)
+    def _make_room(self, browser: str) -> None:
+        """Deletes the least recently used sessions, except those in use, until there is room for one more."""
+        for own, most in (((self.folder / browser).glob("*"), MAX_TABS), (self.folder.glob("*/*"), MAX_SESSIONS)):
+            paths = sorted(own, key=_last_used)
+            surplus = len(paths) - (most - 1)
+            for path in paths:
+                if surplus > 0 and self._forget(path):
+                    surplus -= 1
 
-    def _forget_old(self, clock: Callable[[], float] = time.time) -> None:
+    def _forget_old(self) -> None:
         for path in self.folder.glob("*/*"):
-            if _last_used(path) < clock() - KEEP_DAYS * 86400 and not self._in_use(path):
-                shutil.rmtree(path, ignore_errors=True)
+            if _last_used(path) < time.time() - KEEP_DAYS * 86400:
+                self._forget(path)
+
+    def _forget(self, path: Path) -> bool:
+        """Deletes a session, unless it is in use. Returns whether it was deleted."""
+        if self._in_use(path):
+            return False
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.parent.rmdir()  # the browser's folder, after its last session
+        return True
 
 
 def _opened(folder: Path) -> Session:

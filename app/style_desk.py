@@ -32,7 +32,13 @@ class StyleDesk:
         """One row for each file to learn from."""
         return learn.what_was_read(paths or [])[0]
 
-    def learn(self, tab: str, paths: list[str] | None, name: str, overwrite: bool) -> Iterator[tuple[Any, ...]]:
+    def learn(
+        self,
+        tab: str,
+        paths: list[str] | None,
+        name: str,
+        overwrite: bool,  # noqa: FBT001 - Gradio passes the fields' values by position
+    ) -> Iterator[tuple[Any, ...]]:
         """Yields a line and the curve, and at the end the choice of styles with the new one."""
         stop = self._learning[tab] = threading.Event()
         try:

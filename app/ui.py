@@ -18,11 +18,7 @@ from .style_desk import StyleDesk
 
 EXAMPLES = {"Pop band": "pop_band.mid", "String quartet": "string_quartet.mid", "Piano": "piano.mid"}
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-KEYS = [
-    f"{tonic} {mode}"
-    for mode in ("major", "minor")
-    for tonic in ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
-]
+KEYS = [f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS]
 INSTRUMENTS = ["Drums", *(program_name(p) for p in range(128))]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # the reader's own fonts: nothing is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
@@ -147,8 +143,10 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     settings: list[Any] = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
 
     tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set by IN_TAB and AS_SHOWN when a call is sent
-    began = page.load(desk.load, tab, [roll, tab, *settings], js=ENTER_TAB, **EVENT, **AT_ONCE)
+    is_running = gr.Textbox(visible=False)
+    began = page.load(desk.load, tab, [roll, tab, is_running, *settings], js=ENTER_TAB, **EVENT, **AT_ONCE)
     began.then(None, tab, None, js=RENAME_TAB, **EVENT)
+    began.then(desk.follow, [tab, is_running], roll, concurrency_limit=None, **EVENT)
     file.upload(desk.open_file, [tab, file], roll, **IN_TAB)
     for name, button in examples.items():
         button.click(desk.open_example, [tab, gr.State(EXAMPLES[name])], roll, **IN_TAB)
@@ -157,8 +155,8 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     roll.choose(desk.choose, tab, None, **IN_TAB, **AT_ONCE)
     for setting in settings:
         setting.input(desk.remember, [tab, *settings], None, trigger_mode="always_last", **IN_TAB, **AT_ONCE)
-    for button, alike in ((infill, False), (more, True)):
-        button.click(desk.infill, [tab, shown, gr.State(alike), *settings], roll, concurrency_limit=None, **IN_SONG)
+    for button, fill in ((infill, desk.infill), (more, desk.infill_alike)):
+        button.click(fill, [tab, shown, *settings], roll, concurrency_limit=None, **IN_SONG)
     cancel.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
     for button, act in ((keep, desk.keep), (undo, desk.undo), (redo, desk.redo)):
         button.click(act, [tab, shown], roll, **IN_SONG)
@@ -191,7 +189,7 @@ def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
             )
             with gr.Row():
                 name = gr.Textbox("", label="Name of the style", placeholder="mine", max_lines=1)
-                overwrite = gr.Checkbox(False, label="Replace a style of that name")
+                overwrite = gr.Checkbox(label="Replace a style of that name")
             with gr.Row():
                 start = gr.Button("Learn the style", variant="primary", scale=2)
                 stop = gr.Button("Stop early", variant="stop", scale=1)

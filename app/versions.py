@@ -13,8 +13,8 @@ Fill = dict[int, list[Note]]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One answer for the cells that were marked when Infill was pressed."""
+class StoredCandidate:
+    """A candidate as it is kept on disk: its new notes, for the cells that were marked when Infill was pressed."""
 
     seed: int
     fill: Fill
@@ -27,7 +27,7 @@ class View:
     cells: tuple[Cell, ...] = ()
     locked: tuple[Lock, ...] = ()
     answered: tuple[Cell, ...] = ()  # the cells that the candidates are for
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[StoredCandidate, ...] = ()
     chosen: int = -1  # index of the chosen candidate; -1: the song as it is
 
     def to_json(self) -> bytes:
@@ -60,7 +60,7 @@ def view_from_json(data: bytes) -> View:
         tuple((t, onset, pitch) for t, onset, pitch in record["locked"]),
         tuple(Cell(t, b) for t, b in record["answered"]),
         tuple(
-            Candidate(c["seed"], {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()})
+            StoredCandidate(c["seed"], {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()})
             for c in record["candidates"]
         ),
         record["chosen"],

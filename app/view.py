@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from midi_rwkv.score.describe import instrument_text
@@ -16,6 +17,15 @@ from midi_rwkv.score.score import Cell, Note, Score
 
 from .names import track_name
 from .session import EXTRA_BARS, Session
+
+
+@dataclass(frozen=True)
+class Status:
+    """The current activity, and how many of the cells are written."""
+
+    text: str
+    done: int = 0
+    total: int = 0
 
 
 def flat(notes: Iterable[Note], bars: Iterable[int]) -> list[int]:
@@ -91,20 +101,19 @@ def view_line(session: Session, text: str = "", running: int = 0, answered: Iter
             "undo": session.undoes,
             "redo": session.redoes,
             "running": running,
-            "status": {"text": text, "done": 0, "total": 0} if text else None,
+            "status": vars(Status(text)) if text else None,
         }
     )
 
 
-def status_line(text: str, done: int = 0, total: int = 0) -> str:
-    """A line with the current activity and its progress."""
-    return _line({"status": {"text": text, "done": done, "total": total}})
+def status_line(text: str) -> str:
+    """A line with the current activity."""
+    return _line({"status": vars(Status(text))})
 
 
-def cell_line(score: Score, track: int, notes: list[list[Note]], *, text: str, done: int, total: int) -> str:
+def cell_line(score: Score, track: int, notes: list[list[Note]], status: Status) -> str:
     """A line for a finished cell: the notes of each candidate."""
-    status = {"text": text, "done": done, "total": total}
-    return _line({"track": track, "notes": [flat_fill(score, track, n) for n in notes], "status": status})
+    return _line({"track": track, "notes": [flat_fill(score, track, n) for n in notes], "status": vars(status)})
 
 
 def head(session: Session, answered: Iterable[Cell], running: int) -> str:

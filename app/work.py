@@ -28,7 +28,7 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style
 
-from .session import Fill
+from .versions import Fill
 
 REMEMBERED = 24  # contexts whose state is kept, half a megabyte each
 WORTH_KEEPING = 64  # ids, from which on what was read is kept
@@ -81,6 +81,19 @@ class PatientEngine(Engine):
         logits, kept = self._known[key]
         state.att_shift[:], state.ffn_shift[:], state.wkv[:] = kept.att_shift, kept.ffn_shift, kept.wkv
         return logits.copy()
+
+
+@dataclass(frozen=True)
+class FillRequest:
+    """A fill as it is asked for: so many candidates for these cells of a score."""
+
+    score: Score
+    region: Region
+    sampling: SamplingConfig
+    candidates: int
+    seed: int
+    style: Style | None = None
+    locked: Fill | None = None  # notes of the region that stay
 
 
 @dataclass(frozen=True)
@@ -144,16 +157,7 @@ class Worker:
                 self._changed.notify_all()
 
     def infill(
-        self,
-        score: Score,
-        region: Region,
-        sampling: SamplingConfig,
-        *,
-        candidates: int,
-        seed: int,
-        style: Style | None = None,
-        locked: Fill | None = None,
-        stop: threading.Event | None = None,
+        self, request: FillRequest, stop: threading.Event | None = None
     ) -> Generator[Waiting | Written | list[Fill]]:
         """What happens, as it does, and at last the fills. Setting `stop`, or closing the iterator, ends it at the next
         token (with Stopped)."""
@@ -174,16 +178,15 @@ class Worker:
                         happened.put(Written(p.track, p.notes, p.done, p.total, left))
 
                     self.engine.check = check
-                    self.infiller.style = style or Style("none")
+                    self.infiller.style = request.style or Style("none")
                     found = self.infiller(
-                        score,
-                        region,
-                        sampling,
-                        candidates=candidates,
-                        seed=seed,
-                        context_bars=None,
+                        request.score,
+                        request.region,
+                        request.sampling,
+                        candidates=request.candidates,
+                        seed=request.seed,
                         on_progress=on_progress,
-                        locked=locked,
+                        locked=request.locked,
                     )
                     happened.put([c.fills for c in found])
             except Exception as error:

@@ -46,7 +46,7 @@ class Done:
     seconds_left: float
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the command's options
     files: str | Path,
     out: str | Path,
     *,

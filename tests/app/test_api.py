@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gradio_client import Client, handle_file
@@ -153,7 +154,7 @@ def test_personalize_and_the_style_it_makes(start_app, checkpoint_folder, build_
         files[-1].write_bytes(build_midi([[e for k, p in enumerate(pitches) for e in note(k * 480, p, 240)]]))
     files.append(tmp_path / "broken.mid")
     files[-1].write_bytes(b"nothing")
-    request = {"files": [handle_file(f) for f in files], "name": "mine"}
+    request: dict[str, Any] = {"files": [handle_file(f) for f in files], "name": "mine"}
     made = client.predict(**request, api_name="/personalize")
     assert made["style"] == "mine"
     assert made["held_out_after"] < made["held_out_before"]

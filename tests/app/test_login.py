@@ -121,7 +121,7 @@ async def test_many_sent_together_are_slowed_too():
     """The count goes up before Gradio has looked at the password."""
     passed = 0
 
-    async def gradio(scope, receive, send):
+    async def gradio(_scope, _receive, send):
         nonlocal passed
         passed += 1
         await asyncio.sleep(0.01)
@@ -151,8 +151,8 @@ async def test_what_is_no_password_is_refused(value):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/config", "client": None}
-    scope["headers"] = [(b"authorization", value.encode())]
+    headers = [(b"authorization", value.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/config", "client": None, "headers": headers}
     await Login(None, "me", "secret")(scope, None, send)
     assert sent[0]["status"] == 401
 

@@ -11,7 +11,7 @@ from midi_rwkv.app import session as module
 from midi_rwkv.app import view
 from midi_rwkv.app.folder import Folder, InUse
 from midi_rwkv.app.session import Session
-from midi_rwkv.app.versions import Candidate
+from midi_rwkv.app.versions import StoredCandidate
 from midi_rwkv.errors import RequestError
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note
@@ -42,7 +42,7 @@ def fill(bar, pitch, track=0):
 
 def answer(session, *fills):
     """Candidates for what is marked."""
-    session.answer([Candidate(1, f) for f in fills], session.view.cells)
+    session.answer([StoredCandidate(1, f) for f in fills], session.view.cells)
 
 
 def state(session):
@@ -66,7 +66,7 @@ def test_a_track_taken_for_drums_is_a_step_and_survives(session, song):
     assert (session.undoes, session.view.cells) == ("2 Acoustic Grand Piano taken for Drums", ((1, 2),))
     assert [t.is_drum for t in session.score.tracks] == [False, True]
     answer(session, fill(2, 38, track=1))
-    session.add_track(VIOLIN, False)
+    session.add_track(VIOLIN)
     again = from_disk(session)
     assert state(again) == state(session)
     assert [(t.is_drum, t.channel) for t in again.score.tracks] == [(False, 0), (True, 1), (False, None)]
@@ -83,7 +83,7 @@ def test_a_track_taken_for_drums_is_a_step_and_survives(session, song):
     assert len(session.versions) == 4
     session.open(song, "other.mid")
     assert [t.program for t in session.score.tracks] == [0, 0]
-    session.add_track(VIOLIN, False)
+    session.add_track(VIOLIN)
     for track in (-1, 2):
         with pytest.raises(RequestError, match="is not in the file, which has 2"):
             session.take(track, (0, True))
@@ -161,8 +161,8 @@ def test_added_tracks_join_each_other_and_go_one_by_one(session):
     session.mark([(0, 1)])
     answer(session, fill(1, 70))
     before = session.view
-    session.add_track(FLUTE, False)
-    session.add_track(VIOLIN, False)
+    session.add_track(FLUTE)
+    session.add_track(VIOLIN)
     assert names(session)[2:] == ["Flute", "Violin"]
     assert session.view == before
     session.mark([(0, 1), (1, 4), (3, 4)])
@@ -178,15 +178,15 @@ def test_added_tracks_join_each_other_and_go_one_by_one(session):
     assert names(session)[2:] == ["Flute", "Violin"]
     assert session.view.cells == ((2, 0), (3, 4))
     for _ in range(60):
-        session.add_track(0, True)
+        session.add_track(0, is_drum=True)
     with pytest.raises(RequestError, match="the song has 64 tracks; the app shows at most 64"):
-        session.add_track(0, True)
+        session.add_track(0, is_drum=True)
 
 
 def test_candidates_for_an_added_track_come_back_with_it(session):
     session.mark([(0, 1)])
     answer(session, fill(1, 70))
-    session.add_track(FLUTE, False)
+    session.add_track(FLUTE)
     session.mark([(2, 3)])
     answer(session, fill(3, 80, track=2), fill(3, 81, track=2))
     session.step(-1)
@@ -196,8 +196,8 @@ def test_candidates_for_an_added_track_come_back_with_it(session):
 
 
 def test_of_the_added_tracks_those_with_notes_are_kept(session):
-    session.add_track(FLUTE, False)
-    session.add_track(VIOLIN, False)
+    session.add_track(FLUTE)
+    session.add_track(VIOLIN)
     session.mark([(0, 0)])
     answer(session, fill(0, 70))
     session.keep()
@@ -225,7 +225,7 @@ def test_a_server_that_starts_again_finds_all(session, song):
     session.choose(-1)
     session.set(temperature=0.5, density="2-6")
     assert state(from_disk(session)) == state(session)
-    session.add_track(VIOLIN, False)
+    session.add_track(VIOLIN)
     assert names(from_disk(session))[2:] == ["Violin"]
     session.mark([(2, 1)])
     answer(session, fill(1, 76, track=2))
@@ -279,7 +279,7 @@ def test_cells_outside_the_song_are_refused(session, cells):
 
 def test_what_cannot_be_done_is_said(session, tmp_path, monkeypatch, song):
     empty = Session(Folder(tmp_path / "empty"))
-    for do in (lambda: empty.data, lambda: empty.mark([(0, 0)]), empty.keep, lambda: empty.add_track(0, False)):
+    for do in (lambda: empty.data, lambda: empty.mark([(0, 0)]), empty.keep, lambda: empty.add_track(0)):
         with pytest.raises(RequestError, match=r"open a song first|no candidate"):
             do()
     empty.step(-1)
@@ -323,7 +323,7 @@ def test_a_full_disk_loses_nothing(session, monkeypatch, writes):
 def test_only_this_user_can_read_it(session):
     old = os.umask(0)
     try:
-        session.add_track(FLUTE, False)
+        session.add_track(FLUTE)
         other = Session(Folder(session.folder.path.parent / "deep" / "er"))
         other.adopt(session)
     finally:

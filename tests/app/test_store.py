@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_tabs_and_browsers_are_told_apart(sessions, song):
         "b2.mid",
     ]
     assert sessions.begin(ANNA, ONE, [BERT])[0].name == "a1.mid"
-    for browser, tab in (("../../etc", ONE), (ANNA, ""), (ANNA, "x" * 32), (None, ONE)):
+    nobody: Any = None
+    for browser, tab in (("../../etc", ONE), (ANNA, ""), (ANNA, "x" * 32), (nobody, ONE)):
         with pytest.raises(RequestError, match="reload it"):
             sessions.get(browser, tab)
 
@@ -89,6 +91,7 @@ def test_a_server_that_has_ended_holds_nothing(tmp_path, song):
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
         try:
+            assert server.stdout
             assert server.stdout.readline() == "open\n"
             sessions = Sessions(tmp_path)
             with pytest.raises(InUse):
@@ -123,6 +126,22 @@ def test_memory_and_disk_are_bounded(sessions, song, monkeypatch, tmp_path):
     assert {tabs[5], "f" * 32} <= kept
     assert len(kept) <= 4
     assert tabs[0] not in kept
+
+
+def test_sessions_of_all_browsers_are_bounded_together(sessions, song, monkeypatch, tmp_path):
+    """Programs and private windows come without a cookie, each as a browser of its own."""
+    monkeypatch.setattr(module, "MAX_SESSIONS", 4)
+    browsers = [f"{k:032x}" for k in range(8)]
+    for k, browser in enumerate(browsers):
+        session = sessions.get(browser, ONE)
+        session.open(song, f"{k}.mid")
+        for path in (tmp_path / browser / ONE).glob("*.json"):
+            os.utime(path, (time.time() + k, time.time() + k))
+        if k not in (0, 5):  # what is in memory stays
+            session.folder.release()
+            del sessions._open[session.folder.path]
+    assert {path.name for path in tmp_path.iterdir()} == {browsers[k] for k in (0, 5, 6, 7)}
+    assert sessions.get(browsers[7], ONE).name == "7.mid"
 
 
 def test_old_sessions_are_forgotten(sessions, song, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from midi_rwkv.app import learn, work
-from midi_rwkv.app.work import PatientEngine, Stopped, Waiting, Worker, Written, half_of
+from midi_rwkv.app.work import FillRequest, PatientEngine, Stopped, Waiting, Worker, Written, half_of
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.fill.infill import infill
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -37,8 +37,12 @@ def score():
     return Score(480, (Track("lead", 73, lead), Track("bass", 33, bass)), (TimeSignature(0, 4, 4),))
 
 
+def asked(score, region=REGION, candidates=1, seed=1, **options):
+    return FillRequest(score, region, SamplingConfig(), candidates, seed, **options)
+
+
 def fills(worker, score, candidates=2, seed=3, **options):
-    *_, found = worker.infill(score, REGION, SamplingConfig(), candidates=candidates, seed=seed, **options)
+    *_, found = worker.infill(asked(score, candidates=candidates, seed=seed, **options))
     return found
 
 
@@ -57,9 +61,12 @@ def test_the_same_notes_as_infill(worker, checkpoint, score):
 def test_what_was_read_is_not_read_again(worker, score, monkeypatch):
     read = []
     original = worker.engine.engine.prefill
-    monkeypatch.setattr(
-        worker.engine.engine, "prefill", lambda ids, state: (read.append(len(ids)), original(ids, state))[1]
-    )
+
+    def counted(ids, state):
+        read.append(len(ids))
+        return original(ids, state)
+
+    monkeypatch.setattr(worker.engine.engine, "prefill", counted)
     first = fills(worker, score)
     cold = sum(read)
     read.clear()
@@ -85,7 +92,7 @@ def test_memory_is_bounded(checkpoint, monkeypatch):
 
 
 def test_progress_is_told_cell_by_cell(worker, score):
-    *events, found = worker.infill(score, REGION, SamplingConfig(), candidates=2, seed=3)
+    *events, found = worker.infill(asked(score, candidates=2, seed=3))
     assert all(isinstance(e, Written) for e in events)
     assert [(e.done, e.total) for e in events] == [(k, 4) for k in range(1, 5)]
     assert all(len(e.notes) == 2 and e.seconds_left >= 0 for e in events)
@@ -96,7 +103,7 @@ def test_progress_is_told_cell_by_cell(worker, score):
 def test_it_stops_at_once(worker, score):
     stop = threading.Event()
     region = Region.rectangle([0, 1], [(0, 300)])
-    work = worker.infill(score, region, SamplingConfig(), candidates=8, seed=3, stop=stop)
+    work = worker.infill(asked(score, region, 8), stop)
     next(work)
     stop.set()
     began = time.monotonic()
@@ -104,7 +111,7 @@ def test_it_stops_at_once(worker, score):
         for _ in work:
             pass
     assert time.monotonic() - began < 0.5
-    left = worker.infill(score, region, SamplingConfig(), candidates=8, seed=3)
+    left = worker.infill(asked(score, region, 8))
     next(left)
     left.close()  # a page that is gone
     began = time.monotonic()
@@ -125,9 +132,7 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
     told = {}
 
     def one(seed):
-        told[seed] = [
-            e for e in worker.infill(score, REGION, SamplingConfig(), candidates=1, seed=seed) if isinstance(e, Waiting)
-        ]
+        told[seed] = [e for e in worker.infill(asked(score, seed=seed)) if isinstance(e, Waiting)]
 
     for seed in range(4):
         threads.append(threading.Thread(target=one, args=(seed,)))
@@ -145,17 +150,17 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
 
 def test_too_many_are_sent_away(worker, score, monkeypatch):
     monkeypatch.setattr(work, "MOST_WAITING", 0)
-    first = worker.infill(score, Region.rectangle([0], [(0, 200)]), SamplingConfig(), candidates=1, seed=1)
+    first = worker.infill(asked(score, Region.rectangle([0], [(0, 200)])))
     next(first)
     with pytest.raises(ValueError, match="busy: 1 are before you"):
-        list(worker.infill(score, REGION, SamplingConfig(), candidates=1, seed=1))
+        list(worker.infill(asked(score)))
     first.close()
 
 
 def test_one_style_is_learned_at_a_time(checkpoint, monkeypatch):
     going, gate = threading.Event(), threading.Event()
 
-    def slow(paths, name, **options):
+    def slow(_paths, name, **_options):
         going.set()
         gate.wait(30)
         return name
@@ -175,7 +180,7 @@ def test_one_style_is_learned_at_a_time(checkpoint, monkeypatch):
 
 def test_errors_reach_the_caller(worker, score):
     with pytest.raises(ValueError, match="tracks must be 0-1"):
-        list(worker.infill(score, Region.rectangle([5], [(0, 1)]), SamplingConfig(), candidates=1, seed=1))
+        list(worker.infill(asked(score, Region.rectangle([5], [(0, 1)]))))
     assert fills(worker, score)
 
 

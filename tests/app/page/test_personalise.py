@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_personalise(visit, start_app, checkpoint_folder, browser, build_midi, note, tmp_path):
+def test_personalise(visit, start_app, checkpoint_folder, build_midi, note, tmp_path):
     files = []
     for i in range(3):
         lead = [

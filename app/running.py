@@ -1,0 +1,113 @@
+"""A fill that is being written. It goes on until it is stopped, whether or not a page follows it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from midi_rwkv.score.score import Score
+
+from . import view
+from .faults import one_line
+from .fills import Plan
+from .session import Session
+from .versions import StoredCandidate
+from .work import Stopped, Waiting, Worker, Written
+
+
+class RunningFill:
+    """A fill of a session, written in a thread of its own; its candidates end up in the session."""
+
+    def __init__(self, worker: Worker, session: Session, plan: Plan, on_end: Callable[[RunningFill], None]):
+        """on_end: called once, when the fill has ended in whatever way."""
+        self.session = session
+        self.is_replaced = False  # by another fill of the session, which shows itself
+        self._worker, self._plan, self._on_end = worker, plan, on_end
+        self._version, self._head = session.version, self._make_head()
+        self._tail = [view.status_line("reading the song …")]
+        request = plan.request
+        for track, notes in plan.kept.items():
+            written = [notes] * request.candidates
+            progress = view.Status("reading the song …", 0, len(request.region.cells))
+            self._tail.append(view.cell_line(request.score, track, written, progress))
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._outcome: str | None = None  # what is said once it has ended
+
+    def start(self) -> None:
+        """Begin to write."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def stop(self) -> None:
+        """End at the next token."""
+        self._stop.set()
+
+    @property
+    def text(self) -> str:
+        """The roll's text as far as the fill has come."""
+        with self._changed:
+            return "\n".join([self._head, *self._tail])
+
+    def follow(self) -> Iterator[str]:
+        """The roll's text now, whenever it changes, and at last with the candidates."""
+        seen = 0
+        while True:
+            with self._changed:
+                while self._outcome is None and len(self._tail) == seen:
+                    self._changed.wait()
+                if self._outcome is not None:
+                    break
+                seen, text = len(self._tail), self.text
+            yield text
+        if not self.is_replaced:
+            yield view.show(self.session, self._outcome)
+
+    def _run(self) -> None:
+        try:
+            outcome = self._write()
+        except Stopped:
+            outcome = "stopped; the song is as it was"
+        except Exception as error:
+            outcome = one_line(error)
+        with self._changed:
+            self._outcome = outcome
+            self._changed.notify_all()
+        self._on_end(self)
+
+    def _write(self) -> str:
+        """Returns what is said of the candidates. Stopped where it was stopped or another song has been opened."""
+        plan, session, file = self._plan, self.session, self._version.file
+        count, seed = plan.request.candidates, plan.request.seed
+        began = time.monotonic()
+        for event in self._worker.infill(plan.request, self._stop):
+            if not isinstance(event, list):
+                self._show(event)
+                continue
+            whole = [
+                {t: sorted([*plan.kept.get(t, []), *fill.get(t, [])]) for t in plan.answered.tracks} for fill in event
+            ]
+            with session.lock:
+                if session.version.file != file:
+                    raise Stopped
+                session.answer([StoredCandidate(seed, fill) for fill in whole], plan.answered.cells)
+        many = f"{count} candidates" if count > 1 else "A candidate"
+        took = f"{time.monotonic() - began:.1f} s (seed {seed})"
+        return f"{many} in {took}. Pick one below, listen, then Keep it."
+
+    def _show(self, event: Waiting | Written) -> None:
+        with self._changed:
+            if self.session.version.number != self._version.number:  # a track was added
+                self._version, self._head = self.session.version, self._make_head()
+            self._tail.append(_line(self._plan.request.score, event))
+            self._changed.notify_all()
+
+    def _make_head(self) -> str:
+        return view.head(self.session, self._plan.answered.cells, self._plan.request.candidates)
+
+
+def _line(score: Score, event: Waiting | Written) -> str:
+    if isinstance(event, Waiting):
+        return view.status_line(f"busy: {event.before} before you")
+    text = f"{event.done} of {event.total} cells written, {event.seconds_left:.0f} s left"
+    return view.cell_line(score, event.track, event.notes, view.Status(text, event.done, event.total))
