@@ -121,3 +121,26 @@ def test_what_cannot_be_read_does_not_stop_a_fill(visit, tmp_path):
     page.locator('input[data-testid^="Open MIDI"]').set_input_files(str(EXAMPLE))
     page.wait("model.song.name === 'piano.mid'")
     page.wait("!model.running")
+
+
+def test_a_reload_does_not_stop_a_fill(visit):
+    """The page that comes up goes on where the one before was; Cancel works there too."""
+    page = visit()
+    page.example("Pop band", "pop_band.mid")
+    page.drag(1, 0, 3, 10)
+    page.candidates(4)
+    page.press("Infill the marked bars")
+    page.wait("model.running && model.candidates.some((c) => Object.keys(c.fill).length)", 120)
+    page.reload()
+    page.wait("model.running && model.candidates.some((c) => Object.keys(c.fill).length)")
+    page.wait("!model.running && model.candidates.length === 4", 120)
+    assert page.status().startswith("4 candidates in ")
+    before = page.roll("model.candidates")
+    page.press("Infill the marked bars")
+    page.wait("model.running && model.candidates.some((c) => Object.keys(c.fill).length)", 120)
+    page.reload()
+    page.wait("model.running")
+    page.press("Cancel")
+    page.wait("!model.running")
+    assert page.status() == "stopped; the song is as it was"
+    assert page.roll("model.candidates") == before
