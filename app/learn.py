@@ -17,7 +17,7 @@ from midi_rwkv.model.checkpoint import Checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import render
-from midi_rwkv.style.personalize import Personalized, Piece, Progress, personalize, read_pieces
+from midi_rwkv.style.personalize import Personalized, PersonalizeProgress, Piece, personalize, read_pieces
 from midi_rwkv.style.style import find_style
 
 from .work import FillRequest, Worker
@@ -58,9 +58,9 @@ def tune(
     paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[Step]:
     """Learns the style. Setting `stop` ends it early with the best state so far. Raises RequestError."""
-    happened: queue.Queue[Progress | Personalized | BaseException] = queue.Queue()
+    happened: queue.Queue[PersonalizeProgress | Personalized | BaseException] = queue.Queue()
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: PersonalizeProgress) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         happened.put(progress)

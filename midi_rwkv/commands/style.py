@@ -15,7 +15,7 @@ from midi_rwkv.model.config import check_seed, check_threads
 from .terminal import say, stoppable
 
 if TYPE_CHECKING:
-    from midi_rwkv.style.personalize import Progress
+    from midi_rwkv.style.personalize import PersonalizeProgress
 
 
 def add_style_options(p: argparse.ArgumentParser) -> None:
@@ -57,11 +57,11 @@ def add_style_commands(commands: Any) -> None:
     p.add_argument("--json", action="store_true", help="print JSON")
 
 
-def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
+def show_progress(check: Callable[[], None]) -> Callable[[PersonalizeProgress], None]:
     """A progress line that is redrawn on a terminal, else one line per evaluation. Calls `check` each time."""
     shown = sys.stderr.isatty()
 
-    def update(progress: Progress) -> None:
+    def update(progress: PersonalizeProgress) -> None:
         check()
         left = f"{progress.seconds_left:.0f} s left"
         if progress.check is None:

@@ -45,7 +45,7 @@ ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
 
 @dataclass(frozen=True)
-class Progress:
+class PersonalizeProgress:
     """Progress: `part` is "reading" (`done` of `total` fills) or "tuning" (with a `check`)."""
 
     part: str
@@ -94,7 +94,7 @@ def personalize(
     keep_anyway: bool = False,
     seed: int = 0,
     threads: int | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[PersonalizeProgress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Personalized:
     """Tunes a style to MIDI files (or folders of them) and keeps it under `name`, or in the file `output`.
@@ -185,7 +185,7 @@ def personalize(
         if problem and not told[0]:
             say(f"a stop would lose what is done so far: {problem}")
             told[0] = True
-        on_progress(Progress("tuning", check.step, check.steps, check.seconds_left, check))
+        on_progress(PersonalizeProgress("tuning", check.step, check.steps, check.seconds_left, check))
 
     try:
         tuning.run(on_check)
@@ -239,7 +239,7 @@ def prepare(
     model: Any,
     *,
     seed: int = 0,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[PersonalizeProgress], None] = lambda progress: None,
 ) -> Tuning:
     """Draws the fills, reads their contexts, and measures the base model on the held-out fills."""
     import torch
@@ -263,7 +263,7 @@ def prepare(
         for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held, budget=budget):
             into.append(read_fill(engine, sample, middle, notes=notes, unit=unit))
             done = len(fills) + len(held_out)
-            on_progress(Progress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
+            on_progress(PersonalizeProgress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
     able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
     if len(able) < 2:
         raise StyleError("there is too little in the files to hold something out; give longer pieces, or more of them")
