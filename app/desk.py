@@ -1,6 +1,6 @@
-"""What happens on every click of the song's page; `ui.py` has the page itself.
+"""Handles every click on the song's page; `ui.py` has the page itself.
 
-Every call says which tab it comes from: the browser by its cookie, the tab by the name that roll_tab.js gives it.
+Every call identifies its tab: the browser by its cookie, the tab by the name that roll_tab.js gives it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .session import Session
 from .store import Sessions
 from .work import Worker
 
-SHARED_LOUDNESS = 0.35  # of the stretches that the page plays one after another
-ADD_TRACK = "Add a track …"  # stands in the choice of instruments where none is chosen
+SHARED_LOUDNESS = 0.35  # gain of the sections that the page plays one after another
+ADD_TRACK = "Add a track …"  # shown in the choice of instruments when none is chosen
 TAKE_FOR = "choose …"
 AS_FILE = "what the file says"
 REMEDY = "under What the notes should be like you can take {them} for drums"
@@ -44,20 +44,23 @@ BUSY = "the candidates are still being written; wait for them, or Cancel first"
 
 @dataclass(repr=False)
 class Desk:
-    """What the page's events call: the sessions, the worker, and which session's fill is running."""
+    """The handlers of the page's events, with the sessions, the worker and the running fills."""
 
     worker: Worker
     sessions: Sessions
     soundfont: Path
-    _running: dict[Path, RunningFill] = field(default_factory=dict)  # by the session's folder
+    _running: dict[Path, RunningFill] = field(default_factory=dict)  # by session folder
 
     def session(self, tab: str, request: gr.Request) -> Session:
-        """Whose click it is."""
+        """The session of the tab that sent the click."""
         return self.sessions.get(_browser(request, tab), tab)
 
     def load(self, tab: str, request: gr.Request) -> tuple[Any, ...]:
-        """The page has come up: the roll's text, the tab's name from now on, whether a fill is running (for `follow`),
-        and the settings. No text is sent where no song is open: it might overtake one that is being opened."""
+        """Handles a page that has just opened.
+
+        Returns the roll's text, the tab's name from now on, whether a fill is running (for `follow`), and the settings.
+        If no song is open, no text is sent, because it might overtake a song that is being opened.
+        """
         browser = _browser(request, tab)
         with _told():
             try:
@@ -74,16 +77,16 @@ class Desk:
         return gr.skip(), tab, "", *(gr.skip() for _ in SETTINGS)
 
     def remember(self, tab: str, request: gr.Request, *values: Any) -> None:
-        """A setting was changed."""
+        """Handles a changed setting."""
         with suppress(MidiRwkvError, OSError):
             self.session(tab, request).set(**dict(zip(SETTINGS, values, strict=True)))
 
     def open_file(self, tab: str, path: str, request: gr.Request) -> str:
-        """A file was chosen or dropped."""
+        """Handles a file that was chosen or dropped."""
         return self._open(tab, request, Path(path).read_bytes(), Path(path).name)
 
     def open_example(self, tab: str, name: str, request: gr.Request) -> str:
-        """One of those that ship, by its file name."""
+        """Opens one of the examples that ship, by its file name."""
         return self._open(tab, request, (files(__package__) / "examples" / name).read_bytes(), name)
 
     def _open(self, tab: str, request: gr.Request, data: bytes, name: str) -> str:
@@ -96,26 +99,26 @@ class Desk:
         return view.show(session, "; ".join(remarks(session.score, REMEDY)))
 
     def mark(self, tab: str, event: gr.EventData, request: gr.Request) -> None:
-        """Other cells are marked."""
-        with suppress(MidiRwkvError, OSError):  # of a page that is behind: the next thing it is sent sets it right
+        """Handles a change of the marks."""
+        with suppress(MidiRwkvError, OSError):  # the page is behind; the next update corrects it
             self.session(tab, request).mark(event.cells)
 
     def toggle_lock(self, tab: str, event: gr.EventData, request: gr.Request) -> None:
-        """A note was clicked."""
+        """Handles a click on a note."""
         with suppress(MidiRwkvError, OSError):
             self.session(tab, request).toggle_lock(int(event.track), int(event.onset), int(event.pitch))
 
     def choose(self, tab: str, event: gr.EventData, request: gr.Request) -> None:
-        """A candidate was clicked."""
+        """Handles a click on a candidate."""
         with suppress(MidiRwkvError, OSError):
             self.session(tab, request).choose(int(event.number))
 
     def infill(self, tab: str, shown: str, request: gr.Request, *values: Any) -> Iterator[str]:
-        """Write the marked bars; the roll's text after every cell. values: the page's settings."""
+        """Writes the marked bars and yields the roll's text after every cell. `values` are the page's settings."""
         yield from self._fill(tab, shown, request, values, alike=False)
 
     def infill_alike(self, tab: str, shown: str, request: gr.Request, *values: Any) -> Iterator[str]:
-        """The same for about half of the chosen candidate: "More like this"."""
+        """Handles "More like this": rewrites about half of the chosen candidate."""
         yield from self._fill(tab, shown, request, values, alike=True)
 
     def _fill(
@@ -139,7 +142,7 @@ class Desk:
         yield from fill.follow()
 
     def follow(self, tab: str, is_running: str, request: gr.Request) -> Iterator[Any]:
-        """The page has come up while a fill was running: it goes on to show it. is_running: as `load` found it."""
+        """Shows a fill that was running when the page opened; `is_running` comes from `load`."""
         yield gr.skip()
         if not is_running:
             return
@@ -148,7 +151,7 @@ class Desk:
             fill = self._running.get(session.folder.path)
             if fill:
                 yield from fill.follow()
-            else:  # it has ended meanwhile
+            else:  # it has ended in the meantime
                 yield view.show(session)
 
     def _forget(self, fill: RunningFill) -> None:
@@ -156,7 +159,7 @@ class Desk:
             del self._running[fill.session.folder.path]
 
     def stop(self, tab: str, request: gr.Request) -> None:
-        """Cancel was pressed."""
+        """Handles Cancel."""
         with suppress(MidiRwkvError, OSError):
             self._stop(self.session(tab, request))
 
@@ -169,7 +172,7 @@ class Desk:
         return session.folder.path in self._running
 
     def keep(self, tab: str, shown: str, request: gr.Request) -> Any:
-        """The chosen candidate goes into the song."""
+        """Handles Keep: the chosen candidate becomes part of the song."""
         with _told():
             session = self.session(tab, request)
             if self._is_running(session):
@@ -180,7 +183,7 @@ class Desk:
         return gr.skip()
 
     def add_track(self, tab: str, shown: str, instrument: str, request: gr.Request) -> Any:
-        """An empty track of that instrument, to write bars for. A running fill goes on, and shows it."""
+        """Adds an empty track of that instrument. A running fill continues, and shows it."""
         if instrument == ADD_TRACK:  # the choice was left without choosing
             return gr.skip()
         with _told():
@@ -195,7 +198,7 @@ class Desk:
         return gr.skip()
 
     def tracks(self, tab: str, chosen: str | None, request: gr.Request) -> Any:
-        """The file's tracks and what each is taken for, to choose from. chosen: as they were before."""
+        """The choices of tracks and of instruments to treat them as. `chosen` are the choices before."""
         with suppress(MidiRwkvError, OSError):
             session = self.session(tab, request)
             own = len(session.score.tracks) - len(session.version.new_tracks)
@@ -205,7 +208,7 @@ class Desk:
         return gr.skip()
 
     def take(self, tab: str, shown: str, track: str | None, instrument: str, request: gr.Request) -> Any:
-        """Take a track for another instrument, or for what the file says."""
+        """Treats a track as another instrument, or as the file says."""
         if instrument == TAKE_FOR:  # the choice was left without choosing
             return gr.skip()
         with _told():
@@ -221,11 +224,11 @@ class Desk:
         return gr.skip()
 
     def undo(self, tab: str, shown: str, request: gr.Request) -> Any:
-        """The step before."""
+        """Handles Undo."""
         return self._step(tab, shown, request, -1)
 
     def redo(self, tab: str, shown: str, request: gr.Request) -> Any:
-        """The step after."""
+        """Handles Redo."""
         return self._step(tab, shown, request, 1)
 
     def _step(self, tab: str, shown: str, request: gr.Request, by: int) -> Any:
@@ -244,7 +247,7 @@ class Desk:
         return gr.skip()
 
     def midi(self, wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
-        """The song as it is shown, with the chosen candidate in place: file name, and the file in base64."""
+        """The song as shown, with the chosen candidate in place: its file name, and the file in base64."""
         try:
             session = self.session(str(wanted["tab"]), request)
             data = session.with_candidate(session.view.chosen) if session.chosen else session.data
@@ -254,7 +257,7 @@ class Desk:
             return {"error": one_line(error)}
 
     def sound(self, wanted: dict[str, Any], request: gr.Request) -> dict[str, str]:
-        """Bars [first, last) of some tracks as a WAV file in base64, or what is wrong in one line."""
+        """Bars [first, last) of some tracks as a WAV file in base64, or a one-line error."""
         try:
             session = self.session(str(wanted["tab"]), request)
             first, last, number = int(wanted["first"]), int(wanted["last"]), int(wanted["candidate"])
@@ -273,30 +276,30 @@ class Desk:
 
 
 def style_names() -> list[str]:
-    """What can be chosen as a style."""
+    """The choices of styles."""
     return [NO_STYLE, *(path.stem for path in style_files())]
 
 
 def _browser(request: gr.Request, tab: str) -> str:
-    """By the page's cookie; without cookies a tab is alone."""
+    """The browser's name from the page's cookie; without cookies each tab is on its own."""
     return str(request.cookies.get(cookie_name(request.url), tab))
 
 
 def _catch_up(session: Session, shown: str) -> None:
-    """Mark and choose what the page shows: its own events of that may still be on their way."""
+    """Marks and chooses what the page shows, because its own events for that may not have arrived yet."""
     page = json.loads(shown)
     session.mark(page["cells"])
     session.choose(int(page["chosen"]))
 
 
 def failed(error: Exception) -> gr.Error:
-    """What the page shows of an error: one line, for some seconds."""
+    """The one-line error that the page shows for some seconds."""
     return gr.Error(one_line(error), duration=12, print_exception=False)
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """An error becomes a note on the page."""
+    """Turns an error into a message on the page."""
     try:
         yield
     except Exception as error:

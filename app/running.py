@@ -1,4 +1,4 @@
-"""A fill that is being written. It goes on until it is stopped, whether or not a page follows it."""
+"""A running fill, which continues until it is stopped, whether or not a page follows it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .work import Stopped, Waiting, Worker, Written
 
 
 class RunningFill:
-    """A fill of a session, written in a thread of its own; its candidates end up in the session."""
+    """A fill that is written in a thread of its own and puts its candidates into the session."""
 
     def __init__(self, worker: Worker, session: Session, plan: Plan, on_end: Callable[[RunningFill], None]):
-        """on_end: called once, when the fill has ended in whatever way."""
+        """`on_end` is called once, when the fill has ended for whatever reason."""
         self.session = session
-        self.is_replaced = False  # by another fill of the session, which shows itself
+        self.is_replaced = False  # by another fill of the session, which the page shows instead
         self._worker, self._plan, self._on_end = worker, plan, on_end
         self._version, self._head = session.version, self._make_head()
         self._tail = [view.status_line("reading the song …")]
@@ -33,24 +33,24 @@ class RunningFill:
             self._tail.append(view.cell_line(request.score, track, written, progress))
         self._stop = threading.Event()
         self._changed = threading.Condition()
-        self._outcome: str | None = None  # what is said once it has ended
+        self._outcome: str | None = None  # the message after the end
 
     def start(self) -> None:
-        """Begin to write."""
+        """Starts writing."""
         threading.Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
-        """End at the next token."""
+        """Ends the fill at the next token."""
         self._stop.set()
 
     @property
     def text(self) -> str:
-        """The roll's text as far as the fill has come."""
+        """The roll's text with the cells written so far."""
         with self._changed:
             return "\n".join([self._head, *self._tail])
 
     def follow(self) -> Iterator[str]:
-        """The roll's text now, whenever it changes, and at last with the candidates."""
+        """Yields the roll's text now and whenever it changes, and at the end with the candidates."""
         seen = 0
         while True:
             with self._changed:
@@ -76,7 +76,7 @@ class RunningFill:
         self._on_end(self)
 
     def _write(self) -> str:
-        """Returns what is said of the candidates. Stopped where it was stopped or another song has been opened."""
+        """Returns the message about the candidates. Raises Stopped after a stop, or if another song has been opened."""
         plan, session, file = self._plan, self.session, self._version.file
         count, seed = plan.request.candidates, plan.request.seed
         began = time.monotonic()

@@ -1,8 +1,8 @@
-"""What a composer has open: the song's versions, the bars that are marked, the candidates. Kept on disk as it changes.
+"""A composer's session: the song's versions, the marked bars and the candidates, kept on disk as they change.
 
-A session is a folder. `session.json` lists the versions and holds the page's settings; of each version there is a MIDI
-file that the splice wrote (`0.mid`) and what is marked and answered in it (`0.json`). What is on disk is whole after
-every change, so a page that is reloaded and a server that is started again find the work as it was.
+A session is a folder. `session.json` lists the versions and holds the page's settings. Each version has a MIDI file
+that the splice wrote (`0.mid`), and its marks and candidates (`0.json`). The files are complete after every change, so
+a reloaded page and a restarted server find the work as it was.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from .folder import Folder, InUse
 from .names import region_text
 from .versions import Fill, Lock, StoredCandidate, Version, View, over_added_track, view_from_json
 
-MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # of a song that is shown
-EXTRA_BARS = 8  # empty ones shown after the song's end, to go on in
+MAX_NOTES, MAX_BARS, MAX_TRACKS = 100_000, 2_000, 64  # the largest song that is shown
+EXTRA_BARS = 8  # empty bars shown after the song's end, to continue it
 
 
 @dataclass
 class Session:
-    """One tab's work. Methods that change it write it to disk; where that fails, nothing has changed."""
+    """The work in one tab. Methods that change it write it to disk; if that fails, nothing changes."""
 
     folder: Folder
     versions: list[Version] = field(default_factory=list)
     at: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)  # of the page, by name
+    settings: dict[str, Any] = field(default_factory=dict)  # the page's settings by name
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     _scores: OrderedDict[object, Score] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a song."""
+        """Whether a song is open."""
         return bool(self.versions)
 
     @property
     def version(self) -> Version:
-        """The present one. RequestError where no song is open."""
+        """The current version. Raises RequestError if no song is open."""
         if not self.versions:
             raise RequestError("open a song first")
         return self.versions[self.at]
 
     @property
     def view(self) -> View:
-        """What is marked and answered now."""
+        """The current marks and candidates."""
         return self.versions[self.at].view if self.versions else View()
 
     @property
     def name(self) -> str:
-        """Of the song's file; empty where none is open."""
+        """The name of the song's file, or "" if none is open."""
         return self.versions[self.at].name if self.versions else ""
 
     @property
     def data(self) -> bytes:
-        """The present version as a MIDI file. RequestError where no song is open."""
+        """The current version as a MIDI file. Raises RequestError if no song is open."""
         return self.folder.read(_midi(self.version.file))
 
     @property
     def score(self) -> Score:
-        """The present version with the tracks that were added. RequestError where no song is open."""
+        """The current version with the added tracks. Raises RequestError if no song is open."""
         key = self.version.file, self.version.new_tracks, self.version.taken
         if key not in self._scores:
             score = read_midi(self.data, self.name)
@@ -85,14 +85,14 @@ class Session:
 
     @property
     def region(self) -> Region:
-        """What is marked. RequestError where nothing is."""
+        """The marked cells. Raises RequestError if there are none."""
         if not self.view.cells:
             raise RequestError("nothing is marked; drag over some bars of a track first")
         return Region(frozenset(self.view.cells))
 
     @property
     def chosen(self) -> tuple[Region, Fill] | None:
-        """The cells of the chosen candidate and its notes; None where what stands in the song is chosen."""
+        """The cells and notes of the chosen candidate, or None if the song as it is is chosen."""
         view = self.view
         if not 0 <= view.chosen < len(view.candidates):
             return None
@@ -100,22 +100,24 @@ class Session:
 
     @property
     def undoes(self) -> str:
-        """What undo would take back; empty where there is nothing."""
+        """What undo would take back, or ""."""
         return self.versions[self.at].what if self.at else ""
 
     @property
     def redoes(self) -> str:
-        """What redo would do again; empty where there is nothing."""
+        """What redo would do again, or ""."""
         return self.versions[self.at + 1].what if self.at + 1 < len(self.versions) else ""
 
     def open(self, data: bytes, name: str) -> None:
-        """Go on with another song: a step. RequestError or MidiError where it cannot be read or is too big to show."""
+        """Opens another song, as a step. Raises RequestError or MidiError if it is unreadable or too big to show."""
         check_size(read_midi(data, name))
         self._add(f"opened {name}", data, name=name, new_tracks=(), taken=(), view=View())
 
     def add_track(self, program: int, *, is_drum: bool = False) -> None:
-        """Show an empty track below the others: a step. It becomes part of the song with the first bars of it that are
-        kept. RequestError where no song is open or there are too many tracks."""
+        """Adds an empty track below the others, as a step. It becomes part of the song with its first kept bars.
+
+        Raises RequestError if no song is open or there are too many tracks.
+        """
         count = len(self.score.tracks)
         if count >= MAX_TRACKS:
             raise RequestError(f"the song has {count} tracks; the app shows at most {MAX_TRACKS}")
@@ -123,8 +125,10 @@ class Session:
         self._add(f"added {program_name(program, is_drum=is_drum)}", new_tracks=tracks)
 
     def take(self, track: int, instrument: tuple[int, bool] | None) -> None:
-        """Take one of the file's tracks for a program or for drums, or for what the file says (None): a step. The file
-        stays as it is. RequestError where no song is open or there is no such track."""
+        """Treats one of the file's tracks as a program or as drums, or as the file says (None), as a step.
+
+        The file does not change. Raises RequestError if no song is open or there is no such track.
+        """
         own = len(self.score.tracks) - len(self.version.new_tracks)
         if not 0 <= track < own:
             raise RequestError(f"track {track + 1} is not in the file, which has {own}; choose one of these")
@@ -135,7 +139,7 @@ class Session:
             self._add(f"{label(self.score.tracks[track], track)} taken for {what}", taken=taken)
 
     def mark(self, cells: Iterable[Cell]) -> None:
-        """Mark other cells. RequestError for a cell outside the song."""
+        """Marks other cells. Raises RequestError for a cell outside the song."""
         wanted = tuple(sorted({Cell(int(t), int(b)) for t, b in cells}))
         limit = len(self.score.bars) + EXTRA_BARS
         for t, b in wanted:
@@ -144,7 +148,7 @@ class Session:
         self._see(cells=wanted)
 
     def toggle_lock(self, track: int, onset: int, pitch: int) -> None:
-        """Lock a note of the marked cells, or let it go."""
+        """Locks or unlocks a note of the marked cells."""
         note = (track, onset, pitch)
         with self.lock:
             if note in self.view.locked:
@@ -153,7 +157,7 @@ class Session:
                 self._see(locked=(*self.view.locked, note))
 
     def locked_notes(self, region: Region) -> Fill:
-        """The locked notes of these cells as they stand in the song or the chosen candidate."""
+        """The locked notes of these cells, as they are in the song or the chosen candidate."""
         score = self.score.with_fill(*self.chosen) if self.chosen else self.score
         locked = {x for x in self.view.locked if self._cell(x) in region.cells}
         return {
@@ -162,7 +166,7 @@ class Session:
         }
 
     def answer(self, candidates: Sequence[StoredCandidate], cells: Iterable[Cell]) -> None:
-        """Candidates for these cells, in place of those before; the first is chosen."""
+        """Replaces the candidates by new ones for these cells, and chooses the first."""
         with self.lock:
             answered = tuple(sorted(cells))
             locked = tuple(x for x in self.view.locked if self._cell(x) in {*self.view.cells, *answered})
@@ -170,13 +174,15 @@ class Session:
             self._see(candidates=tuple(candidates), answered=answered, chosen=chosen, locked=locked)
 
     def choose(self, number: int) -> None:
-        """Show a candidate in the song; -1 for what stands there."""
+        """Chooses the candidate to show in the song; -1 is the song as it is."""
         if -1 <= number < len(self.view.candidates):
             self._see(chosen=number)
 
     def keep(self) -> None:
-        """The chosen candidate becomes part of the song: a step. RequestError where none is chosen, and where it has no
-        note and is for a track that was added."""
+        """Makes the chosen candidate part of the song, as a step.
+
+        Raises RequestError if none is chosen, or if it is for an added track and has no notes.
+        """
         with self.lock:
             if self.chosen is None:
                 raise RequestError("no candidate is chosen; infill first, then pick one")
@@ -185,13 +191,15 @@ class Session:
             before = self.version.new_tracks
             own = len(self.score.tracks) - len(before)
             left = tuple(track for k, track in enumerate(before) if not fill.get(own + k))
-            # Those that stay empty come last, so what is marked on them would be marked on others.
+            # Tracks that stay empty come last, so their marks would otherwise move to other tracks.
             marked = tuple(c for c in self.view.cells if c not in region.cells) if left == before else ()
             self._add(region_text(self.score, region), data, new_tracks=left, view=View(marked))
 
     def with_candidate(self, number: int) -> bytes:
-        """The song with a candidate in place, as a MIDI file; see `splice`. Of the tracks that were added it has those
-        for which the candidate has notes."""
+        """The song with a candidate in place, as a MIDI file (see `splice`).
+
+        Of the added tracks it has those for which the candidate has notes.
+        """
         score, fill = self.score, self.view.candidates[number].fill
         own = len(score.tracks) - len(self.version.new_tracks)
         tracks = [t for t in range(len(score.tracks)) if t < own or fill.get(t)]
@@ -204,8 +212,11 @@ class Session:
         return splice(self.data, score, Region(cells), fills, name=self.name)
 
     def step(self, by: int) -> None:
-        """Undo (-1) or redo (1) one step; nothing happens at the ends. A version is shown as it was left. Over an added
-        track only that goes or comes: what is marked and answered on the others stays."""
+        """Undoes (-1) or redoes (1) one step; nothing happens at the ends.
+
+        A version is shown as it was left. Undoing or redoing an added track changes only that track: the marks and
+        candidates of the others stay.
+        """
         with self.lock:
             at = min(max(self.at + by, 0), len(self.versions) - 1)
             if at == self.at or not self.versions:
@@ -218,7 +229,7 @@ class Session:
             self._commit(versions, at)
 
     def set(self, **settings: Any) -> None:
-        """Remember settings of the page."""
+        """Stores settings of the page."""
         with self.lock:
             before, self.settings = self.settings, {**self.settings, **settings}
             try:
@@ -228,7 +239,7 @@ class Session:
                 raise
 
     def load(self) -> None:
-        """Read what is in the folder; nothing where there is nothing that can be used."""
+        """Reads the session in the folder, if there is a usable one."""
         try:
             record: dict[str, Any] = json.loads(self.folder.read("session.json"))
             for number, file, what, name, new, other in record["versions"]:
@@ -242,7 +253,7 @@ class Session:
             self.versions, self.at, self.settings = [], 0, {}
 
     def adopt(self, other: Session) -> None:
-        """Begin as a copy of another session."""
+        """Becomes a copy of another session."""
         with self.lock:
             for file in {v.file for v in other.versions}:
                 self.folder.write(_midi(file), other.folder.read(_midi(file)))
@@ -252,7 +263,7 @@ class Session:
             self._commit(other.versions, other.at)
 
     def _add(self, what: str, data: bytes | None = None, **changes: Any) -> None:
-        """A version after the present one, with a file of its own for `data`; what had been undone goes."""
+        """Adds a version after the current one, with a file of its own for `data`. Undone versions are removed."""
         with self.lock:
             before = self.versions[self.at] if self.versions else Version(-1, -1, "", "")
             number = 1 + max((v.number for v in self.versions), default=-1)
@@ -272,14 +283,14 @@ class Session:
                     self.folder.remove(_midi(version.file))
 
     def _see(self, **changes: Any) -> None:
-        """Change the present version's view."""
+        """Changes the current version's view."""
         with self.lock:
             new = replace(self.version, view=replace(self.view, **changes))
             if new != self.version:
                 self._commit([*self.versions[: self.at], new, *self.versions[self.at + 1 :]], self.at)
 
     def _commit(self, versions: list[Version], at: int) -> None:
-        """Make these the versions, on disk too; where that fails nothing has changed."""
+        """Replaces the versions, also on disk. If that fails, nothing changes."""
         before = self.versions, self.at
         only_view = (len(versions), at) == (len(self.versions), self.at)
         self.versions, self.at = versions, at
@@ -300,7 +311,7 @@ class Session:
         try:
             return view_from_json(self.folder.read(_json(number)))
         except (OSError, ValueError, KeyError, TypeError):
-            return View()  # the song is worth more
+            return View()  # the song matters more than its marks
 
     def _cell(self, note: Lock) -> Cell:
         return Cell(note[0], self.score.bar_of(note[0], note[1]))
@@ -315,7 +326,7 @@ def _json(number: int) -> str:
 
 
 def check_size(score: Score) -> None:
-    """RequestError for a song that is too big to be shown."""
+    """Raises RequestError for a song that is too big to show."""
     for what, count, most in (
         ("notes", sum(len(t.notes) for t in score.tracks), MAX_NOTES),
         ("bars", len(score.bars), MAX_BARS),
