@@ -15,11 +15,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Engine, State
+from midi_rwkv.engine.engine import Engine, Floats, State
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.infill import Infiller, Progress
@@ -40,28 +40,28 @@ class Stopped(Exception):
     """The work was given up."""
 
 
-class PatientEngine(Engine):
+class PatientEngine:
     """An engine that looks before every step whether to go on, and remembers the states that long readings led to.
 
     So the same region filled once more starts with its first note. Two readings are the same if their ids and the state
     before them are.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine[State]) -> None:
+        self.engine, self.name = engine, engine.name
         self.check: Callable[[], None] = lambda: None
         self.vocab_size = engine.vocab_size
         self.block_tokens = engine.block_tokens
-        self._known: OrderedDict[bytes, tuple[np.ndarray, State]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Floats, State]] = OrderedDict()
 
-    def new_state(self, batch: int = 1, wkv0: np.ndarray | None = None) -> Any:
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> State:
         return self.engine.new_state(batch, wkv0)
 
-    def step(self, tokens: Any, state: Any) -> np.ndarray:
+    def step(self, tokens: ArrayLike, state: State) -> Floats:
         self.check()
         return self.engine.step(tokens, state)
 
-    def prefill(self, tokens: Sequence[int], state: Any) -> np.ndarray:
+    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
         self.check()
         ids = list(tokens)
         if len(ids) < WORTH_KEEPING or state.batch > 1:

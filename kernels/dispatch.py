@@ -68,6 +68,8 @@ def choose(r: Tensor, v: Tensor) -> tuple[str, str]:
     if r.shape[1] == 1:
         return "reference", "a single token"
     if r.device.type == "cpu":
+        if find_spec("numba") is None:
+            return "chunked", "on a CPU, but numba is not installed"
         if key_size % 16:
             return "chunked", f"on a CPU, and numba's scan takes heads of a multiple of 16 channels, not {key_size}"
         return "numba", "on a CPU"

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from script_helpers.tables import markdown
 
 from midi_rwkv.model.config import ModelConfig
-from midi_rwkv.model.rwkv7 import RWKV7, make_model
+from midi_rwkv.model.rwkv7 import RWKV7
 
 PARTS = ("decoding", "recurrence", "training", "compiled", "song")
 SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one layer's recurrence
@@ -48,8 +48,7 @@ def random_model(name: str) -> RWKV7:
     """A model with random weights, on which the speed does not depend."""
     n_layer, n_embd, vocabulary = MODELS[name]
     torch.manual_seed(0)
-    model = make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
-    assert isinstance(model, RWKV7)
+    model = RWKV7(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
     return model
 
 

@@ -91,10 +91,13 @@ AT_EQUAL_TIME = ("shape", "arch")
 
 def make_trainer(variant: Variant, shards: Path, run: Path, config: Any) -> Any:
     """A trainer, new or going on, of one variant."""
+    from midi_rwkv.evaluation.transformer import TransformerTrainer
     from midi_rwkv.model.config import ModelConfig
     from midi_rwkv.training.trainer import Trainer
 
-    return Trainer(shards, run, ModelConfig(**variant.model), replace(config, **variant.train))
+    model = ModelConfig(**variant.model)
+    kind = TransformerTrainer if model.arch == "transformer" else Trainer
+    return kind(shards, run, model, replace(config, **variant.train))
 
 
 def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: Any) -> list[float]:

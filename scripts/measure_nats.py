@@ -33,6 +33,7 @@ from midi_rwkv.corpus.shards import Shard
 from midi_rwkv.engine.engine import Engine
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.evaluation.ngram import ORDER, NGram, fill_grams, sampled_stream
+from midi_rwkv.evaluation.transformer import module_of
 from midi_rwkv.files import whole_file
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import TrainConfig
@@ -75,7 +76,7 @@ def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
     return worst
 
 
-def engine_nats(engine: Engine, sample: Sample) -> float:
+def engine_nats(engine: Engine[Any], sample: Sample) -> float:
     """Negative log likelihood of the fill, in nats."""
     ids, state, total = sample.ids, engine.new_state(), 0.0
     first = sample.roles.index(FILL)
@@ -167,7 +168,7 @@ def main() -> None:
         ids, counted = all_cells_stream(rows.shards, rows.sampler.tokens)
         measure(f"{ORDER}-gram, all cells", NGram(ids, counted, tokenizer.vocab_size))
         stream |= {"all cells: tokens": len(ids), "all cells: predicted": int(counted.sum())}
-    nats["checkpoint"] = fill_nats(checkpoint.model(), to_batches(samples, rows.pad, rows=4))
+    nats["checkpoint"] = fill_nats(module_of(checkpoint), to_batches(samples, rows.pad, rows=4))
 
     head = ["source", "fills", "notes", *nats]
     table, _ = by_source(nats, sources, notes)

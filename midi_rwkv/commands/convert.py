@@ -21,7 +21,7 @@ from torch import Tensor
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
 from midi_rwkv.model.checkpoint import load_checkpoint, parameter_shapes, save_checkpoint
-from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.config import ModelConfig, config_of
 from midi_rwkv.style.style import Style, read_info, save_style
 from midi_rwkv.tokens.prompt import ORDERS
 from midi_rwkv.tokens.tokenizer import Tokenizer
@@ -38,28 +38,6 @@ def load_pth(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} holds no plain state dict; name an RWKV-LM or RWKV-PEFT .pth")
     return state
-
-
-def config_of(state: dict[str, Tensor]) -> ModelConfig:
-    """The model's shape, from RWKV-LM's parameter names and shapes."""
-    try:
-        vocab_size, n_embd = state["emb.weight"].shape
-        n_layer = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
-        decay, iclr, gate = (state[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for c in "wag")
-        value = state[f"blocks.{n_layer - 1}.att.v1"].shape[1] if n_layer > 1 else 0
-        head_size = state["blocks.0.att.r_k"].shape[1]
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"this is no RWKV-7 x070 state dict ({error} is missing or odd)") from error
-    return ModelConfig(
-        n_layer=n_layer,
-        n_embd=n_embd,
-        vocab_size=vocab_size,
-        head_size=head_size,
-        decay_rank=decay,
-        iclr_rank=iclr,
-        value_rank=value,
-        gate_rank=gate,
-    )
 
 
 def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(build_parser().parse_args(arguments))
     import torch
 
+    from midi_rwkv.evaluation.transformer import TransformerTrainer
     from midi_rwkv.training.trainer import Machine, Trainer
 
     shards, run, start = (options.pop(k) for k in ("shards", "run", "start"))
@@ -109,4 +110,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options["bf16"] = not options.pop("float32")
     options["source_weights"] = parse_weights(options["source_weights"])
-    Trainer(shards, run, model_config, replace(TrainConfig(), **options), machine=Machine(**machine), start=start).run()
+    kind = TransformerTrainer if arch == "transformer" else Trainer
+    kind(shards, run, model_config, replace(TrainConfig(), **options), machine=Machine(**machine), start=start).run()

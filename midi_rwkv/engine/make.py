@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import check_threads
@@ -27,69 +28,64 @@ def make_engine(
     threads: int = 1,
     on_choice: Callable[[str], None] = log.info,
     precision: str = "float32",
-) -> Engine:
+) -> Engine[Any]:
     """An engine over `weights`: RWKV-LM's names, float32 arrays.
 
     backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
         or the model's shape does not suit it.
     threads: cores; 1-2 for numba, for torch as many as there are. `on_choice` is told which engine was taken and why.
-    precision: of the matrices: "float32"; "int8" with a scale a row, a quarter of the memory, numba and RWKV-7 only; or
-        "auto": int8 where it can be had.
+    precision: of the matrices: "float32"; "int8" with a scale a row, a quarter of the memory, numba only; or "auto":
+        int8 where it can be had.
 
     Raises:
-        RequestError: an unknown backend or precision, more threads than can be used, weights of another kind, or a
-            choice that cannot run them.
+        RequestError: an unknown backend or precision, more threads than can be used, a Transformer's weights, or
+            a choice that cannot run them.
     """
     if backend not in BACKENDS:
         raise RequestError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")
     if precision not in PRECISIONS:
         raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, given {precision!r}")
-    if precision == "int8" and (backend in ("torch", "triton") or is_transformer(weights)):
-        what = backend if backend in ("torch", "triton") else "a Transformer"
-        raise RequestError(f"int8 is for the numba engine and RWKV-7, given {what}; use precision='float32'")
-    if is_transformer(weights):
-        if backend in ("numba", "triton"):
-            raise RequestError(
-                f"the {backend} engine runs RWKV-7 only, these are a Transformer's weights; use backend='torch'"
-            )
-        from .attention_engine import AttentionEngine
-
-        on_choice("decoding a Transformer with torch")
-        check_threads(threads)
-        return AttentionEngine(weights, head_size, threads)
+    if precision == "int8" and backend in ("torch", "triton"):
+        raise RequestError(f"int8 is for the numba engine, given {backend}; use precision='float32'")
+    if "blocks.0.att.query.weight" in weights:
+        raise RequestError("these are a Transformer's weights, which only `evaluate` runs; name an RWKV-7's checkpoint")
     if backend == "triton":
-        if reason := _no_triton():
-            raise RequestError(f"the triton engine cannot run here: {reason}; use backend='auto'")
-        from .triton_engine import TritonEngine
-
-        on_choice("decoding with triton, as asked")
-        check_threads(threads)
-        return TritonEngine(weights, head_size, threads)
-    if backend != "torch":
-        reason = _no_numba(weights, head_size)
-        if not reason:
-            from .numba_engine import NumbaEngine
-
-            check_threads(threads, most=MOST_THREADS)
-            precision = "int8" if precision == "auto" else precision
-            on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
-            return NumbaEngine(weights, head_size, threads, precision)
-        if backend == "numba":
-            raise RequestError(f"the numba engine cannot run here: {reason}; use backend='torch'")
-        if precision == "int8":
-            raise RequestError(f"int8 needs the numba engine, but {reason}; use precision='float32'")
-        on_choice(f"decoding with torch: {reason}")
-    else:
-        on_choice("decoding with torch, as asked")
+        return _triton(weights, head_size, threads, on_choice)
+    reason = "as asked" if backend == "torch" else _no_numba(weights, head_size)
+    if not reason:
+        return _numba(weights, head_size, threads, precision, on_choice)
+    if backend == "numba":
+        raise RequestError(f"the numba engine cannot run here: {reason}; use backend='torch'")
+    if precision == "int8":
+        raise RequestError(f"int8 needs the numba engine, but {reason}; use precision='float32'")
     from .torch_engine import TorchEngine
 
     check_threads(threads)
+    on_choice(f"decoding with torch: {reason}")
     return TorchEngine(weights, head_size, threads)
 
 
-def is_transformer(weights: Mapping[str, Floats]) -> bool:
-    """Tells the two architectures apart by their parameters' names."""
-    return "blocks.0.att.query.weight" in weights
+def _numba(
+    weights: Mapping[str, Floats], head_size: int, threads: int, precision: str, on_choice: Callable[[str], None]
+) -> Engine[Any]:
+    from .numba_engine import NumbaEngine
+
+    check_threads(threads, most=MOST_THREADS)
+    precision = "int8" if precision == "auto" else precision
+    on_choice("decoding with numba" + (" in int8" if precision == "int8" else ""))
+    return NumbaEngine(weights, head_size, threads, precision)
+
+
+def _triton(
+    weights: Mapping[str, Floats], head_size: int, threads: int, on_choice: Callable[[str], None]
+) -> Engine[Any]:
+    if reason := _no_triton():
+        raise RequestError(f"the triton engine cannot run here: {reason}; use backend='auto'")
+    from .triton_engine import TritonEngine
+
+    on_choice("decoding with triton, as asked")
+    check_threads(threads)
+    return TritonEngine(weights, head_size, threads)
 
 
 def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:

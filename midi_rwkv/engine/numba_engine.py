@@ -24,7 +24,7 @@ from midi_rwkv.kernels import numba_vectors
 
 from . import layers
 from .cache import compiled
-from .engine import Engine, Floats, Ids, State
+from .engine import Floats, Ids, State, check_tokens, shape_of
 from .layers import (
     add,
     enter,
@@ -162,33 +162,36 @@ def _advance(  # type: ignore[no-untyped-def]
         project(final, place, (vocabulary, size, batch, m, first_row * vocabulary))
 
 
-class NumbaEngine(Engine):
+class NumbaEngine:
     """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
 
+    name = "numba"
     block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
 
     def __init__(
         self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, precision: str = "float32"
     ) -> None:
-        super().__init__(weights, head_size)
-        self.name = "numba"
+        self.config = shape_of(weights, head_size)
+        self.vocab_size = self.config.vocab_size
         self.other = ThreadPoolExecutor(1) if threads > 1 else None
         self.advance = advance(precision)
-        self.precision = precision
-        self.packed = pack(weights, self.n_layer, precision)
+        self.packed = pack(weights, self.config.n_layer, precision)
         self.nothing = np.empty(0, np.float32)
 
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> State:
+        return State.new(self.config, batch, wkv0)
+
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
-        ids = self.check_tokens(tokens)
+        ids = check_tokens(tokens, self.vocab_size)
         logits = self._logits(state.batch)
         steps = max(1, self.block_tokens // state.batch)
         pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
         wanted = [None] * (len(pieces) - 1) + [logits]
-        middle = self.n_layer // 2
+        n_layer, middle = self.config.n_layer, self.config.n_layer // 2
         if self.other is None or len(pieces) == 1 or middle == 0:
             work = self._workspace(state.batch * steps, state.batch)
             for piece, out in zip(pieces, wanted, strict=True):
-                self._advance(piece, state, work, out, (0, self.n_layer))
+                self._advance(piece, state, work, out, (0, n_layer))
             return logits[:, : self.vocab_size]
         spaces = [self._workspace(state.batch * steps, state.batch) for _ in range(2)]
         upper: list[Future[None]] = []
@@ -197,15 +200,15 @@ class NumbaEngine(Engine):
                 upper[i - len(spaces)].result()  # its workspace is free again
             work = spaces[i % len(spaces)]
             self._advance(piece, state, work, None, (0, middle))
-            upper.append(self.other.submit(self._advance, piece, state, work, out, (middle, self.n_layer)))
+            upper.append(self.other.submit(self._advance, piece, state, work, out, (middle, n_layer)))
         for future in upper:
             future.result()
         return logits[:, : self.vocab_size]
 
     def step(self, tokens: ArrayLike, state: State) -> Floats:
-        ids = self.check_tokens(tokens, state.batch)
+        ids = check_tokens(tokens, self.vocab_size, state.batch)
         logits = self._logits(state.batch)
-        layers, half = (0, self.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
+        layers, half = (0, self.config.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
         if self.other is None or not 0 < half < state.batch:
             self._advance(ids, state, self._workspace(state.batch, state.batch), logits, layers)
         else:
@@ -219,7 +222,7 @@ class NumbaEngine(Engine):
         return np.empty((batch, self.packed.vocabulary), np.float32)
 
     def _workspace(self, tokens: int, batch: int) -> Floats:
-        return np.empty((16 * tokens + batch) * self.n_embd + tokens * max(self.packed.ranks), np.float32)
+        return np.empty((16 * tokens + batch) * self.config.n_embd + tokens * max(self.packed.ranks), np.float32)
 
     def _advance(
         self,
@@ -236,10 +239,11 @@ class NumbaEngine(Engine):
         """
         packed, (first, last) = self.packed, rows or (0, state.batch)
         out, vocabulary = (self.nothing, 0) if logits is None else (logits.reshape(-1), packed.vocabulary)
-        block = np.empty(BLOCK * 4 * self.n_embd if packed.matrices.itemsize == 1 else 0, np.float32)
+        block = np.empty(BLOCK * 4 * self.config.n_embd if packed.matrices.itemsize == 1 else 0, np.float32)
         self.advance(
             ids, packed.embedding, packed.vectors, packed.matrices, packed.scales, packed.starts, block, work,
             state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), out,
-            *layers, state.batch, first, last - first, len(ids) // (last - first), self.n_embd, self.head_size,
+            *layers, state.batch, first, last - first, len(ids) // (last - first),
+            self.config.n_embd, self.config.head_size,
             *packed.ranks, vocabulary,
         )  # fmt: skip

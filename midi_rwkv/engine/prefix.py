@@ -7,18 +7,13 @@ there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 
-from midi_rwkv.model.rows import Rows
-
-from .engine import Engine, Floats
-
-R = TypeVar("R", bound=Rows)
+from .engine import Engine, Floats, R
 
 
-def read_from(engine: Engine, state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
+def read_from(engine: Engine[R], state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
     """Read each sequence from the single row of `state` -> logits (sequences, V), and a state with a row for each.
 
     `state` is used up.

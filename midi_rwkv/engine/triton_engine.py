@@ -9,7 +9,7 @@ it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,16 @@ from torch import Tensor
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.kernels.decode_triton import LayerWeights, step_head, step_layer
-from midi_rwkv.kernels.dispatch import wkv7
+from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.rows import Rows
+from midi_rwkv.model.rwkv7 import ModelState
 
-from .engine import Engine, Floats
-from .torch_engine import TorchEngine
+from .engine import Floats, State, check_tokens, shape_of
 
 
 @dataclass
-class DeviceState(Rows):
-    """`engine.State` on the GPU."""
-
-    att_shift: Tensor  # (L, B, C)
-    ffn_shift: Tensor  # (L, B, C)
-    wkv: Tensor  # (L, B, H, K, V)
+class DeviceState(ModelState, Rows):
+    """The model's state on the GPU, by rows."""
 
     @property
     def batch(self) -> int:
@@ -64,10 +60,13 @@ class _Buffers:
     tenant: weakref.ref[DeviceState] | None = None  # the state whose tensors these are
 
 
-class TritonEngine(TorchEngine):
+class TritonEngine:
     """See `Engine`. Matrices in bfloat16 on a GPU; in Triton's interpreter, on a CPU and without graphs, in float32."""
 
-    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, graphs: bool = True) -> None:
+    name = "triton"
+    block_tokens = 256  # rows x tokens that prefill works on at once
+
+    def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, *, graphs: bool = True) -> None:
         """graphs: capture CUDA graphs; False launches one kernel after another, for comparison.
 
         Raises:
@@ -75,45 +74,38 @@ class TritonEngine(TorchEngine):
         """
         if head_size not in (16, 32, 64, 128):
             raise RequestError(f"the triton engine takes heads of 16, 32, 64 or 128 channels, these have {head_size}")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        super().__init__(weights, head_size, threads, device)
-        self.name, self.device = "triton", device
-        self.dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self.graphs = graphs and device == "cuda"
-        self.packed = [LayerWeights(own, self.dtype) for own in self._blocks(weights)]
-        self.wide_head = self.outer["head.weight"].to(self.dtype)
+        self.config = shape_of(weights, head_size)
+        self.vocab_size = self.config.vocab_size
+        torch.set_num_threads(threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        self.graphs = graphs and self.device == "cuda"
+        self.model = model_of(weights).to(self.device).requires_grad_(False)
+        blocks = self.model.layers()
+        self.embedding = blocks[0].ln0(self.model.emb.weight)
+        self.packed = [LayerWeights(block.state_dict(), self.dtype) for block in blocks]
+        self.head = self.model.head.weight.to(self.dtype)
         self.buffers: dict[int, _Buffers] = {}
 
-    def _blocks(self, weights: Mapping[str, Floats]) -> list[dict[str, Tensor]]:
-        """RWKV-LM's names within each block; `layers` holds the matrices transposed."""
-        names = [n for n in weights if n.startswith("blocks.")]
-        blocks: list[dict[str, Tensor]] = [{} for _ in range(self.n_layer)]
-        for name in names:
-            _, layer, inner = name.split(".", 2)
-            blocks[int(layer)][inner] = torch.tensor(np.asarray(weights[name], np.float32), device=self.device)
-        return blocks
-
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> DeviceState:
-        state = Engine.new_state(self, batch, wkv0)
+        state = State.new(self.config, batch, wkv0)
         return DeviceState(
             *(torch.tensor(x, device=self.device) for x in (state.att_shift, state.ffn_shift, state.wkv))
         )
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], state: DeviceState) -> Floats:
-        ids = torch.as_tensor(self.check_tokens(tokens), device=self.device).expand(state.batch, -1)
+        ids = torch.as_tensor(check_tokens(tokens, self.vocab_size), device=self.device).expand(state.batch, -1)
         for part in ids.split(max(1, self.block_tokens // state.batch), 1):
-            logits, *after = self.forward(part, *state.tensors)
-            for old, new in zip(state.tensors, after, strict=True):
+            h, after = self.model.hidden(part, state)
+            for old, new in zip(state.tensors, (after.att_shift, after.ffn_shift, after.wkv), strict=True):
                 old.copy_(new)
-        return logits.float().cpu().numpy()
-
-    def form(self, steps: int) -> Callable[..., tuple[Tensor, Tensor]]:
-        return wkv7
+        logits: Floats = self.model.head(h[:, -1]).cpu().numpy()
+        return logits
 
     @torch.inference_mode()
     def step(self, tokens: ArrayLike, state: DeviceState) -> Floats:
-        ids = self.check_tokens(tokens, state.batch)
+        ids = check_tokens(tokens, self.vocab_size, state.batch)
         buffers = self._buffers(state.batch)
         buffers.ids.copy_(torch.as_tensor(ids))
         self._move_in(buffers, state)
@@ -158,4 +150,5 @@ class TritonEngine(TorchEngine):
         first_values = torch.empty_like(x)
         for layer, att_shift, ffn_shift, wkv in zip(self.packed, *buffers.state.tensors, strict=True):
             step_layer(layer, x, att_shift, ffn_shift, wkv, first_values)
-        step_head(x, self.outer["ln_out.weight"], self.outer["ln_out.bias"], self.wide_head, buffers.logits)
+        ln_out = self.model.ln_out
+        step_head(x, ln_out.weight, ln_out.bias, self.head, buffers.logits)

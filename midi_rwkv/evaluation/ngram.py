@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.engine.engine import Floats, check_tokens
 from midi_rwkv.files import whole_file
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.training.dataset import FILL, NOT_MUSIC, Sample, TrainingRows
@@ -180,11 +180,14 @@ class LastIds(Rows):
         return cls(np.concatenate([s.ids for s in states]))
 
 
-class NGramEngine(Engine):
+class NGramEngine:
     """An `Engine` in which an n-gram writes through the same prompt, grammar and sampling as the model."""
 
+    name = "n-gram"
+    block_tokens = 128
+
     def __init__(self, model: NGram) -> None:
-        self.name, self.model, self.vocab_size = "n-gram", model, model.vocab_size
+        self.model, self.vocab_size = model, model.vocab_size
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> LastIds:
         if wkv0 is not None:
@@ -192,11 +195,11 @@ class NGramEngine(Engine):
         return LastIds(np.zeros((batch, self.model.order - 1), np.int64))
 
     def prefill(self, tokens: Sequence[int], state: LastIds) -> Floats:
-        ids = np.tile(self.check_tokens(tokens), (state.batch, 1))
+        ids = np.tile(check_tokens(tokens, self.vocab_size), (state.batch, 1))
         return self._read(ids, state)
 
     def step(self, tokens: ArrayLike, state: LastIds) -> Floats:
-        return self._read(self.check_tokens(tokens, state.batch)[:, None], state)
+        return self._read(check_tokens(tokens, self.vocab_size, state.batch)[:, None], state)
 
     def _read(self, ids: np.ndarray, state: LastIds) -> Floats:
         width = state.ids.shape[1]

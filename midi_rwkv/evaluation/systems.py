@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,6 @@ from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.model.rows import Rows
 from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import find_style, parse_blend, style_path
 from midi_rwkv.tokens.prompt import Prompt, PromptTokens, Shown, build_prompt, prompt_budget
@@ -78,25 +78,25 @@ class Meter:
     written_seconds: float = 0.0
 
 
-class Metered(Engine):
+class Metered:
     """Wraps an engine and counts its work in `meter`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine[Any]) -> None:
         self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
+        self.block_tokens = engine.block_tokens
         self.meter = Meter()
 
-    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Rows:
-        state: Rows = self.engine.new_state(batch, wkv0)
-        return state
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> Any:
+        return self.engine.new_state(batch, wkv0)
 
-    def prefill(self, tokens: Sequence[int], state: Rows) -> Floats:
+    def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
         began = time.perf_counter()
         logits = self.engine.prefill(tokens, state)
         self.meter.read_ids += len(tokens)
         self.meter.read_seconds += time.perf_counter() - began
         return logits
 
-    def step(self, tokens: ArrayLike, state: Rows) -> Floats:
+    def step(self, tokens: ArrayLike, state: Any) -> Floats:
         began = time.perf_counter()
         logits = self.engine.step(tokens, state)
         self.meter.written_ids += state.batch
@@ -116,10 +116,20 @@ class System:
         self.style = find_style(setup.style, self.checkpoint)
         self.infiller: Infiller | None = None
         if setup.kind == "model":
-            self.infiller = Infiller(self.checkpoint, style=self.style, precision="float32")
+            self.infiller = Infiller(self.checkpoint, engine=self._transformer(), style=self.style, precision="float32")
         elif setup.kind == NGRAM:
             assert self.reference is not None
             self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
+
+    def _transformer(self) -> Engine[Any] | None:
+        """The engine of a Transformer's checkpoint; None for an RWKV-7's, whose engine the infiller makes."""
+        if self.checkpoint.config.arch != "transformer":
+            return None
+        from .transformer import Transformer, TransformerEngine, module_of
+
+        model = module_of(self.checkpoint)
+        assert isinstance(model, Transformer)
+        return TransformerEngine(model)
 
     def can(self, case: Case) -> bool:
         """Whether the system can do the case.
@@ -212,9 +222,11 @@ class System:
         from midi_rwkv.style.tuning import styled_logits
         from midi_rwkv.training.losses import wanted_logits
 
+        from .transformer import module_of
+
         if not hasattr(self, "_model"):
             torch.set_num_threads(1)
-            self._model = self.checkpoint.model()
+            self._model = module_of(self.checkpoint)
         if self.style:
             assert isinstance(self._model, RWKV7)
             logits = styled_logits(self._model, sample, self.tokens.middle, self.style)

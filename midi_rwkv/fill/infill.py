@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Infiller:
         *,
         backend: str = "auto",
         threads: int = 1,
-        engine: Engine | None = None,
+        engine: Engine[Any] | None = None,
         style: Style | None = None,
         precision: str = "auto",
     ):

@@ -18,14 +18,13 @@ from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_files
 from midi_rwkv.tokens.tokenizer import Tokenizer
 
-from .config import ModelConfig
+from .config import ModelConfig, config_of
 from .recall_mix import RecallWeights
 
 if TYPE_CHECKING:
     import torch
 
     from .rwkv7 import RWKV7
-    from .transformer import Transformer
 
 FORMAT_VERSION = 1
 RECALL_FILE = "recall.json"
@@ -48,15 +47,22 @@ class Checkpoint:
     recall: RecallWeights | None = None  # fitted to these weights (`midi-rwkv recall`)
     version: str = ""  # of the weights, such as "2", from config.json
 
-    def model(self) -> RWKV7 | Transformer:
-        """The checkpoint as a PyTorch module."""
-        import torch
+    def model(self) -> RWKV7:
+        """The checkpoint as a PyTorch module. Raises CheckpointError for a Transformer (evaluation/transformer.py)."""
+        if self.config.arch != "rwkv7":
+            raise CheckpointError(f"{self.path} is a {self.config.arch}; name an RWKV-7's checkpoint")
+        return model_of(self.weights)
 
-        from .rwkv7 import make_model
 
-        model = make_model(self.config)
-        model.load_state_dict({k: torch.from_numpy(v) for k, v in self.weights.items()})
-        return model.eval()
+def model_of(weights: Mapping[str, np.ndarray]) -> RWKV7:
+    """An RWKV-7 of these weights (RWKV-LM's names, float32), which are copied, ready for evaluation."""
+    import torch
+
+    from .rwkv7 import RWKV7
+
+    model = RWKV7(config_of(weights), fresh=False)
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
+    return model.eval()
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from midi_rwkv.errors import RequestError
+from midi_rwkv.errors import CheckpointError, RequestError
 
 
 class Config:
@@ -76,6 +76,33 @@ class ModelConfig(Config):
     @property
     def n_head(self) -> int:
         return self.n_embd // self.head_size
+
+
+def config_of(weights: Mapping[str, Any]) -> ModelConfig:
+    """The shape of an RWKV-7, read off its parameters: RWKV-LM's names, arrays or tensors.
+
+    CheckpointError where they are not an RWKV-7's.
+    """
+    try:
+        vocab_size, n_embd = weights["emb.weight"].shape
+        n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+        decay, iclr, gate = (weights[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for c in "wag")
+        value = weights[f"blocks.{n_layer - 1}.att.v1"].shape[1] if n_layer > 1 else 0
+        head_size = weights["blocks.0.att.r_k"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"this is no RWKV-7 x070 state dict in RWKV-LM's names ({error} is missing or odd)"
+        ) from error
+    return ModelConfig(
+        n_layer=n_layer,
+        n_embd=n_embd,
+        vocab_size=vocab_size,
+        head_size=head_size,
+        decay_rank=decay,
+        iclr_rank=iclr,
+        value_rank=value,
+        gate_rank=gate,
+    )
 
 
 PRESETS = {

@@ -1,4 +1,4 @@
-"""Packs several samples into one row, each as if it were alone: where a sample starts, the past is forgotten.
+"""RWKV-7 over several samples in one row, each as if it were alone: how the trainer runs the model.
 
 `starts` (B, T), bool, is True at each sample's first token. There the wkv state is zero, and the token shift sees a
 zero vector. A row whose first token is not a start continues from the state that it was given.
@@ -9,23 +9,64 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midi_rwkv.kernels.dispatch import wkv7
 
+from .rwkv7 import RWKV7, ModelState, Recurrence, previous_tokens
+
+
+class PackedRWKV7(nn.Module):
+    """An RWKV-7 whose forward takes `starts`: the same parameters, run as `packed_hidden` does."""
+
+    def __init__(self, model: RWKV7) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, ModelState]:
+        """ids, starts (B, T) -> logits (B, T, V) and the state after each row."""
+        h, state = packed_hidden(self.model, ids, starts)
+        return self.model.head(h), state
+
+
+def packed_hidden(
+    model: RWKV7, x: Tensor, starts: Tensor | None, state: ModelState | None = None, *, backend: str = "auto"
+) -> tuple[Tensor, ModelState]:
+    """`RWKV7.hidden` of packed rows. starts None: nothing is packed."""
+    if starts is None:
+        return model.hidden(x, state, backend)
+    x = x if x.is_floating_point() else model.emb(x)
+    state = model.new_state(len(x)) if state is None else state
+    segments = Segments.of(starts)
+    x, v_first = model.layers()[0].ln0(x), None
+    att_shift, ffn_shift, wkvs = [], [], []
+    for i, block in enumerate(model.layers()):
+        h = block.ln1(x)
+        inputs, v_first, gate = block.att.before(h, segments.previous(h, state.att_shift[i]), v_first)
+        y, wkv = segments.wkv7(inputs, state.wkv[i], backend)
+        att_shift.append(h[:, -1].float())
+        wkvs.append(wkv)
+        x = x + block.att.after(y, inputs, gate)
+        h = block.ln2(x)
+        x = x + block.ffn(h, segments.previous(h, state.ffn_shift[i]))
+        ffn_shift.append(h[:, -1].float())
+    return model.ln_out(x), ModelState(torch.stack(att_shift), torch.stack(ffn_shift), torch.stack(wkvs))
+
 
 @dataclass(frozen=True)
-class Packing:
-    """The places of samples in rows, in the form that the kernels need. It is computed once and used by all layers."""
+class Segments:
+    """The places of samples in rows, in the form that the kernels need. It is computed once and used by all layers.
+
+    A segment is a sample, or the part of a row before its first start.
+    """
 
     starts: Tensor  # (B, T)
-    cu_seqlens: Tensor  # (N + 1,) on the CPU: where each segment begins among the B x T tokens
+    cu_seqlens: Tensor  # (N + 1,) on the CPU: where each segment begins among the B x T tokens, and the last one's end
     leading: Tensor  # (B,) the first segment of each row, which may continue from a state
     last: Tensor  # (B,) the last segment of each row, whose state is returned
 
     @classmethod
-    def of(cls, starts: Tensor) -> Packing:
-        """The packing for `starts`. A segment is a sample, or the part of a row before its first start."""
+    def of(cls, starts: Tensor) -> Segments:
         begins = starts.cpu().clone()
         begins[:, 0] = True
         places = begins.flatten().nonzero()[:, 0]
@@ -35,28 +76,15 @@ class Packing:
         cu_seqlens = torch.cat([places, places.new_tensor([begins.numel()])])
         return cls(starts, cu_seqlens, leading, (ends - 1).to(device))
 
+    def previous(self, x: Tensor, last: Tensor) -> Tensor:
+        """`previous_tokens`, zero at every start."""
+        return previous_tokens(x, last.to(x.dtype)).masked_fill(self.starts.unsqueeze(-1), 0.0)
 
-def wkv7_packed(
-    r: Tensor,
-    log_decay: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    state: Tensor | None,
-    *,
-    packing: Packing | None,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """`wkv7` with the state cleared at every start; shapes as there. packing None: no starts, so the same as `wkv7`."""
-    if packing is None:
-        return wkv7(r, log_decay, k, v, a, b, state, backend=backend)
-    B, T = r.shape[:2]
-    initial = None
-    if state is not None:
-        carried = state.masked_fill(packing.starts[:, 0, None, None, None], 0.0)  # (B, H, K, V)
-        segments = len(packing.cu_seqlens) - 1
-        initial = state.new_zeros(segments, *state.shape[1:]).index_copy(0, packing.leading, carried)
-    r, log_decay, k, v, a, b = (x.reshape(1, B * T, *x.shape[2:]) for x in (r, log_decay, k, v, a, b))
-    y, final = wkv7(r, log_decay, k, v, a, b, initial, cu_seqlens=packing.cu_seqlens, backend=backend)
-    return y.view(B, T, *y.shape[2:]), final[packing.last]
+    def wkv7(self, inputs: Recurrence, wkv: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+        """The recurrence, from zero at every start -> y (B, T, H, V) and the state after each row (B, H, K, V)."""
+        B, T = self.starts.shape
+        carried = wkv.masked_fill(self.starts[:, 0, None, None, None], 0.0)
+        initial = wkv.new_zeros(len(self.cu_seqlens) - 1, *wkv.shape[1:]).index_copy(0, self.leading, carried)
+        in_one_row = Recurrence(*(t.reshape(1, B * T, *t.shape[2:]) for t in inputs))
+        y, final = wkv7(*in_one_row, initial, cu_seqlens=self.cu_seqlens, backend=backend)
+        return y.view(B, T, *y.shape[2:]), final[self.last]

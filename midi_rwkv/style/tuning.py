@@ -51,7 +51,7 @@ class Fill:
 
 
 def read_fill(
-    engine: Engine, sample: Sample, middle: int, *, notes: int, unit: int, known: State | None = None
+    engine: Engine[State], sample: Sample, middle: int, *, notes: int, unit: int, known: State | None = None
 ) -> Fill:
     """Reads everything before the token at `middle` with the engine. `known` is what it has already read."""
     at = sample.ids.index(middle)

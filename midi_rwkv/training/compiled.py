@@ -11,13 +11,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.rwkv7 import RWKV7
-from midi_rwkv.model.transformer import Transformer
 
 
-def compile_blocks(model: RWKV7 | Transformer) -> None:
+def compile_blocks(model: nn.Module) -> None:
     """Makes the blocks compile at first use, in place. Raises RequestError for a Transformer or without a compiler."""
     if not isinstance(model, RWKV7):
         raise RequestError("--compile is for an RWKV-7; leave it out for --arch transformer")

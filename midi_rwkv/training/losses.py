@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,9 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from midi_rwkv.model.rwkv7 import RWKV7, ModelState
-from midi_rwkv.model.transformer import Transformer
 
 from .dataset import CONTEXT, FILL, NOT_MUSIC
+
+
+class LanguageModel(Protocol):
+    """An RWKV-7, or the Transformer that it is compared with."""
+
+    head: nn.Linear
+
+    def hidden(self, x: Tensor, state: Any = None, /) -> tuple[Tensor, Any]:
+        """ids (B, T) and what was read before -> the last layer's output (B, T, C), and the state after it."""
 
 
 def music_nats(
@@ -20,7 +29,7 @@ def music_nats(
 ) -> Tensor:
     """Sum of nats over the target ids that carry music; differentiable. ids, roles, starts: (B, T + 1).
 
-    starts: where packed samples begin; None: a sample a row. model: as `make_model` gives it, or wrapped.
+    starts: where packed samples begin; None: a sample a row. model: one whose forward takes `starts` (packing.py).
     context_weight: what an id of the context counts, one of a fill counting 1.
     """
     logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
@@ -52,7 +61,7 @@ def targets_nats(logits: Tensor, targets: Tensor, weights: Tensor | None = None)
 
 
 def wanted_nats(
-    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+    model: LanguageModel, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
 ) -> tuple[Tensor, Tensor]:
     """Nats of the wanted ids and the row of each, both (N,); differentiable. ids, wanted: (B, T + 1).
 
@@ -64,15 +73,12 @@ def wanted_nats(
 
 
 def wanted_logits(
-    model: RWKV7 | Transformer, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
+    model: LanguageModel, ids: np.ndarray, wanted: np.ndarray, state: ModelState | None = None
 ) -> tuple[Tensor, Tensor]:
     """(N, vocabulary) logits for each wanted token before the model reads it, and (B, T) where these tokens are."""
     device = model.head.weight.device
     tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(wanted[:, 1:]).to(device)
-    if isinstance(model, RWKV7):
-        h, _ = model.hidden(tokens[:, :-1], state)
-    else:
-        h, _ = model.hidden(tokens[:, :-1])
+    h, _ = model.hidden(tokens[:, :-1], state)
     return model.head(h[mask]).float(), mask
 
 
@@ -83,7 +89,7 @@ def by_row(nats: Tensor, rows: Tensor, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def fill_nats(
-    model: RWKV7 | Transformer,
+    model: LanguageModel,
     batches: Sequence[tuple[np.ndarray, np.ndarray, list[int]]],
     wkv: Tensor | None = None,
     samples: int | None = None,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from midi_rwkv.model.packing import packed_hidden
 from midi_rwkv.model.rwkv7 import RWKV7, ModelState
 
 PieceLoss = Callable[[Tensor, slice], Tensor]
@@ -49,12 +50,12 @@ def backward_in_pieces(
         for place in places:
             before.append(state)
             if place is not places[-1]:
-                _, state = model.hidden(ids[:, place], state, starts=_cut(starts, place))
+                _, state = packed_hidden(model, ids[:, place], _cut(starts, place), state)
     total, after = 0.0, None
     for place, kept in zip(reversed(places), reversed(before), strict=True):
         start = _leaf(kept)
-        logits, end = model(ids[:, place], start, starts=_cut(starts, place))
-        share = loss_of_piece(logits, place)
+        h, end = packed_hidden(model, ids[:, place], _cut(starts, place), start)
+        share = loss_of_piece(model.head(h), place)
         total += float(share.detach())
         if after is None:
             share.backward()

@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midi_rwkv.corpus.shards import Shard
 from midi_rwkv.errors import CheckpointError, CorpusError, RequestError
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_hash
 from midi_rwkv.model.config import ModelConfig, TrainConfig
-from midi_rwkv.model.rwkv7 import RWKV7, make_model
+from midi_rwkv.model.packing import PackedRWKV7
+from midi_rwkv.model.rwkv7 import RWKV7
 from midi_rwkv.tokens.tokenizer import Tokenizer
 
 from .compiled import compile_blocks, uncompiled
@@ -106,7 +107,7 @@ class Trainer:
             raise RequestError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
         self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
-        self.model = make_model(self.model_config).to(self.device)
+        self.model = self.make_model().to(self.device)
         if machine.compiled:
             compile_blocks(self.model)
         self.optimizers = make_optimizers(self.model, config)
@@ -129,7 +130,16 @@ class Trainer:
             self._resume()
         elif start is not None:
             self._start_from(load_checkpoint(start))
-        self.parallel = self.group.wrap(self.model)
+        self.parallel = self.group.wrap(PackedRWKV7(self.model) if isinstance(self.model, RWKV7) else self.model)
+
+    def make_model(self) -> nn.Module:
+        """A fresh model of the configured shape, whose forward takes `starts` unless it is an RWKV-7.
+
+        A subclass trains another architecture (evaluation/transformer.py).
+        """
+        if self.model_config.arch != "rwkv7":
+            raise ValueError(f"this trains an RWKV-7, the configuration is a {self.model_config.arch}'s")
+        return RWKV7(self.model_config)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint's weights. Raises CheckpointError if its vocabulary or shape differs."""

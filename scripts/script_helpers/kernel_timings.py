@@ -138,10 +138,10 @@ def training_inputs(batch: int, steps: int, heads: int, size: int = 64) -> list[
 def random_model(n_layer: int, n_embd: int, vocabulary: int) -> Any:
     """A model of that shape with fresh weights, and they as the engines take them."""
     from midi_rwkv.model.config import ModelConfig
-    from midi_rwkv.model.rwkv7 import make_model
+    from midi_rwkv.model.rwkv7 import RWKV7
 
     torch.manual_seed(0)
-    return make_model(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
+    return RWKV7(ModelConfig(n_layer=n_layer, n_embd=n_embd, vocab_size=vocabulary))
 
 
 def decode_rows() -> Iterator[str]:

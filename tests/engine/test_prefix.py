@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import VOCABULARY, random_weights
+from random_rwkv7 import VOCABULARY, random_weights
 
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.engine.prefix import read_from

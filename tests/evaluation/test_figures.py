@@ -12,9 +12,9 @@ from midi_rwkv.evaluation.cases import SETTINGS, Case, Songs, draw_cases
 from midi_rwkv.evaluation.evaluate import records_path
 from midi_rwkv.evaluation.measure import wishes
 from midi_rwkv.evaluation.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, System
+from midi_rwkv.evaluation.transformer import Transformer
 from midi_rwkv.model.checkpoint import save_checkpoint
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
-from midi_rwkv.model.transformer import Transformer
 from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.training.dataset import FILL, lay_out

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from midi_rwkv.model.config import ModelConfig
-from midi_rwkv.model.rwkv7 import ModelState, make_model
+from midi_rwkv.model.packing import PackedRWKV7
+from midi_rwkv.model.rwkv7 import RWKV7, ModelState
 from midi_rwkv.training.state_passing import backward_in_pieces
 
 STEPS = 23
@@ -15,7 +16,7 @@ LIMIT = 1e-5  # the model keeps its states, and some steps on the way, in float3
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = make_model(ModelConfig(n_layer=2, n_embd=32, head_size=16, vocab_size=40)).double()
+    model = RWKV7(ModelConfig(n_layer=2, n_embd=32, head_size=16, vocab_size=40)).double()
     for parameter in model.parameters():  # fresh models hold many zeros, whose gradients would say little
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -64,7 +65,7 @@ def test_exact_pieces_are_the_whole(model, ids, piece: int):
 def test_packed_samples_in_pieces(model, ids, piece: int):
     starts = torch.zeros(2, STEPS, dtype=torch.bool)
     starts[0, [0, 8, 9]] = starts[1, 13] = True
-    logits, _ = model(ids[:, :-1], starts=starts)
+    logits, _ = PackedRWKV7(model)(ids[:, :-1], starts=starts)
     shares(ids)(logits, slice(0, STEPS)).backward()
     expected = gradients(model)
     model.zero_grad()

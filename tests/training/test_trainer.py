@@ -10,6 +10,7 @@ import torch
 from training_runs import CONFIG, CPU, MODEL, StoppedError, curve_of, killed_after, weights_of
 
 from midi_rwkv.corpus.shards import write_shard
+from midi_rwkv.evaluation.transformer import TransformerTrainer
 from midi_rwkv.files import whole_file
 from midi_rwkv.model.config import ARCHS
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
@@ -17,11 +18,13 @@ from midi_rwkv.tokens.vocabulary import base_tokenizer
 from midi_rwkv.training.run_files import Curve
 from midi_rwkv.training.trainer import Machine, Trainer
 
+TRAINERS = {"rwkv7": Trainer, "transformer": TransformerTrainer}
+
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path):
     model = replace(MODEL, arch=arch, ffn_size=0)
-    Trainer(shards, tmp_path / "whole", model, CONFIG, machine=CPU).run()
+    TRAINERS[arch](shards, tmp_path / "whole", model, CONFIG, machine=CPU).run()
     curve = curve_of(tmp_path / "whole")
     assert [r["kind"] for r in curve] == ["valid", "train", "valid", "valid average"]
     assert [int(r["tokens"]) // 512 for r in curve] == [11, 20, 22, 22]
@@ -30,20 +33,20 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(arch, shards, tmp_path
     assert json.loads(curve[2]["by_source"]).keys() == {"a"}
 
     parts = tmp_path / "parts"
-    killed_after(Trainer(shards, parts, model, CONFIG, machine=CPU), steps=9, save_at=5)
+    killed_after(TRAINERS[arch](shards, parts, model, CONFIG, machine=CPU), steps=9, save_at=5)
     killed_after(
-        Trainer(shards, parts, model, CONFIG, machine=Machine(device="cpu", workers=1)), steps=19, save_at=18
+        TRAINERS[arch](shards, parts, model, CONFIG, machine=Machine(device="cpu", workers=1)), steps=19, save_at=18
     )  # in the decay phase
-    Trainer(shards, parts, model, CONFIG, machine=CPU).run()
+    TRAINERS[arch](shards, parts, model, CONFIG, machine=CPU).run()
     for name in ("checkpoint", "checkpoint-average"):
         whole, again = weights_of(tmp_path / "whole", name), weights_of(parts, name)
         assert all(np.array_equal(whole[k], again[k]) for k in whole)
     assert curve_of(parts) == curve, "the same losses, to the last digit"
-    Trainer(shards, parts, model, CONFIG, machine=CPU).run()
+    TRAINERS[arch](shards, parts, model, CONFIG, machine=CPU).run()
     assert [r["kind"] for r in curve_of(parts)].count("valid") == 2, "a finished run is left as it is"
     other = next(a for a in ARCHS if a != arch)
     with pytest.raises(ValueError, match="another model; name a new run folder, or the same --preset and --arch"):
-        Trainer(shards, parts, replace(model, arch=other, ffn_size=0), CONFIG, machine=CPU)
+        TRAINERS[other](shards, parts, replace(model, arch=other, ffn_size=0), CONFIG, machine=CPU)
 
 
 def test_another_model_or_a_damaged_state_does_not_resume(shards, tmp_path):
@@ -113,14 +116,9 @@ def test_a_compiled_run_is_the_same_run(shards, tmp_path):
     plain, mixed = (curve_of(tmp_path / name) for name in ("plain", "mixed"))
     for a, b in zip(plain, mixed, strict=True):
         assert float(b["loss"]) == pytest.approx(float(a["loss"]), abs=2e-3)
+    other = replace(MODEL, arch="transformer", ffn_size=0)
     with pytest.raises(ValueError, match="--compile is for an RWKV-7; leave it out for --arch transformer"):
-        Trainer(
-            shards,
-            tmp_path / "other",
-            replace(MODEL, arch="transformer", ffn_size=0),
-            config,
-            machine=Machine(compiled=True),
-        )
+        TransformerTrainer(shards, tmp_path / "other", other, config, machine=Machine(compiled=True))
 
 
 def test_files_are_whole_or_as_they_were(tmp_path):

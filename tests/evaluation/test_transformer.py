@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
+from midi_rwkv import Infiller, Note, Region, Score, Track, load_checkpoint
 from midi_rwkv.commands.cli import main
-from midi_rwkv.engine.attention_engine import AttentionEngine
 from midi_rwkv.engine.make import make_engine
+from midi_rwkv.evaluation.transformer import KeyValueCache, Transformer, TransformerEngine, module_of
 from midi_rwkv.model.checkpoint import CheckpointError, parameter_shapes, save_checkpoint
 from midi_rwkv.model.config import PRESETS, ModelConfig, SamplingConfig
-from midi_rwkv.model.rwkv7 import make_model
-from midi_rwkv.model.transformer import KeyValueCache, Transformer
 from midi_rwkv.score.score import Cell, TimeSignature
 
 CONFIG = ModelConfig(n_layer=3, n_embd=48, vocab_size=90, head_size=16, arch="transformer")
@@ -43,8 +41,8 @@ def model() -> Transformer:
 
 
 @pytest.fixture(scope="module")
-def engine(model) -> AttentionEngine:
-    return make_engine({k: v.numpy() for k, v in model.state_dict().items()}, CONFIG.head_size)
+def engine(model) -> TransformerEngine:
+    return TransformerEngine(model)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -53,8 +51,7 @@ def test_it_is_as_large_as_the_rwkv_of_its_shape(preset: str):
     transformer = replace(rwkv, arch="transformer")
     assert parameters(transformer) / parameters(rwkv) == pytest.approx(1, abs=0.01)
     with torch.device("meta"):
-        module = make_model(transformer)
-    assert isinstance(module, Transformer)
+        module = Transformer(transformer)
     assert {k: tuple(v.shape) for k, v in module.state_dict().items()} == parameter_shapes(transformer)
 
 
@@ -193,15 +190,11 @@ def test_rows_are_selected_repeated_and_joined(engine):
     assert np.abs(engine.step([30], short)[0] - alone([1, 2, 3, 30])).max() < 1e-4
 
 
-def test_make_engine_tells_a_transformer_by_its_weights(model, engine):
-    weights, said = {k: v.numpy() for k, v in model.state_dict().items()}, []
-    assert isinstance(engine, AttentionEngine)
-    assert isinstance(make_engine(weights, 16, backend="torch", on_choice=said.append), AttentionEngine)
-    assert said == ["decoding a Transformer with torch"]
-    with pytest.raises(ValueError, match=r"runs RWKV-7 only.*use backend='torch'"):
-        make_engine(weights, 16, backend="numba")
-    with pytest.raises(ValueError, match=r"given a Transformer; use precision='float32'"):
-        make_engine(weights, 16, precision="int8")
+def test_what_is_for_an_rwkv7_is_refused(model, engine):
+    weights = {k: v.numpy() for k, v in model.state_dict().items()}
+    for backend in ("auto", "numba", "torch"):
+        with pytest.raises(ValueError, match="a Transformer's weights, which only `evaluate` runs"):
+            make_engine(weights, 16, backend=backend)
     with pytest.raises(ValueError, match="no initial state to tune"):
         engine.new_state(1, np.zeros((3, 3, 16, 16), np.float32))
     with pytest.raises(ValueError, match="0-89, given 90"):
@@ -226,11 +219,13 @@ def test_a_checkpoint_comes_back_as_it_went_out(folder):
     assert set(checkpoint.weights) == set(saved)
     for name, x in saved.items():
         np.testing.assert_array_equal(checkpoint.weights[name], x.to(torch.bfloat16).float().numpy())
-    module = checkpoint.model()
+    with pytest.raises(CheckpointError, match="is a transformer; name an RWKV-7's checkpoint"):
+        checkpoint.model()
+    module = module_of(checkpoint)
     assert isinstance(module, Transformer)
     assert not module.training
     ids = random_ids(1, 12)
-    engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
+    engine = TransformerEngine(module)
     with torch.no_grad():
         expected = module(ids)[0][:, -1].numpy()
     assert np.abs(engine.prefill(ids[0].tolist(), engine.new_state()) - expected).max() < 1e-4
@@ -250,7 +245,9 @@ def test_it_fills_a_song(folder):
     score = Score(480, tracks, (TimeSignature(0, 4, 4),), end_ticks=12 * 1920)
     region = Region(frozenset({Cell(0, 3), Cell(0, 4), Cell(1, 4), Cell(0, 8)}))
     sampling = SamplingConfig(density=(2, 12))
-    fill = [infill(score, region, load_checkpoint(folder), sampling, candidates=2, seed=seed) for seed in (1, 1, 2)]
+    checkpoint = load_checkpoint(folder)
+    infiller = Infiller(checkpoint, engine=TransformerEngine(module_of(checkpoint)))
+    fill = [infiller(score, region, sampling, candidates=2, seed=seed) for seed in (1, 1, 2)]
     assert [c.fills for c in fill[0]] == [c.fills for c in fill[1]] != [c.fills for c in fill[2]]
     for candidate in fill[0]:
         for t, track in enumerate(score.tracks):

@@ -1,4 +1,4 @@
-"""A decoder-only Transformer of the same size, trained by the same code, for comparison with RWKV-7.
+"""A decoder-only Transformer of the same size, its engine and its trainer, for comparison with RWKV-7.
 
 Pre-norm blocks with RMSNorm, rotary position embeddings (arXiv 2104.09864), SwiGLU (arXiv 2002.05202), RMSNorm on
 queries and keys (arXiv 2302.05442), PyTorch's `scaled_dot_product_attention`, untied embeddings as in the RWKV-7 here.
@@ -17,8 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from .config import ModelConfig
-from .rows import Rows
+from midi_rwkv.engine.engine import Floats, Ids, check_tokens
+from midi_rwkv.errors import StyleError
+from midi_rwkv.model.checkpoint import Checkpoint
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.rows import Rows
+from midi_rwkv.model.rwkv7 import RWKV7
+from midi_rwkv.training.trainer import Trainer
 
 ROPE_BASE = 10_000.0
 
@@ -189,3 +194,48 @@ class Transformer(nn.Module):
                 m.weight.uniform_(-((3 / C) ** 0.5), (3 / C) ** 0.5)
             for m in (block.att.output, block.ffn.down):
                 m.weight.zero_()
+
+
+class TransformerTrainer(Trainer):
+    """A Trainer of Transformers."""
+
+    def make_model(self) -> nn.Module:
+        return Transformer(self.model_config)
+
+
+class TransformerEngine:
+    """See `Engine`: PyTorch, float32. `threads` are torch's, for the whole process."""
+
+    name = "transformer"
+    block_tokens = 128
+
+    def __init__(self, model: Transformer, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self.model, self.vocab_size = model, model.config.vocab_size
+
+    def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> KeyValueCache:
+        if wkv0 is not None:
+            raise StyleError("a Transformer has no initial state to tune; leave the style out")
+        return self.model.new_state(batch)
+
+    def prefill(self, tokens: Sequence[int], state: KeyValueCache) -> Floats:
+        return self._advance(np.tile(check_tokens(tokens, self.vocab_size), (state.batch, 1)), state)
+
+    def step(self, tokens: ArrayLike, state: KeyValueCache) -> Floats:
+        return self._advance(check_tokens(tokens, self.vocab_size, state.batch)[:, None], state)
+
+    @torch.inference_mode()
+    def _advance(self, ids: Ids, state: KeyValueCache) -> Floats:
+        """Move `state` on by ids (B, T) -> logits of each row's last token (B, V)."""
+        h, _ = self.model.hidden(torch.from_numpy(ids), state)
+        logits: Floats = self.model.head(h[:, -1]).numpy()
+        return logits
+
+
+def module_of(checkpoint: Checkpoint) -> RWKV7 | Transformer:
+    """A checkpoint's weights as a PyTorch module of its architecture, ready for evaluation."""
+    if checkpoint.config.arch != "transformer":
+        return checkpoint.model()
+    model = Transformer(checkpoint.config)
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in checkpoint.weights.items()})
+    return model.eval()
