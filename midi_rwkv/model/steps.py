@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from midi_rwkv.tokens.attributes import DRUMS, POSITIONS_PER_QUARTER, Column
 
 from .config import ModelConfig
-from .packing import Packing
+from .packing import packed_hidden
 from .rwkv7 import RWKV7, ModelState
 
 DERIVED = (1 + POSITIONS_PER_QUARTER, 1 + 17, 1 + 12)  # where in the quarter, which quarter, pitch class
@@ -112,18 +112,4 @@ class StepModel(nn.Module):
 
         starts: (B, T), True at a packed sample's first step, where everything before is forgotten.
         """
-        x = self.tables(steps)
-        trunk = self.trunk
-        state = trunk.new_state(len(steps)) if state is None else state
-        packing = None if starts is None else Packing.of(starts)
-        x = trunk.layers()[0].ln0(x)
-        v_first = None
-        for i, block in enumerate(trunk.layers()):
-            h = block.ln1(x)
-            out, v_first, _ = block.att(
-                h, v_first, state.att_shift[i].to(h.dtype), state.wkv[i], backend="auto", packing=packing
-            )
-            x = x + out
-            h = block.ln2(x)
-            x = x + block.ffn(h, state.ffn_shift[i].to(h.dtype), starts)
-        return cast(Tensor, trunk.ln_out(x))
+        return packed_hidden(self.trunk, self.tables(steps), starts, state)[0]
