@@ -11,7 +11,7 @@ function choose(number) {
   redraw();
 }
 
-// A card for what was there and one for each candidate, the bars that they are for drawn small.
+// A card for the original and one for each candidate, each with a small drawing of the bars.
 function showCards() {
   const cards = find(".mr-cards");
   if (!model.song || !model.candidates.length) {
@@ -31,7 +31,7 @@ function showCards() {
   });
 }
 
-// The chosen card is the row's one Tab stop.
+// The chosen card is the only Tab stop of the row.
 function check(card) {
   const chosen = Number(card.dataset.number) === model.chosen;
   card.setAttribute("aria-checked", String(chosen));

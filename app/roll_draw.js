@@ -1,4 +1,4 @@
-// The song on a canvas: lanes below each other, bars from left to right.
+// Draws the song on a canvas: one lane per track, bars from left to right.
 
 const RULER = 36; // px
 const SHADES = ["#4a78c8", "#3a9a7a", "#a765b8", "#c2604f", "#6b7f2e", "#3b93b5", "#b0587f", "#7a6bd0"];
@@ -38,7 +38,7 @@ function fitScale() {
   return Math.max(view.width - 12, 100) / Math.max(1, model.song.bars[model.song.ownBars] || model.song.end);
 }
 
-// Sizes of canvas, lanes and what can be scrolled; keeps the tick at `anchor` px where it is.
+// Sets the sizes of canvas, lanes and scroll area; keeps the tick at `anchor` px in place.
 function layOut(scale, anchor = 0) {
   const ratio = window.devicePixelRatio || 1;
   const box = find(".mr-view").getBoundingClientRect();
@@ -213,7 +213,7 @@ function eachNote(notes, longest, from, to, call) {
   }
 }
 
-// A plain note at once: thousands in one path are slower.
+// Draws a plain note at once, because thousands in one path are slower.
 function plainNote(track, top, onset, duration, pitch) {
   const [y, size] = rowOf(track, top, pitch);
   context.fillRect(xOf(onset), y, Math.max(duration * view.scale - 0.7, 1.2), Math.max(size - 0.6, 1.8));
@@ -234,7 +234,7 @@ function shape(track, top, onset, duration, pitch) {
   }
 }
 
-// A ring for a new note, a hollow shape for one that will go, a dot for one that is locked.
+// Draws a ring for a new note, a hollow shape for one that will be replaced, a dot for a locked one.
 function outlined(track, t, top, onset, duration, pitch, isNew) {
   context.beginPath();
   shape(track, top, onset, duration, pitch);

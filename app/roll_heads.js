@@ -1,4 +1,4 @@
-// Left of the song: its name, and the tracks' heads, where a click marks the track; mute and solo.
+// The column left of the song: its name, and the tracks' heads with mute and solo. A click on a head marks the track.
 
 function makeHeads() {
   const heads = find(".mr-heads");

@@ -1,4 +1,4 @@
-// Mouse, touch and keyboard in the song.
+// Handles mouse, touch and keyboard in the song.
 
 const REACH = 6; // px from a note at which a click is meant for it
 const stage = find(".mr-view");
@@ -11,7 +11,7 @@ function place(event) {
   return { x, y, tick, bar: Math.min(barAt(tick), barCount() - 1), track, onRuler: y < RULER };
 }
 
-// Of a drag: the tracks (all of them, on the ruler) and the bars, first and last.
+// The tracks (all of them, on the ruler) and the first and last bar of a drag.
 function dragSpan({ from, to }) {
   const bars = [Math.min(from.bar, to.bar), Math.max(from.bar, to.bar)];
   if (from.onRuler) return [0, model.song.tracks.length - 1, ...bars];
@@ -47,7 +47,7 @@ function tellMarked() {
   find(".mr-marked").textContent = find(".mr-marked").title = model.song ? regionText() : "";
 }
 
-// Spoken by screen readers; nobody sees it.
+// Text for screen readers, which is not visible.
 function announce(text) {
   find(".mr-live").textContent = text;
 }
@@ -57,7 +57,7 @@ function placeText({ track, bar }) {
   return `${tracks[track].name}, bar ${bar + firstBar}${isMarked(track, bar) ? ", marked" : ""}`;
 }
 
-// The note of marked cells that is nearest to the pointer, of what is shown there; null where none is within reach.
+// The visible note of marked cells that is nearest to the pointer, or null if none is within reach.
 function noteAt({ x, y, track }) {
   const own = model.song.tracks[track], top = yOf(track), fill = chosenFill(track);
   let found = null, nearest = REACH;
@@ -88,7 +88,7 @@ function toggleLock(note) {
   redraw();
 }
 
-// A click locks the note that it meets; it marks a bar that is not marked; with shift it marks or unmarks one more.
+// A click locks the note under it, or marks a bar that is not marked; with Shift it adds or removes a mark.
 function click({ from, add }) {
   const { track, bar } = from;
   const note = add || from.onRuler ? null : noteAt(from);
@@ -155,7 +155,7 @@ scroller.addEventListener(
   { passive: false },
 );
 
-// With a finger a drag scrolls, or marks while this is on.
+// With a finger, a drag scrolls, or marks while this is on.
 function toggleMarking() {
   view.marking = !view.marking;
   find('[data-do="mark"]').setAttribute("aria-pressed", String(view.marking));

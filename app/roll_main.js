@@ -1,4 +1,4 @@
-// Puts the parts together.
+// Connects the parts.
 
 const ACTIONS = {
   play: togglePlay,
@@ -64,7 +64,7 @@ function update() {
   redraw();
 }
 
-// A track that was added stands below the others, perhaps out of sight.
+// An added track is below the others and may be out of sight.
 function showNewTrack(before) {
   const track = model.song.tracks.length - 1;
   if (track < before.tracks.length || model.song.tracks[track].notes.length) return;
@@ -72,7 +72,7 @@ function showNewTrack(before) {
   reveal(view.cursor);
 }
 
-// Gradio's buttons may come up after the song.
+// Gradio's buttons may appear after the song.
 function awaitButtons() {
   enableButtons();
   if (!BUTTONS.every(pageButton)) requestAnimationFrame(awaitButtons);

@@ -1,4 +1,4 @@
-// What the page knows of the song: parsed from the component's value, one JSON text a line (see view.py).
+// The page's model of the song, parsed from the component's value, with one JSON value per line (see view.py).
 // All of these files are joined into one function body: element, trigger, props, watch and server are Gradio's.
 
 const model = {
@@ -81,7 +81,7 @@ function readSong(song) {
   return song;
 }
 
-// New notes may lie outside what the lane shows.
+// New notes may be outside the lane's range.
 function makeRoom(track, notes) {
   for (let i = 2; i < notes.length; i += NOTE) {
     if (!track.drum) {
@@ -108,7 +108,7 @@ function barCount() {
   return model.song.bars.length - 1;
 }
 
-// Where a note may sound at `tick` or later: index of the first such note's onset.
+// The index of the first note that may sound at `tick` or later.
 function firstNote(notes, tick) {
   let lo = 0, hi = notes.length / NOTE;
   while (lo < hi) {
@@ -119,7 +119,7 @@ function firstNote(notes, tick) {
   return lo * NOTE;
 }
 
-// The bar that the note at index `i` belongs to: one played early belongs to the bar after.
+// The bar that the note at index `i` belongs to; an early note belongs to the bar after.
 function barOf(notes, i) {
   return notes[i + 4];
 }
@@ -132,7 +132,7 @@ function isAnswered(track, bar) {
   return model.answered.has(cellKey(track, bar));
 }
 
-// What the chosen candidate has for a track; null where what stands in the song is shown.
+// The chosen candidate's notes for a track, or null if the song as it is is shown.
 function chosenFill(track) {
   const candidate = model.candidates[model.chosen];
   return candidate ? candidate.fill[track] || (model.running ? null : []) : null;
@@ -158,7 +158,7 @@ function tickAt(time) {
   return 0;
 }
 
-// "bars 8-12 of Bass, Lead": what is marked, in words.
+// The marked region in words: "bars 8-12 of Bass, Lead".
 function regionText() {
   if (!model.cells.size) return "nothing marked: drag over the bars that you want written anew";
   const byTrack = new Map();

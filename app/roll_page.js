@@ -1,4 +1,4 @@
-// What is around the song: buttons, keys of the whole page, messages, a dropped file, and whether the server answers.
+// Everything around the song: buttons, page-wide keys, messages, dropped files, and whether the server answers.
 
 const MESSAGE = 12_000; // ms that an error is shown
 const HEARTBEAT = 3_000; // ms
@@ -9,7 +9,7 @@ let forgetting = 0;
 const isShown = () => root.isConnected && root.offsetParent !== null;
 const pageButton = (name) => document.getElementById(`mr-${name}`);
 
-// Buttons that cannot act are disabled; what had the focus hands it to the song, where the keys work.
+// Disables buttons that cannot act. A disabled button that had the focus passes it to the song, where the keys work.
 function enableButtons() {
   const here = !serverSide.away, song = !!model.song, marked = song && model.cells.size > 0;
   const candidate = here && !model.running && model.chosen >= 0;
@@ -37,7 +37,7 @@ function enable(can, button) {
   }
 }
 
-// A group of buttons is one Tab stop: the arrow keys move inside it.
+// A group of buttons is one Tab stop; the arrow keys move inside it.
 function moveInside(event, then = () => {}) {
   const buttons = [...event.currentTarget.querySelectorAll("button")].filter((b) => !b.disabled && b.offsetParent);
   const last = buttons.length - 1, at = buttons.indexOf(document.activeElement);
@@ -60,7 +60,7 @@ function placeStop(bar, wanted = document.activeElement) {
 find(".mr-bar").addEventListener("keydown", (event) => moveInside(event));
 find(".mr-bar").addEventListener("focusin", (event) => placeStop(event.currentTarget, event.target));
 
-// Ctrl (or Cmd) with A, Z, Y: wherever the focus is, but in a field that one types into.
+// Ctrl (or Cmd) with A, Z, Y works wherever the focus is, except in a text field.
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, [contenteditable=true]");
   if (!isShown() || !model.song || typing || event.altKey || !(event.ctrlKey || event.metaKey)) return;
@@ -78,7 +78,7 @@ function say(text) {
   find(".mr-status").classList.remove("mr-error");
 }
 
-// An error stands below the song, covers nothing, and goes by itself.
+// An error appears below the song, covers nothing, and disappears by itself.
 function complain(text) {
   say(text);
   find(".mr-status").classList.add("mr-error");
@@ -138,7 +138,7 @@ function tellAway() {
   else lookForServer().then(next);
 })();
 
-// A file dropped anywhere on the page goes the way of one that was chosen with the button.
+// A file that is dropped anywhere on the page is handled like one that was chosen with the button.
 function takeDrop(event) {
   const input = document.querySelector('input[data-testid^="Open MIDI"]');
   if (!isShown() || !input || ![...event.dataTransfer.types].includes("Files")) return;

@@ -1,4 +1,4 @@
-// Playing: the server renders stretches of bars, they are put end to end here and a playhead follows.
+// Playing: the server renders sections of bars, which are joined here; a playhead follows.
 
 const AHEAD = 2.5; // seconds before a stretch ends at which the next one is asked for
 const player = { audio: null, playing: false, loop: false, run: 0, from: 0, sources: [], plan: [], position: 0 };
@@ -120,7 +120,7 @@ function seek(tick) {
   if (player.playing) soundChanged();
 }
 
-// Another candidate, mute or solo, or another place: go on from the bar that is playing.
+// After another candidate, mute or solo, or another position: continue from the bar that is playing.
 function soundChanged() {
   if (!player.playing) return;
   stop();

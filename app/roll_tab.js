@@ -1,4 +1,4 @@
-// Which tab this is. The name waits in the tab's own storage only while no page is in it: a reload finds it there, a
+// The identity of this tab. The name is in the tab's own storage only while it has no page: a reload finds it there, a
 // tab that is duplicated does not copy it, so no two tabs ever have the same.
 () => {
   const key = "midi-rwkv-tab";
