@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+ABANDONED = 86400  # seconds without a change after which a partial file is deleted
 
 
 class FileChangedError(OSError):
@@ -32,7 +37,8 @@ def whole_files(
     """Yields temporary paths to write to. When all are complete and on disk, they are renamed to `paths`: all or none.
 
     Each temporary path is new and in the same folder as its target, so that several processes may write the same
-    target. After an error or Ctrl-C everything is as it was before; a kill may leave a partial file (`.*.partial`).
+    target. After an error or Ctrl-C everything is as it was before. A kill may leave a partial file (`.*.partial`); the
+    next call for that folder deletes it if it is more than a day old.
 
     Args:
         unchanged: the bytes that files among `paths` must still hold when they are about to be replaced.
@@ -41,6 +47,8 @@ def whole_files(
         FileExistsError: `overwrite` is False and a path exists by the time of renaming.
         FileChangedError: a file in `unchanged` holds other bytes by then.
     """
+    for folder in {path.parent for path in paths}:
+        _sweep(folder)
     partials = [path.with_name(f".{secrets.token_hex(8)}.partial") for path in paths]
     try:
         yield partials
@@ -59,6 +67,16 @@ def whole_files(
         for partial in partials:
             with suppress(OSError):
                 partial.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes the partial files that killed processes left in a folder. Nobody has touched them for a day."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if PARTIAL.fullmatch(entry.name):
+                status = entry.stat(follow_symlinks=False)
+                if time.time() - max(status.st_mtime, status.st_ctime) > ABANDONED:  # a hard link keeps its mtime
+                    os.unlink(entry)
 
 
 def _place(partials: Sequence[Path], targets: Sequence[Path], overwrite: bool) -> None:

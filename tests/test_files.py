@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,15 @@ def test_a_name_or_folder_that_will_not_do(tmp_path):
         with pytest.raises(OSError, match=why):
             check_writable(path)
     assert os.listdir(tmp_path) == []
+
+
+def test_partial_files_of_killed_processes_go_after_a_day(tmp_path, monkeypatch):
+    mine, left = tmp_path / ".notes.partial", tmp_path / f".{'0a' * 8}.partial"
+    for path in (mine, left):
+        path.write_bytes(b"half")
+    write([tmp_path / "a"], b"whole")
+    assert left.exists()  # its process may be alive
+    now = time.time()
+    monkeypatch.setattr("midi_rwkv.files.time.time", lambda: now + 86500)
+    write([tmp_path / "b"], b"whole")
+    assert sorted(os.listdir(tmp_path)) == [".notes.partial", "a", "b"]
