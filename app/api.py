@@ -34,7 +34,7 @@ from .session import check_size
 from .work import FillRequest, Worker
 
 MOST_CANDIDATES = 8
-REMEDY = "name an instrument for {them} in `instruments`"  # the advice for tracks that look like drums
+API_REMEDY = "name an instrument for {them} in `instruments`"  # the advice for tracks that look like drums
 
 
 def add_api(worker: Worker) -> None:
@@ -151,7 +151,7 @@ def endpoints(
                 "notes": notes,
                 "tracks": list(region.tracks),
                 "bars": list(region.bars),
-                "warnings": remarks(score, REMEDY),
+                "warnings": remarks(score, API_REMEDY),
             }
 
     def personalize(
@@ -258,5 +258,5 @@ def _inspect(score: Score) -> dict[str, Any]:
             }
             for row in track_rows(score)
         ],
-        "warnings": remarks(score, REMEDY),
+        "warnings": remarks(score, API_REMEDY),
     }

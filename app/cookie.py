@@ -11,7 +11,7 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 
 SECONDS = 31_536_000
-NAME = re.compile(r"midi-rwkv-session(?:-([0-9]{1,5}))?")  # older cookies had no port
+COOKIE = re.compile(r"midi-rwkv-session(?:-([0-9]{1,5}))?")  # older cookies had no port
 ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -22,7 +22,7 @@ def cookie_name(url: URL) -> str:
 
 def browser_names(cookies: Mapping[str, str]) -> list[str]:
     """The names by which this server and other servers on this machine know the browser."""
-    return [value for name, value in cookies.items() if NAME.fullmatch(name) and ID.fullmatch(value)]
+    return [value for name, value in cookies.items() if COOKIE.fullmatch(name) and ID.fullmatch(value)]
 
 
 class SessionCookie:

@@ -27,7 +27,7 @@ from midi_rwkv.style.style import style_files
 from . import view
 from .cookie import browser_names, cookie_name
 from .faults import one_line
-from .fills import NO_STYLE, SETTINGS, plan, settings_of
+from .fills import FIELDS, NO_STYLE, plan, settings_of
 from .folder import InUse
 from .running import RunningFill
 from .session import Session
@@ -38,7 +38,7 @@ SHARED_LOUDNESS = 0.35  # gain of the sections that the page plays one after ano
 ADD_TRACK = "Add a track …"  # shown in the choice of instruments when none is chosen
 TAKE_FOR = "choose …"
 AS_FILE = "what the file says"
-REMEDY = "under What the notes should be like you can take {them} for drums"
+PAGE_REMEDY = "under What the notes should be like you can take {them} for drums"
 BUSY = "the candidates are still being written; wait for them, or Cancel first"
 
 
@@ -67,19 +67,19 @@ class Desk:
                 session, told = self.sessions.begin(browser, tab, browser_names(request.cookies))
             except InUse:
                 session, told = self.sessions.copy(browser, tab, tab := secrets.token_hex(16))
-            settings = {name: session.settings.get(name, gr.skip()) for name in SETTINGS}
+            settings = {name: session.settings.get(name, gr.skip()) for name in FIELDS}
             styles = style_names()
             wanted = session.settings.get("style", NO_STYLE)
             settings["style"] = gr.Dropdown(styles, value=wanted if wanted in styles else NO_STYLE)
             fill = self._running.get(session.folder.path)
             text = fill.text if fill else view.show(session, told) if session.is_open else gr.skip()
             return text, tab, "yes" if fill else "", *settings.values()
-        return gr.skip(), tab, "", *(gr.skip() for _ in SETTINGS)
+        return gr.skip(), tab, "", *(gr.skip() for _ in FIELDS)
 
     def remember(self, tab: str, request: gr.Request, *values: Any) -> None:
         """Handles a changed setting."""
         with suppress(MidiRwkvError, OSError):
-            self.session(tab, request).set(**dict(zip(SETTINGS, values, strict=True)))
+            self.session(tab, request).set(**dict(zip(FIELDS, values, strict=True)))
 
     def open_file(self, tab: str, path: str, request: gr.Request) -> str:
         """Handles a file that was chosen or dropped."""
@@ -96,7 +96,7 @@ class Desk:
         except Exception as error:
             raise failed(error) from None
         self._stop(session)
-        return view.show(session, "; ".join(remarks(session.score, REMEDY)))
+        return view.show(session, "; ".join(remarks(session.score, PAGE_REMEDY)))
 
     def mark(self, tab: str, event: gr.EventData, request: gr.Request) -> None:
         """Handles a change of the marks."""

@@ -81,7 +81,7 @@ class Settings:
         return find_style(self.style, checkpoint, self.strength, names_only=True)
 
 
-SETTINGS = tuple(field.name for field in fields(Settings))
+FIELDS = tuple(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def plan(session: Session, settings: Settings, checkpoint: Checkpoint, *, alike:
 
 def settings_of(values: tuple[Any, ...]) -> Settings:
     """The settings from the page's fields, in order; an empty field is None."""
-    given: dict[str, Any] = {name: "" if value is None else value for name, value in zip(SETTINGS, values, strict=True)}
+    given: dict[str, Any] = {name: "" if value is None else value for name, value in zip(FIELDS, values, strict=True)}
     return Settings(**given)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from midi_rwkv.errors import RequestError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
+HOST_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -151,7 +151,7 @@ def printable(text: str) -> str:
 
 
 def _place(text: str) -> Place | None:
-    match = NAME.fullmatch(text.strip().lower())
+    match = HOST_NAME.fullmatch(text.strip().lower())
     return (match[1], int(match[2]) if match[2] else None) if match else None
 
 

@@ -37,7 +37,7 @@ ABOUT = """Rewrites chosen bars of chosen tracks of a MIDI song and leaves every
 folder that the user has opened to you; the answer comes in the same way, a file's answers as new files beside it."""
 
 
-class Songs:
+class ToolFiles:
     """Finds the songs that tools are given, and returns their answers."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -105,7 +105,7 @@ def mcp_server(worker: Worker, folder: Path | None) -> FastMCP:
         log_level="WARNING",
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # guard.py's work
     )
-    songs = Songs(folder)
+    songs = ToolFiles(folder)
     inspect, infill, personalize, styles = endpoints(worker, songs.find, lambda name, data: (name, data))
 
     @functools.wraps(infill)

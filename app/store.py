@@ -6,7 +6,6 @@ Every tab has its own session: a new tab begins with a copy of the session that 
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 import time
@@ -19,6 +18,7 @@ import platformdirs
 
 from midi_rwkv.errors import RequestError
 
+from .cookie import ID
 from .folder import Folder, InUse
 from .session import Session
 
@@ -26,7 +26,6 @@ MAX_OPEN = 64  # sessions kept in memory
 MAX_TABS = 32  # sessions of one browser kept on disk
 MAX_SESSIONS = 256  # sessions of all browsers kept on disk
 KEEP_DAYS = 180  # sessions on disk are deleted after this long without a change
-ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Sessions:

@@ -14,14 +14,13 @@ from html import escape
 from pathlib import Path
 
 from midi_rwkv.files import whole_file
-from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.instruments import pitch_name, program_name
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.sound.synth import SAMPLE_RATE, render, write_wav
 
 MARGIN_BARS = 2  # bars shown and heard on either side of the region
 HEIGHT = 220  # pixels of the page's rolls
 COLOURS = ("#d1495b", "#0a8ea8", "#dd8b1f", "#7a5fc0", "#4c9a63", "#b3548f")
-PITCH_NAMES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 LEFT, TOP = 24, 14  # pixels for the names of octaves and the bar numbers
 THINNEST = 2.4  # minimum height of a note in pixels
 LABEL_PIXELS = 22  # width that a bar number needs
@@ -188,11 +187,6 @@ def visible_notes(score: Score, region: Region) -> Iterator[tuple[int, Note]]:
         for note in score.tracks[t].notes:
             if note.onset_ticks < hi and note.onset_ticks + note.duration_ticks > lo:
                 yield t, note
-
-
-def pitch_name(pitch: int) -> str:
-    """The name of a MIDI pitch; 60 is C4."""
-    return f"{PITCH_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def roll_svg(
