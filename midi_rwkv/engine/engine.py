@@ -7,8 +7,8 @@
     logits = engine.step(chosen, state)            # (8, V)
 
 Three engines run an RWKV-7: "numba" (numba_engine.py: one compiled function, no torch), "torch" (torch_engine.py: the
-model itself, where numba cannot run) and "triton" (triton_engine.py, on a GPU). All are held to `model/rwkv7.py` by
-tests/engine/test_agreement.py. Neither torch nor numba is imported before an engine is made.
+model itself, where numba cannot run) and "triton" (triton_engine.py, on a GPU). tests/engine/test_agreement.py compares
+all of them with `model/rwkv7.py`. Neither torch nor numba is imported before an engine is made.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ R = TypeVar("R", bound=Rows)
 
 
 class Engine(Protocol[R]):
-    """What reads and writes tokens. Its states hold a row a candidate and are moved on in place.
+    """Reads and writes tokens. Its states hold one row per candidate and are updated in place.
 
-    A row's `prefill` may be cut at any multiple of `block_tokens` without changing a bit of what it gives.
+    A row's `prefill` may be cut at any multiple of `block_tokens` without changing a bit of the result.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Engine(Protocol[R]):
         """The state before any token: zeros, or `wkv0` (L, H, K, V), a tuned initial state, in each row."""
 
     def prefill(self, tokens: Sequence[int], state: R) -> Floats:
-        """Read the same tokens into every row of `state` -> logits after the last one, (B, V)."""
+        """Reads the same tokens into every row of `state`. Returns the logits after the last one, (B, V)."""
 
     def step(self, tokens: ArrayLike, state: R) -> Floats:
-        """Read one token a row, (B,) -> logits (B, V)."""
+        """Reads one token per row, (B,). Returns the logits (B, V)."""
 
 
 @dataclass
 class State(Rows):
-    """An RWKV-7's in numpy: float32, contiguous."""
+    """The state of an RWKV-7 in numpy: float32, contiguous."""
 
     att_shift: Floats  # (L, B, C) last input of each time mix
     ffn_shift: Floats  # (L, B, C) last input of each channel mix
@@ -64,7 +64,7 @@ class State(Rows):
 
     @classmethod
     def new(cls, config: ModelConfig, batch: int, wkv0: Floats | None) -> State:
-        """See `Engine.new_state`. ValueError: `wkv0` is of another shape than the model's."""
+        """See `Engine.new_state`. Raises ValueError if the shape of `wkv0` is not the model's."""
         c = config
         shift = np.zeros((c.n_layer, batch, c.n_embd), np.float32)
         wkv = np.zeros((c.n_layer, batch, c.n_head, c.head_size, c.head_size), np.float32)
@@ -89,7 +89,7 @@ class State(Rows):
 
 
 def shape_of(weights: Mapping[str, Floats], head_size: int) -> ModelConfig:
-    """The shape of an RWKV-7 whose heads are to be of this size. ValueError: it is another's, or of other heads."""
+    """The shape of an RWKV-7 with heads of this size. Raises ValueError for another model or other heads."""
     config = config_of(weights)
     if config.head_size != head_size:
         raise ValueError(f"the weights have heads of {config.head_size} channels, given head_size={head_size}")
@@ -97,7 +97,7 @@ def shape_of(weights: Mapping[str, Floats], head_size: int) -> ModelConfig:
 
 
 def check_tokens(tokens: ArrayLike, vocab_size: int, count: int | None = None) -> Ids:
-    """The tokens as an array. ValueError: none, not `count`, or outside the vocabulary."""
+    """The tokens as an array. Raises ValueError if there are none, not `count`, or some outside the vocabulary."""
     ids = np.asarray(tokens, dtype=np.int64)
     if ids.ndim != 1 or not len(ids):
         raise ValueError(f"tokens must be a sequence of at least one id, given shape {ids.shape}")

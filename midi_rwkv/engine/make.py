@@ -1,4 +1,4 @@
-"""Which engine runs these weights here: `make_engine`. Neither torch nor numba is imported before one is made."""
+"""Chooses the engine for some weights: `make_engine`. Neither torch nor numba is imported before it is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .engine import Engine, Floats
 
 BACKENDS = ("auto", "numba", "torch", "triton")
 PRECISIONS = ("auto", "float32", "int8")
-MOST_THREADS = 2  # of the numba engine: one reads and writes, the other helps it
+MOST_THREADS = 2  # of the numba engine
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,15 @@ def make_engine(
     on_choice: Callable[[str], None] = log.info,
     precision: str = "float32",
 ) -> Engine[Any]:
-    """An engine over `weights`: RWKV-LM's names, float32 arrays.
+    """An engine over `weights`, which are float32 arrays by RWKV-LM's names.
 
-    backend: "numba", "torch", "triton" (a GPU, which "auto" never takes), or "auto": numba unless it is not installed
-        or the model's shape does not suit it.
-    threads: cores; 1-2 for numba, for torch as many as there are. `on_choice` is told which engine was taken and why.
-    precision: of the matrices: "float32"; "int8" with a scale a row, a quarter of the memory, numba only; or "auto":
-        int8 where it can be had.
+    Args:
+        backend: "numba", "torch", "triton" (on a GPU; never chosen by "auto"), or "auto", which is numba unless it is
+            not installed or the model's shape does not suit it.
+        threads: 1-2 for numba; up to the number of cores for torch.
+        precision: of the matrices: "float32", "int8" (with one scale per row, a quarter of the memory, numba only), or
+            "auto", which is int8 where available.
+        on_choice: receives the chosen engine and the reason.
 
     Raises:
         RequestError: an unknown backend or precision, more threads than can be used, a Transformer's weights, or
@@ -89,7 +91,7 @@ def _triton(
 
 
 def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:
-    """Why the numba engine cannot run, or nothing."""
+    """The reason why the numba engine cannot run, or ""."""
     if find_spec("numba") is None:
         return "numba is not installed"
     if head_size % 16:
@@ -98,7 +100,7 @@ def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:
 
 
 def _no_triton() -> str:
-    """Why the triton engine cannot run, or nothing."""
+    """The reason why the triton engine cannot run, or ""."""
     if find_spec("triton") is None:
         return "triton is not installed"
     import torch

@@ -1,12 +1,13 @@
-"""The decoding engine compiled by numba: RWKV-7 on a CPU core, without torch.
+"""The decoding engine compiled by numba, which runs RWKV-7 on a CPU core without torch.
 
-A token of a small model costs as long as its weights take to be read, so everything here serves the reading:
-- The matrices lie in one array in the order in which a token needs them. A matrix lies in blocks of 16 rows, a block
-  column by column: the product reads memory strictly forwards, which doubles what a core gets out of it compared with
-  several rows side by side, and its 16 sums stand in one vector at the end.
-- A product takes four inputs (candidates, or tokens of a prompt) to each reading of a block.
-- `advance` is the whole model for any number of rows and tokens: decoding is its case of one token, prefill its case
-  of many. One compiled function takes about a second to compile, less than importing torch, and is kept on disk.
+A token of a small model takes as long as reading its weights, so everything here serves the reading:
+
+- The matrices are in one array, in the order in which a token needs them. A matrix is stored in blocks of 16 rows, each
+  block column by column. The product therefore reads memory strictly forwards, which doubles the bandwidth of a core
+  compared with several rows side by side, and its 16 sums are in one vector at the end.
+- A product uses four inputs (candidates, or tokens of a prompt) per reading of a block.
+- `advance` is the whole model for any number of rows and tokens: decoding is the case of one token, prefill the case of
+  many. One compiled function takes about a second to compile, less than importing torch, and is kept on disk.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def advance(precision: str) -> Callable[..., None]:
 
 @register_jitable
 def project(arrays, place, shape):  # type: ignore[no-untyped-def]
-    """`matmul` by the matrix at `place` in (matrices, scales) -> the next one's. shape: rows, cols, count, x, out."""
+    """`matmul` by the matrix at `place` in (matrices, scales). Returns the place of the next one."""
     rows, cols, count, x, out = shape
     matmul(arrays, (place[0], place[1], rows, cols, count, x, out))
     return place[0] + rows * cols, place[1] + rows
@@ -67,18 +68,18 @@ def _advance(  # type: ignore[no-untyped-def]
     ids, embedding, vectors, matrices, scales, starts, block, work, att_shift, ffn_shift, wkv, logits,
     first_layer, last_layer, rows, first_row, batch, steps, size, head_size, rank_w, rank_v, rank_a, rank_g, vocabulary,
 ):  # fmt: skip
-    """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens a row.
+    """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens per row.
 
-    The state's arrays have `rows` rows and are moved on in place. Layer 0 begins with the tokens `ids` (batch x steps);
-    the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x stands at
-    the beginning of `work` and the first layer's values after it. `starts` says where the weights of each layer begin,
-    and where those after the last. `block` is `matmul`'s. `vocabulary` and the ranks of the adapters are padded. The
-    order of the weights is pack.py's.
+    The state's arrays have `rows` rows and are updated in place. Layer 0 begins with the tokens `ids` (batch x steps);
+    the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x is at the
+    beginning of `work`, followed by the first layer's values. `starts` are the places where the weights of each layer
+    begin, and those after the last. `block` is `matmul`'s. `vocabulary` and the ranks of the adapters are padded. The
+    order of the weights is that of pack.py.
     """
     count, layers = batch * steps, starts.shape[0] - 1
     full = count * size
     x, first_values, h = 0, full, 2 * full
-    m = 3 * full + batch * size  # h has one token more a row
+    m = 3 * full + batch * size  # h has one more token per row
     r, w, k, v = m + full, m + 2 * full, m + 3 * full, m + 4 * full
     a, b, g, y = m + 5 * full, m + 6 * full, m + 7 * full, m + 8 * full
     hidden, low = m + 9 * full, m + 13 * full
@@ -163,10 +164,10 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 class NumbaEngine:
-    """See `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
+    """An `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
 
     name = "numba"
-    block_tokens = 128  # rows x tokens that prefill works on at once; their vectors fit the second-level cache
+    block_tokens = 128  # rows x tokens that prefill processes at once; their vectors fit the second-level cache
 
     def __init__(
         self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, precision: str = "float32"
@@ -208,7 +209,7 @@ class NumbaEngine:
     def step(self, tokens: ArrayLike, state: State) -> Floats:
         ids = check_tokens(tokens, self.vocab_size, state.batch)
         logits = self._logits(state.batch)
-        layers, half = (0, self.config.n_layer), (state.batch // 2 + 3) // 4 * 4  # products take rows by four
+        layers, half = (0, self.config.n_layer), (state.batch // 2 + 3) // 4 * 4  # products use four rows at a time
         if self.other is None or not 0 < half < state.batch:
             self._advance(ids, state, self._workspace(state.batch, state.batch), logits, layers)
         else:
@@ -233,9 +234,9 @@ class NumbaEngine:
         layers: tuple[int, int],
         rows: tuple[int, int] | None = None,
     ) -> None:
-        """Move the state's rows first to last - 1 (None: all) on by `ids`, rows x tokens, through some layers.
+        """Advances the state's rows first to last - 1 (None: all) by `ids`, rows x tokens, through some layers.
 
-        Logits, where they are wanted, are written into those rows of `logits`.
+        Logits, if requested, are written into those rows of `logits`.
         """
         packed, (first, last) = self.packed, rows or (0, state.batch)
         out, vocabulary = (self.nothing, 0) if logits is None else (logits.reshape(-1), packed.vocabulary)

@@ -26,8 +26,8 @@ class PackedModel:
     embedding: Floats  # (V * C,), ln0 applied
     vectors: Floats
     matrices: Floats | NDArray[np.int8]
-    scales: Floats  # one for each row of the matrices; none where they are float32
-    starts: NDArray[np.int64]  # (L + 1, 3): where in these three each layer begins, and what follows the last
+    scales: Floats  # one per row of the matrices; empty for float32
+    starts: NDArray[np.int64]  # (L + 1, 3): where in these three each layer begins, and the part after the last
     ranks: tuple[int, int, int, int]  # of w, v, a, g, padded
     vocabulary: int  # padded
 
@@ -38,7 +38,7 @@ class PackedModel:
 
 
 def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32") -> PackedModel:
-    """The weights of RWKV-LM's names, packed; no second copy of them is made on the way. precision: of matrices."""
+    """Packs the weights (by RWKV-LM's names) without a second copy. `precision` is that of the matrices."""
     small = precision == "int8"
     parts = [_layer(weights, f"blocks.{layer}.", layer > 0) for layer in range(n_layer)]
     parts.append([Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], True)])
@@ -70,7 +70,7 @@ def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32"
 
 @dataclass(frozen=True)
 class Piece:
-    """A vector, or a matrix (rows, cols) that is to be cut into blocks."""
+    """A vector, or a matrix (rows, cols) that is stored in blocks."""
 
     values: Floats
     is_matrix: bool = False
@@ -93,7 +93,7 @@ class Piece:
 
 
 def quantised(matrix: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """(rows, cols) -> whole numbers from -127 to 127, and the scales (rows,) that they are to be multiplied by."""
+    """Quantises (rows, cols) to integers from -127 to 127 and scales (rows,) that multiply them."""
     scales = (np.abs(matrix).max(1) / 127).astype(np.float32)
     whole = np.rint(matrix / np.where(scales > 0, scales, 1)[:, None])
     return np.clip(whole, -127, 127).astype(np.int8), scales

@@ -14,9 +14,10 @@ from .engine import Engine, Floats, R
 
 
 def read_from(engine: Engine[R], state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
-    """Read each sequence from the single row of `state` -> logits (sequences, V), and a state with a row for each.
+    """Reads each sequence from the single row of `state`. Returns logits (sequences, V) and a state with a row for
+    each.
 
-    `state` is used up.
+    `state` must not be used afterwards.
     """
     if all(ids == sequences[0] for ids in sequences):
         logits = engine.prefill(sequences[0], state)
@@ -24,7 +25,7 @@ def read_from(engine: Engine[R], state: R, sequences: Sequence[Sequence[int]]) -
     at = _common(sequences) // engine.block_tokens * engine.block_tokens
     if at:
         engine.prefill(sequences[0][:at], state)
-    branches: dict[tuple[int, ...], list[int]] = {}  # by the block in which they part
+    branches: dict[tuple[int, ...], list[int]] = {}  # by the block in which they branch
     for i, ids in enumerate(sequences):
         branches.setdefault(tuple(ids[at : at + engine.block_tokens + 1]), []).append(i)
     logits = np.empty((len(sequences), engine.vocab_size), np.float32)

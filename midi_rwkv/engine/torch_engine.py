@@ -15,10 +15,10 @@ from .engine import Floats, Ids, State, check_tokens, shape_of
 
 
 class TorchEngine:
-    """See `Engine`. `threads` are torch's, for the whole process."""
+    """An `Engine` in PyTorch. `threads` are torch's, for the whole process."""
 
     name = "torch"
-    block_tokens = 256  # rows x tokens that prefill works on at once
+    block_tokens = 256  # rows x tokens that prefill processes at once
 
     def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1) -> None:
         self.config = shape_of(weights, head_size)
@@ -41,7 +41,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _advance(self, ids: Ids, state: State) -> Floats:
-        """Move `state` on by ids (B, T) -> logits of each row's last token (B, V)."""
+        """Advances `state` by ids (B, T). Returns the logits of each row's last token (B, V)."""
         before = ModelState(*(torch.from_numpy(x) for x in (state.att_shift, state.ffn_shift, state.wkv)))
         h, after = self.model.hidden(torch.from_numpy(ids), before)
         state.att_shift[:], state.ffn_shift[:] = after.att_shift.numpy(), after.ffn_shift.numpy()

@@ -61,16 +61,19 @@ class _Buffers:
 
 
 class TritonEngine:
-    """See `Engine`. Matrices in bfloat16 on a GPU; in Triton's interpreter, on a CPU and without graphs, in float32."""
+    """An `Engine` on a GPU, with matrices in bfloat16. In Triton's interpreter it uses float32 and no graphs."""
 
     name = "triton"
-    block_tokens = 256  # rows x tokens that prefill works on at once
+    block_tokens = 256  # rows x tokens that prefill processes at once
 
     def __init__(self, weights: Mapping[str, Floats], head_size: int, threads: int = 1, *, graphs: bool = True) -> None:
-        """graphs: capture CUDA graphs; False launches one kernel after another, for comparison.
+        """Loads the weights.
+
+        Args:
+            graphs: capture CUDA graphs; False launches one kernel after another, for comparison.
 
         Raises:
-            RequestError: heads of a size that the kernels don't take.
+            RequestError: the kernels do not support heads of this size.
         """
         if head_size not in (16, 32, 64, 128):
             raise RequestError(f"the triton engine takes heads of 16, 32, 64 or 128 channels, these have {head_size}")

@@ -1,4 +1,4 @@
-"""What an RWKV-7's parameters are before training."""
+"""The initial parameters of an RWKV-7."""
 
 from __future__ import annotations
 

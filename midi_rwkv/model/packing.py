@@ -1,4 +1,4 @@
-"""RWKV-7 over several samples in one row, each as if it were alone: how the trainer runs the model.
+"""Runs RWKV-7 over several samples in one row, each as if it were alone, as the trainer does.
 
 `starts` (B, T), bool, is True at each sample's first token. There the wkv state is zero, and the token shift sees a
 zero vector. A row whose first token is not a start continues from the state that it was given.
@@ -17,7 +17,7 @@ from .rwkv7 import RWKV7, ModelState, Recurrence, previous_tokens
 
 
 class PackedRWKV7(nn.Module):
-    """An RWKV-7 whose forward takes `starts`: the same parameters, run as `packed_hidden` does."""
+    """An RWKV-7 whose forward takes `starts`: the same parameters, run by `packed_hidden`."""
 
     def __init__(self, model: RWKV7) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PackedRWKV7(nn.Module):
 def packed_hidden(
     model: RWKV7, x: Tensor, starts: Tensor | None, state: ModelState | None = None, *, backend: str = "auto"
 ) -> tuple[Tensor, ModelState]:
-    """`RWKV7.hidden` of packed rows. starts None: nothing is packed."""
+    """`RWKV7.hidden` for packed rows. If `starts` is None, nothing is packed."""
     if starts is None:
         return model.hidden(x, state, backend)
     x = x if x.is_floating_point() else model.emb(x)

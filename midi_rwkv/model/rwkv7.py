@@ -1,15 +1,15 @@
-"""RWKV-7 (x070) in PyTorch, to the letter: RWKV-LM's state dicts load and save, and its names are kept.
+"""RWKV-7 (x070) in PyTorch, exactly: RWKV-LM's state dicts load and save, and its parameter names are kept.
 
     model = RWKV7(ModelConfig(n_layer=8, n_embd=256, vocab_size=803))
     logits, state = model(ids)                    # (B, T) -> (B, T, V): a whole sequence at once
-    logits, state = model(next_ids, state)        # and on from there, one token or many
+    logits, state = model(next_ids, state)        # continue from there with one token or many
 
 What is unusual about RWKV-7, for a reader who knows Transformers:
 - There is no attention. Each head carries a matrix S (K x V); a token decays it channel by channel, removes what is
   stored under its normalised key kk, at an in-context learning rate a, and stores k -> v. kernels/README.md has the
   equation, `kernels/wkv7_reference.py` the loop.
 - Token shift: every projection reads a learned mix of this token's vector and the previous one's.
-- Value residual: layers past the first mix their values with the first layer's.
+- Value residual: layers after the first mix their values with the first layer's.
 - The channel mix is a squared-ReLU MLP, also token-shifted.
 """
 
@@ -39,7 +39,7 @@ class ModelState:
 
 
 class Recurrence(NamedTuple):
-    """What the recurrence takes, each (B, T, H, K): see `wkv7_reference`."""
+    """The inputs of the recurrence, (B, T, H, K) each: see `wkv7_reference`."""
 
     r: Tensor
     log_decay: Tensor
@@ -50,12 +50,12 @@ class Recurrence(NamedTuple):
 
 
 def previous_tokens(x: Tensor, last: Tensor) -> Tensor:
-    """x (B, T, C) and what preceded it (B, C) -> the vector before each token's own, (B, T, C)."""
+    """(B, T, C) the vector before each token's own, from x (B, T, C) and the vector that preceded it (B, C)."""
     return torch.cat([last.unsqueeze(1), x[:, :-1]], 1)
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a block: `before` the recurrence, the recurrence, `after` it."""
+    """The recurrent half of a block: the part `before` the recurrence, the recurrence, and the part `after` it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class TimeMix(nn.Module):
         return self.after(y, inputs, gate), wkv, v_first
 
     def before(self, x: Tensor, previous: Tensor, v_first: Tensor | None) -> tuple[Recurrence, Tensor, Tensor]:
-        """x and each token's previous one, (B, T, C) -> what the recurrence takes, v_first, the output's gate."""
+        """x and each token's previous one, (B, T, C) -> inputs of the recurrence, v_first, and the output's gate."""
         heads = (*x.shape[:2], self.n_head, self.head_size)
         xx = previous - x
         xr, xw, xk, xv, xa, xg = (
@@ -108,8 +108,8 @@ class TimeMix(nn.Module):
         k = k.view(heads) * (1 + (a - 1) * self.k_a.view(heads[2:]))
         inputs = Recurrence(r.view(heads), log_decay.view(heads), k, v.view(heads), -kk, kk * a)
         if r.device.type != "cpu":
-            # Autocast leaves r alone in bfloat16. A GPU's recurrence waits for memory, so all six are rounded, as in
-            # RWKV-LM; kernels/NOTES.md says what that costs.
+            # Autocast leaves only r in bfloat16. On a GPU the recurrence is bound by memory, so all six are rounded, as
+            # in RWKV-LM; kernels/NOTES.md has the cost in accuracy.
             inputs = Recurrence(*(t.to(r.dtype) for t in inputs))
         return inputs, v_first, gate
 
@@ -148,10 +148,10 @@ class Block(nn.Module):
 
 
 class RWKV7(nn.Module):
-    """Embedding, blocks, head. Whoever has vectors and heads of their own calls `hidden` alone."""
+    """Embedding, blocks, head. A caller with its own input vectors and heads uses only `hidden`."""
 
     def __init__(self, config: ModelConfig, *, fresh: bool = True) -> None:
-        """fresh: initialised for training; False where weights are loaded into it anyway."""
+        """With `fresh` the model is initialised for training; False is for weights that are loaded afterwards."""
         super().__init__()
         self.config = config
         self.emb = nn.Embedding(config.vocab_size, config.n_embd)
@@ -162,7 +162,7 @@ class RWKV7(nn.Module):
             initialise(self)
 
     def layers(self) -> list[Block]:
-        """The blocks, by their type."""
+        """The blocks, with their type."""
         return cast("list[Block]", list(self.blocks))
 
     def new_state(self, batch: int = 1, wkv0: Tensor | None = None) -> ModelState:
@@ -173,9 +173,12 @@ class RWKV7(nn.Module):
         return ModelState(shift, shift.clone(), wkv if wkv0 is None else wkv + wkv0[:, None])
 
     def hidden(self, x: Tensor, state: ModelState | None = None, backend: str = "auto") -> tuple[Tensor, ModelState]:
-        """ids (B, T), or vectors (B, T, C) in place of their embeddings -> the last layer's output, normalised.
+        """The last layer's normalised output (B, T, C), and the state after it.
 
-        And the state after it. state: None for none. backend: of the recurrence (`kernels/dispatch.py`).
+        Args:
+            x: tokens (B, T), or vectors (B, T, C) in place of their embeddings.
+            state: the state before them; None for none.
+            backend: of the recurrence (`kernels/dispatch.py`).
         """
         x = x if x.is_floating_point() else self.emb(x)
         state = self.new_state(len(x)) if state is None else state
