@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from midi_rwkv.engine.engine import Engine, Floats, State
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
+from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller, Progress
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
@@ -181,12 +182,14 @@ class Worker:
                     self.infiller.style = request.style or Style("none")
                     found = self.infiller(
                         request.score,
-                        request.region,
-                        request.sampling,
-                        candidates=request.candidates,
-                        seed=request.seed,
+                        Ask(
+                            request.region,
+                            request.sampling,
+                            candidates=request.candidates,
+                            seed=request.seed,
+                            locked=request.locked,
+                        ),
                         on_progress=on_progress,
-                        locked=request.locked,
                     )
                     happened.put([c.fills for c in found])
             except Exception as error:

@@ -23,6 +23,8 @@ from .errors import StyleError as StyleError
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
+    from .fill.ask import Ask as Ask
+    from .fill.infill import Candidate as Candidate
     from .fill.infill import Infiller as Infiller
     from .fill.infill import infill as infill
     from .model.checkpoint import load_checkpoint as load_checkpoint
@@ -32,20 +34,26 @@ if TYPE_CHECKING:
     from .model.rwkv7 import RWKV7 as RWKV7
     from .score.midi import read_midi as read_midi
     from .score.midi import write_midi as write_midi
+    from .score.score import Cell as Cell
     from .score.score import Note as Note
     from .score.score import Region as Region
     from .score.score import Score as Score
     from .score.score import Track as Track
     from .style.personalize import personalize as personalize
+    from .style.style import Style as Style
     from .tokens.tokenizer import Tokenizer as Tokenizer
 
 _HOME = {
     "evaluate": "evaluation.evaluate",
+    "Ask": "fill.ask",
+    "Candidate": "fill.infill",
     "infill": "fill.infill",
     "Infiller": "fill.infill",
     "personalize": "style.personalize",
+    "Style": "style.style",
     "read_midi": "score.midi",
     "write_midi": "score.midi",
+    "Cell": "score.score",
     "Score": "score.score",
     "Track": "score.score",
     "Note": "score.score",

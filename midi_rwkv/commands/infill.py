@@ -181,6 +181,7 @@ def write(
 def run_infill(options: argparse.Namespace) -> None:
     began = time.monotonic()
     from midi_rwkv.engine.make import MOST_THREADS
+    from midi_rwkv.fill.ask import Ask
     from midi_rwkv.model.config import SamplingConfig, check_seed, check_threads
     from midi_rwkv.score.midi import check_output, read_midi
     from midi_rwkv.score.score import Region, Track
@@ -221,28 +222,19 @@ def run_infill(options: argparse.Namespace) -> None:
     most = MOST_THREADS if options.backend in ("auto", "numba") else None
     check_threads(options.threads, "--threads", most)
     check_seed(seed, "--seed")
+    ask = Ask(region, sampling, candidates=options.candidates, seed=seed, context_bars=options.context_bars)
 
-    from midi_rwkv.fill.infill import infill
+    from midi_rwkv.fill.infill import Infiller
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.style import find_style
 
     checkpoint = load_checkpoint(options.checkpoint)
     style = find_style(options.style, checkpoint, options.style_strength)
+    infiller = Infiller(
+        checkpoint, backend=options.backend, threads=options.threads, style=style, precision=options.precision
+    )
     with stoppable() as check:
-        candidates = infill(
-            score,
-            region,
-            checkpoint,
-            sampling,
-            candidates=options.candidates,
-            seed=seed,
-            context_bars=options.context_bars,
-            backend=options.backend,
-            threads=options.threads,
-            on_progress=show_progress(check),
-            style=style,
-            precision=options.precision,
-        )
+        candidates = infiller(score, ask, on_progress=show_progress(check))
         check()
         try:
             write(paths, data, score, region, candidates, options)

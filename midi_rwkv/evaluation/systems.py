@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
@@ -154,7 +155,7 @@ class System:
         if self.infiller:
             seed = (self.setup.seed + case.seed) % 2**32
             given = case.given(score)
-            [candidate] = self.infiller(given, case.region, sampling, seed=seed, context_bars=case.context_bars)
+            [candidate] = self.infiller(given, Ask(case.region, sampling, seed=seed, context_bars=case.context_bars))
             return candidate.fills
         source = self._source(case, score, self.tokenizer.encode(score))
         if source is None:

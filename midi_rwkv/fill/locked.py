@@ -1,43 +1,11 @@
-"""Notes inside a region that are to stay: what the model must reproduce, and how the fill makes way for them."""
+"""Notes inside a region that are to stay: how the fill makes way for them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from midi_rwkv.errors import RequestError
-from midi_rwkv.score.score import POSITIONS_PER_BEAT, Cell, Note, Region, Score
-from midi_rwkv.tokens.tokenizer import Tokenizer
-
-from .limits import Place
-
-
-def places_of(
-    tokenizer: Tokenizer, score: Score, region: Region, locked: Mapping[int, Sequence[Note]]
-) -> dict[Cell, list[Place]]:
-    """Where the locked notes stand as the model writes them, rising, by cell of the region.
-
-    locked: by track index. RequestError where one does not begin inside the region.
-    """
-    if not any(locked.values()):
-        return {}
-    alone = score
-    for t in range(len(score.tracks)):
-        alone = alone.with_notes(t, sorted(locked.get(t, ())))
-    for t, notes in locked.items():
-        for n in notes:
-            if t not in region.tracks or (t, score.bar_of(t, n.onset_ticks)) not in region.cells:
-                raise RequestError(
-                    f"a locked note must begin inside the region, got one at tick {n.onset_ticks} of track {t}"
-                )
-    bars = [alone.bar(b) for b in range(max(len(alone.bars), max(region.bars) + 1))]
-    song = tokenizer.encode(alone, bars)
-    found = {}
-    for cell in region.cells:
-        position, pitch, _ = tokenizer.places(song.cell(cell))
-        if len(pitch):
-            found[cell] = list(zip(position.tolist(), pitch.tolist(), strict=True))
-    return found
+from midi_rwkv.score.score import POSITIONS_PER_BEAT, Note, Score
 
 
 def off_grid_ticks(ticks_per_beat: int) -> int:

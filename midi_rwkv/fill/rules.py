@@ -7,7 +7,7 @@ many of them together. A wish that cannot be met is refused here.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy as np
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
-from midi_rwkv.score.score import Cell, Note, Region, Score
+from midi_rwkv.score.score import Cell, Note
 from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
 from midi_rwkv.tokens.tokenizer import Tokenizer
 
-from .limits import NO_LIMIT, CellLimits, Place
+from .blank import Blanked
+from .limits import NO_LIMIT, CellLimits
 from .locked import off_grid_ticks
 
 SINGLE_NOTES = 6  # that a track must have for its playing one at a time to be its manner
@@ -32,35 +33,28 @@ DENSITY_EXPONENT = 0.56  # how far a track is busier where the others are, by re
 class Rules:
     """The limits of each cell of a region. ValueError, naming the conflict, where a wish cannot be met."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        sayable: Mapping[bool, np.ndarray],
-        score: Score,
-        blank: Score,
-        *,
-        region: Region,
-        sampling: SamplingConfig,
-        locked: Mapping[int, Sequence[Note]],
-        places: Mapping[Cell, Sequence[Place]],
-        switches: Mapping[int, frozenset[Note]],
-    ):
-        """sayable: by is_drum, (128,) bool, the pitches that the vocabulary has. score: music, with what stands in the
-        region now; blank: without. locked, places: see `locked.places_of`. switches: the tracks' keyswitches."""
-        self.tokenizer, self.score, self.blank, self.region = tokenizer, score, blank, region
-        self.sampling, self.locked, self.places = sampling, locked, places
+    def __init__(self, tokenizer: Tokenizer, blanked: Blanked, sayable: Mapping[bool, np.ndarray]):
+        """sayable: by is_drum, (128,) bool, the pitches that the vocabulary has."""
+        self.tokenizer, self.score, self.blank = tokenizer, blanked.score, blanked.blank
+        self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
+        self.places = blanked.places
+        score, blank, region = self.score, self.blank, self.region
         self.single = frozenset(t for t in region.tracks if self._plays_single(t))
         self._pitches = {
-            (t, program): self._allowed_pitches(t, program, sayable, switches.get(t, frozenset()))
+            (t, program): self._allowed_pitches(t, program, sayable, blanked.switches[t])
             for t, program in {(t, score.tracks[t].program_in(score.bar(b))) for t, b in sorted(region.cells)}
         }
         self._notes = {t: np.array(blank.tracks[t].notes, np.int64).reshape(-1, 4) for t in region.tracks}
         self._cells: dict[tuple[object, ...], CellLimits] = {}
         self._last_chances = self._check()
 
-    def cell(self, track: int, bar: int, silent: bool = False) -> CellLimits:
-        """silent: nothing has been written in this run of the track's bars so far; asked for music, the model may not
-        answer a whole run with silence."""
+    def cell(self, cell: Cell, *, silent: bool = False) -> CellLimits:
+        """The limits of one cell.
+
+        silent: nothing has been written in this run of the track's bars so far; asked for music, the model may not
+        answer a whole run with silence.
+        """
+        track, bar = cell
         limits = self._limits(track, bar, self.sampling.density or (0, NO_LIMIT))
         if self.sampling.density:
             return limits
@@ -68,13 +62,13 @@ class Rules:
             wanted = replace(limits, density=usual)
             if wanted.conflict() is None:
                 return wanted
-        if silent and (track, bar) in self._last_chances:
+        if silent and cell in self._last_chances:
             return replace(limits, density=(1, NO_LIMIT))
         return limits
 
-    def told(self, track: int, bar: int) -> SamplingConfig:
+    def told(self, cell: Cell) -> SamplingConfig:
         """The wishes that the model is told of before it writes the cell."""
-        density = self.cell(track, bar).density
+        density = self.cell(cell).density
         return self.sampling if density == (0, NO_LIMIT) else replace(self.sampling, density=density)
 
     # -- pitches ----------------------------------------------------------------------------------------------------

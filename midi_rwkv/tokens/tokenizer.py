@@ -80,11 +80,14 @@ class TokenizedSong:
 
     def without(self, hidden: Iterable[Cell]) -> TokenizedSong:
         """The song with these cells empty."""
-        lengths = np.diff(self.offsets)
-        kept = np.ones(len(lengths), bool)
-        kept[[bar * self.n_tracks + track for track, bar in hidden]] = False
-        cells = self.cells[np.repeat(kept, lengths)]
-        return replace(self, cells=cells, offsets=np.concatenate([[0], np.cumsum(lengths * kept)]))
+        return self.with_cells(dict.fromkeys(hidden, ()))
+
+    def with_cells(self, cells: Mapping[Cell, Sequence[int]]) -> TokenizedSong:
+        """The song with other ids in these cells."""
+        parts = np.split(self.cells, self.offsets[1:-1])
+        for (track, bar), ids in cells.items():
+            parts[bar * self.n_tracks + track] = np.array(ids, self.cells.dtype)
+        return replace(self, cells=np.concatenate(parts), offsets=np.cumsum([0, *map(len, parts)]))
 
 
 class Tokenizer:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from midi_rwkv import Ask
 from midi_rwkv.app import learn, work
 from midi_rwkv.app.work import FillRequest, PatientEngine, Stopped, Waiting, Worker, Written, half_of
 from midi_rwkv.engine.make import make_engine
@@ -50,8 +51,8 @@ def test_the_same_notes_as_infill(worker, checkpoint, score):
     rng = np.random.default_rng(0)
     c = checkpoint.config
     style = Style("s", run=rng.normal(size=(c.n_layer, c.n_head, c.head_size, c.head_size)).astype(np.float32))
-    plain = [c.fills for c in infill(score, REGION, checkpoint, candidates=2, seed=3)]
-    styled = [c.fills for c in infill(score, REGION, checkpoint, candidates=2, seed=3, style=style)]
+    plain = [c.fills for c in infill(score, Ask(REGION, candidates=2, seed=3), checkpoint)]
+    styled = [c.fills for c in infill(score, Ask(REGION, candidates=2, seed=3), checkpoint, style=style)]
     assert plain != styled
     for _ in range(2):  # the second time from what was remembered
         assert fills(worker, score) == plain

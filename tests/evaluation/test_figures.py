@@ -13,6 +13,8 @@ from midi_rwkv.evaluation.evaluate import records_path
 from midi_rwkv.evaluation.measure import wishes
 from midi_rwkv.evaluation.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, System
 from midi_rwkv.evaluation.transformer import Transformer
+from midi_rwkv.fill.ask import Ask
+from midi_rwkv.fill.blank import blank_cells
 from midi_rwkv.model.checkpoint import save_checkpoint
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
 from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
@@ -220,9 +222,9 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
         assert infiller is not None
         memory, _ = next(memories)
         given = case.given(score)
-        of_fills = infiller._memories(given, given, case.region, 1, case.context_bars)
-        assert of_fills is not None
-        [of_fill] = of_fills
+        asked = Ask(case.region, context_bars=case.context_bars)
+        of_fill = infiller._memory(blank_cells(system.tokenizer, given, asked))
+        assert of_fill is not None
         own = of_fill.cell(Cell(case.tracks[0], case.first))
         assert sorted(own.sources) == sorted(memory.sources)
         np.testing.assert_allclose(np.sort(own.like), np.sort(memory.like))

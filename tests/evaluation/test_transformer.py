@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from midi_rwkv import Infiller, Note, Region, Score, Track, load_checkpoint
+from midi_rwkv import Ask, Infiller, Note, Region, Score, Track, load_checkpoint
 from midi_rwkv.commands.cli import main
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.evaluation.transformer import KeyValueCache, Transformer, TransformerEngine, module_of
@@ -247,7 +247,7 @@ def test_it_fills_a_song(folder):
     sampling = SamplingConfig(density=(2, 12))
     checkpoint = load_checkpoint(folder)
     infiller = Infiller(checkpoint, engine=TransformerEngine(module_of(checkpoint)))
-    fill = [infiller(score, region, sampling, candidates=2, seed=seed) for seed in (1, 1, 2)]
+    fill = [infiller(score, Ask(region, sampling, candidates=2, seed=seed)) for seed in (1, 1, 2)]
     assert [c.fills for c in fill[0]] == [c.fills for c in fill[1]] != [c.fills for c in fill[2]]
     for candidate in fill[0]:
         for t, track in enumerate(score.tracks):

@@ -3,9 +3,10 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from midi_rwkv import Note, Region, Score, Track, infill, load_checkpoint
+from midi_rwkv import Ask, Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Cell, TimeSignature
@@ -30,7 +31,7 @@ def inside(score, region, track, note):
 
 def test_only_the_region_changes_and_notes_end_by_its_end(infiller, score):
     region = Region(frozenset({Cell(0, 2), Cell(0, 3), Cell(1, 3), Cell(0, 8), Cell(1, 9)}))
-    for candidate in infiller(score, region, SamplingConfig(density=(4, 20)), candidates=3, seed=2):
+    for candidate in infiller(score, Ask(region, SamplingConfig(density=(4, 20)), candidates=3, seed=2)):
         for t, track in enumerate(score.tracks):
             kept = [n for n in track.notes if not inside(score, region, t, n)]
             new = candidate.fills[t]
@@ -53,28 +54,28 @@ def test_the_hidden_notes_do_not_matter(infiller, score):
     other = score.with_notes(
         0, [n._replace(duration_ticks=100) if inside(score, region, 0, n) else n for n in score.tracks[0].notes]
     )
-    assert infiller(score, region, seed=4)[0].fills == infiller(other, region, seed=4)[0].fills
+    assert infiller(score, Ask(region, seed=4))[0].fills == infiller(other, Ask(region, seed=4))[0].fills
 
 
 def test_threads_and_precision(checkpoint_folder, score):
     checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
     one, two, rounded = (
-        infill(score, region, checkpoint, seed=4, threads=threads, precision=precision)[0].fills
+        Infiller(checkpoint, threads=threads, precision=precision)(score, Ask(region, seed=4))[0].fills
         for threads, precision in ((1, "float32"), (2, "float32"), (1, "int8"))
     )
     assert one == two
     assert rounded[0]
     with pytest.raises(ValueError, match="precision must be one of auto, float32, int8"):
-        infill(score, region, checkpoint, precision="int4")
+        Infiller(checkpoint, precision="int4")
 
 
 def test_the_context_does_matter(infiller, score):
     region = Region.rectangle([0], [(4, 6)])
     moved = score.with_notes(1, [n._replace(pitch=n.pitch + 5) for n in score.tracks[1].notes])
-    fills = [[c.fills for c in infiller(song, region, candidates=3, seed=4)] for song in (score, moved)]
+    fills = [[c.fills for c in infiller(song, Ask(region, candidates=3, seed=4))] for song in (score, moved)]
     assert fills[0] != fills[1]
-    near = infiller(score, region, seed=4, context_bars=1)[0].fills
-    assert near != infiller(score, region, seed=4)[0].fills
+    near = infiller(score, Ask(region, seed=4, context_bars=1))[0].fills
+    assert near != infiller(score, Ask(region, seed=4))[0].fills
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -86,7 +87,7 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
     infiller.engine.prefill = lambda ids, state: fed.extend(ids) or prefill(ids, state)
     region = Region.rectangle([0, 1], [(4, 6)])
     written = []
-    [candidate] = infiller(score, region, seed=3, on_progress=lambda p: written.append(Cell(p.track, p.bar)))
+    [candidate] = infiller(score, Ask(region, seed=3), on_progress=lambda p: written.append(Cell(p.track, p.bar)))
     assert set(candidate.fills) == {0, 1}
 
     by_track = [Cell(0, 4), Cell(0, 5), Cell(1, 4), Cell(1, 5)]
@@ -114,25 +115,27 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
 def test_a_later_run_is_written_in_the_context_of_the_earlier(infiller, score, monkeypatch):
     """The prompt of the second run shows what the first run wrote, per candidate."""
     seen = []
-    original = Infiller._prompts
+    original = Infiller._prompt
 
-    def spy(self, songs, *rest):
-        seen.append([s.tracks[0].notes for s in songs])
-        return original(self, songs, *rest)
+    def spy(self, blanked, song, run):
+        seen.append(song)
+        return original(self, blanked, song, run)
 
-    monkeypatch.setattr(Infiller, "_prompts", spy)
+    monkeypatch.setattr(Infiller, "_prompt", spy)
     region = Region.rectangle([0], [(1, 2), (6, 7)])
-    candidates = infiller(score, region, SamplingConfig(density=(3, 9)), candidates=2, seed=0)
-    assert len(seen) == 2
-    for shown, candidate in zip(seen[1], candidates, strict=True):
-        assert {n for n in candidate.fills[0] if n.onset_ticks < 6 * 1920} <= set(shown)
-    assert seen[1][0] != seen[1][1]
+    candidates = infiller(score, Ask(region, SamplingConfig(density=(3, 9)), candidates=2, seed=0))
+    first, *later = seen  # one for both candidates, then one each
+    assert not len(first.cell(Cell(0, 1)))
+    for shown, candidate in zip(later, candidates, strict=True):
+        whole = infiller.tokenizer.encode(candidate.score).without([Cell(0, 6)])
+        assert np.array_equal(shown.cells, whole.cells)
+    assert not np.array_equal(later[0].cells, later[1].cells)
 
 
 def test_progress_and_the_function(checkpoint_folder, score):
     said = []
     region = Region.rectangle([0, 1], [(3, 5)])
-    [candidate] = infill(score, region, load_checkpoint(checkpoint_folder), on_progress=said.append)
+    [candidate] = infill(score, Ask(region), load_checkpoint(checkpoint_folder), on_progress=said.append)
     assert [(p.done, p.total, p.track, p.bar) for p in said] == [(1, 4, 0, 3), (2, 4, 1, 3), (3, 4, 0, 4), (4, 4, 1, 4)]
     assert sum(len(p.notes[0]) for p in said) >= sum(len(f) for f in candidate.fills.values())
 
@@ -140,13 +143,13 @@ def test_progress_and_the_function(checkpoint_folder, score):
 @pytest.mark.parametrize("cell", [Cell(2, 0), Cell(0, 600), Cell(0, -1), Cell(-1, 0)])
 def test_a_region_outside_the_score_is_refused(infiller, score, cell):
     with pytest.raises(ValueError, match="must be 0-"):
-        infiller(score, Region(frozenset({cell})))
+        infiller(score, Ask(Region(frozenset({cell}))))
 
 
 def test_torch_and_numba_write_the_same(checkpoint_folder, score):
-    region = Region.rectangle([0], [(4, 6)])
+    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
     fills = [
-        infill(score, region, load_checkpoint(checkpoint_folder), seed=1, backend=backend, precision="float32")[0].fills
+        Infiller(checkpoint, backend=backend, precision="float32")(score, Ask(region, seed=1))[0].fills
         for backend in ("numba", "torch")
     ]
     assert fills[0] == fills[1]
@@ -164,7 +167,7 @@ def test_a_section_is_not_left_silent(infiller, score):
     quiet.engine.step = lambda tokens, state: hush(step(tokens, state))
     quiet.engine.prefill = lambda tokens, state: hush(prefill(tokens, state))
     region = Region.rectangle([0, 1], [(2, 5), (7, 8)])
-    [candidate] = quiet(score, region, seed=0)
+    [candidate] = quiet(score, Ask(region, seed=0))
     for notes in candidate.fills.values():
         assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]
 
@@ -173,7 +176,7 @@ def test_what_is_kept_between_fills_is_bounded(infiller, score, monkeypatch):
     monkeypatch.setattr(sys.modules["midi_rwkv.fill.infill"], "MAX_KEPT_RULES", 3)
     region = Region.rectangle([0], [(2, 3)])
     for low in range(40, 50):
-        infiller(score, region, SamplingConfig(pitch_range=(low, low + 24)), seed=1)
+        infiller(score, Ask(region, SamplingConfig(pitch_range=(low, low + 24)), seed=1))
         assert len(infiller._cell_rules) <= 3
 
 
@@ -182,7 +185,7 @@ def test_a_fill_keeps_to_the_register_of_its_track(infiller, score):
     busy, region = SamplingConfig(density=(8, 20)), Region.rectangle([0], [(4, 8)])
 
     def pitches(score, sampling):
-        return {n.pitch for n in infiller(score, region, sampling, seed=3)[0].fills[0]}
+        return {n.pitch for n in infiller(score, Ask(region, sampling, seed=3))[0].fills[0]}
 
     assert pitches(score, busy) <= set(range(60 - 5, 66 + 5 + 1))
     assert pitches(score, replace(busy, pitch_range=(80, 90))) <= set(range(80, 91))

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv import Ask
+from midi_rwkv.fill.blank import blank_cells
 from midi_rwkv.fill.infill import Infiller, infill
 from midi_rwkv.fill.limits import CellLimits
-from midi_rwkv.fill.locked import places_of, with_locked
+from midi_rwkv.fill.locked import with_locked
 from midi_rwkv.fill.sample import CellRules, CellWriter, GrammarTables
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
@@ -82,12 +84,12 @@ def test_places_are_the_grids(tokenizer, score):
     """A note off the grid stands where the model would write it."""
     region = Region.rectangle([0, 1], [(2, 4)])
     locked = {0: [Note(2 * BAR + 485, 64, 100, 90), Note(3 * BAR, 71, 100, 90)], 1: [Note(3 * BAR + 960, 50, 10, 9)]}
-    found = places_of(tokenizer, score, region, locked)
-    assert found == {(2, 0): [(12, 64)], (3, 0): [(0, 71)], (3, 1): [(24, 50)]}
-    assert places_of(tokenizer, score, region, {}) == {}
+    found = blank_cells(tokenizer, score, Ask(region, locked=locked)).places
+    assert found == {Cell(0, 2): [(12, 64)], Cell(0, 3): [(0, 71)], Cell(1, 3): [(24, 50)]}
+    assert blank_cells(tokenizer, score, Ask(region)).places == {}
     for wrong in ({0: [Note(4 * BAR, 64, 100, 90)]}, {2: [Note(2 * BAR, 64, 100, 90)]}):
         with pytest.raises(ValueError, match="a locked note must begin inside the region"):
-            places_of(tokenizer, score, region, wrong)
+            blank_cells(tokenizer, score, Ask(region, locked=wrong))
 
 
 def test_a_fill_has_its_locked_notes_as_they_are(checkpoint_folder, score):
@@ -95,7 +97,9 @@ def test_a_fill_has_its_locked_notes_as_they_are(checkpoint_folder, score):
     region = Region(frozenset({Cell(0, 2), Cell(0, 3), Cell(1, 3), Cell(0, 6)}))
     locked = {0: [Note(2 * BAR + 485, 87, 101, 3), Note(6 * BAR, 30, 2500, 90)], 1: [Note(3 * BAR, 50, 333, 77)]}
     sampling = SamplingConfig(pitch_range=(55, 70))
-    found = infill(score, region, load_checkpoint(checkpoint_folder), sampling, candidates=3, seed=5, locked=locked)
+    found = infill(
+        score, Ask(region, sampling, candidates=3, seed=5, locked=locked), load_checkpoint(checkpoint_folder)
+    )
     assert len({str(c.fills) for c in found}) == 3
     for candidate in found:
         for t, notes in locked.items():
@@ -112,7 +116,7 @@ def test_the_model_reads_what_it_wrote_of_them(checkpoint_folder, score):
     step, fed = infiller.engine.step, []
     infiller.engine.step = lambda ids, state: fed.extend(ids.tolist()) or step(ids, state)
     locked = {0: [Note(4 * BAR + 960, 74, 240, 90)]}
-    infiller(score, Region.rectangle([0], [(4, 5)]), seed=2, locked=locked)
+    infiller(score, Ask(Region.rectangle([0], [(4, 5)]), seed=2, locked=locked))
     base = [infiller.tokenizer.base_names[b] for i in fed for b in infiller.tokenizer.expansions[i]]
     after = base[base.index("Position_24") :]
     group = after[: next((k for k, n in enumerate(after[1:], 1) if n.startswith("Position")), len(after))]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from midi_rwkv import read_midi, write_midi
+from midi_rwkv import Ask, read_midi, write_midi
 from midi_rwkv.commands.cli import main
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -48,7 +48,9 @@ def lead(overlap: int, program: int = 73) -> Track:
 
 def pitches(infiller, score, sampling=None, track=0, seed=0):
     sampling = sampling or SamplingConfig(density=(12, 24))
-    return {n.pitch for n in infiller(score, Region.rectangle([track], [(4, 6)]), sampling, seed=seed)[0].fills[track]}
+    return {
+        n.pitch for n in infiller(score, Ask(Region.rectangle([track], [(4, 6)]), sampling, seed=seed))[0].fills[track]
+    }
 
 
 def test_drums_keep_to_the_pads_of_their_track(infiller):
@@ -74,7 +76,7 @@ def test_a_line_of_single_notes_stays_one(infiller, overlap):
     score = song(lead(overlap))
     for seed in range(3):
         region = Region.rectangle([0], [(4, 6), (8, 9)])
-        [found] = infiller(score, region, SamplingConfig(density=(6, 20)), seed=seed)
+        [found] = infiller(score, Ask(region, SamplingConfig(density=(6, 20)), seed=seed))
         new = found.fills[0]
         assert len(new) >= 18
         kept = [n for n in found.score.tracks[0].notes if n not in new]
@@ -87,7 +89,7 @@ def test_a_line_of_single_notes_stays_one(infiller, overlap):
 
 def test_two_may_be_asked_for_on_a_line_of_single_notes(infiller):
     asked = SamplingConfig(density=(8, 20), polyphony=(2, 3))
-    [found] = infiller(song(lead(0)), Region.rectangle([0], [(4, 6)]), asked, seed=1)
+    [found] = infiller(song(lead(0)), Ask(Region.rectangle([0], [(4, 6)]), asked, seed=1))
     onsets = [n.onset_ticks for n in found.fills[0]]
     assert all(2 <= onsets.count(t) <= 3 for t in onsets)
 
@@ -114,18 +116,18 @@ def test_keyswitches_stay_where_they_are(infiller, track):
     assert keyswitches(track, 480) == found
     region = Region.rectangle([0], [(0, 12)])
     for asked in (SamplingConfig(), SamplingConfig(pitch_range=(20, 80), density=(4, 12))):
-        [answer] = infiller(score, region, asked, seed=2)
+        [answer] = infiller(score, Ask(region, asked, seed=2))
         assert found <= set(answer.score.tracks[0].notes)
         assert not {n.pitch for n in answer.fills[0]} & {24, 26}
     with pytest.raises(ValueError, match="keyswitches"):
-        infiller(score, region, SamplingConfig(pitch_range=(24, 24)))
+        infiller(score, Ask(region, SamplingConfig(pitch_range=(24, 24))))
 
 
 def test_keyswitches_are_not_read(infiller):
     """Neither the model nor the register, nor the manner of single notes, knows of them."""
     score, region = song(strings(lengths=1900)), Region.rectangle([0], [(4, 6)])
     music = score.with_notes(0, [n for n in score.tracks[0].notes if n.pitch > 40])
-    assert infiller(score, region, seed=3)[0].fills == infiller(music, region, seed=3)[0].fills
+    assert infiller(score, Ask(region, seed=3))[0].fills == infiller(music, Ask(region, seed=3))[0].fills
 
 
 @pytest.mark.parametrize(
@@ -177,11 +179,11 @@ def test_a_new_track_plays_as_its_kind_does(infiller, program, is_drum):
     low, _, high = usual_notes(program, is_drum=is_drum)
     for other in (lead(0), replace(lead(0), notes=tuple(n for n in lead(0).notes if n.onset_ticks % BAR == 0))):
         score = song(other, Track("new", program, (), is_drum=is_drum))
-        [found] = infiller(score, region, seed=5)
+        [found] = infiller(score, Ask(region, seed=5))
         counts = [len(found.score.notes_in(1, b)) for b in range(2, 8)]
         assert all(1 <= c <= 8 * high + 1 for c in counts)
         assert np.mean(counts) >= 4 * low / 2 - 1
-    [found] = infiller(score, region, SamplingConfig(density=(0, 0)), seed=5)
+    [found] = infiller(score, Ask(region, SamplingConfig(density=(0, 0)), seed=5))
     assert found.fills[1] == []
 
 
@@ -189,5 +191,5 @@ def test_a_track_that_plays_in_the_region_alone_keeps_its_density(infiller):
     """Silence all around it would else be gone on with."""
     solo = Track("solo", 0, tuple(Note(4 * BAR + k * 160, 60 + k % 12, 160, 80) for k in range(48)))
     score = song(lead(0), solo)
-    [found] = infiller(score, Region.rectangle([1], [(4, 8)]), seed=5)
+    [found] = infiller(score, Ask(Region.rectangle([1], [(4, 8)]), seed=5))
     assert all(8 <= len(found.score.notes_in(1, b)) <= 18 for b in range(4, 8))

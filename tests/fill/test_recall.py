@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv import Ask
 from midi_rwkv.evaluation.baselines import CellNotes
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import NEARNESS, REACH, CellMemory, SongMemory
@@ -189,7 +190,7 @@ def test_a_gap_is_filled_as_the_song_has_it(checkpoint):
     """A model of random weights writes the song's own figures, each over its bass, in every candidate."""
     score = without(repeating(), 0, range(6, 10))
     found = Infiller(checkpoint)(
-        score, Region.rectangle([0], [(6, 10)]), SamplingConfig(top_p=0.7), candidates=2, seed=1
+        score, Ask(Region.rectangle([0], [(6, 10)]), SamplingConfig(top_p=0.7), candidates=2, seed=1)
     )
     for candidate in found:
         assert [written(candidate.fills[0], b) for b in range(6, 10)] == [FIGURE, OTHER, FIGURE, OTHER]
@@ -198,16 +199,18 @@ def test_a_gap_is_filled_as_the_song_has_it(checkpoint):
 def test_without_recall_it_is_not(checkpoint):
     score, region = without(repeating(), 0, range(6, 10)), Region.rectangle([0], [(6, 10)])
     infiller = Infiller(checkpoint)
-    [new] = infiller(score, region, SamplingConfig(recall=0), seed=1)
+    [new] = infiller(score, Ask(region, SamplingConfig(recall=0), seed=1))
     assert FIGURE not in [written(new.fills[0], b) for b in range(6, 10)]
     plain = Infiller(replace(checkpoint, recall=None))
-    assert plain(score, region, SamplingConfig(), seed=1) == infiller(score, region, SamplingConfig(recall=0), seed=1)
+    assert plain(score, Ask(region, SamplingConfig(), seed=1)) == infiller(
+        score, Ask(region, SamplingConfig(recall=0), seed=1)
+    )
 
 
 def test_what_was_masked_does_not_come_back(checkpoint):
     """The figure stands in seven other bars, but it is what the composer wants replaced."""
     score = repeating()
-    [found] = Infiller(checkpoint)(score, Region.rectangle([0], [(6, 7)]), SamplingConfig(top_p=0.7), seed=1)
+    [found] = Infiller(checkpoint)(score, Ask(Region.rectangle([0], [(6, 7)]), SamplingConfig(top_p=0.7), seed=1))
     assert found.fills[0]
     assert written(found.fills[0], 6) != FIGURE
 
@@ -218,7 +221,7 @@ def test_bars_that_may_not_be_read_are_no_sources(checkpoint):
     score, region = song_of(bars), Region.rectangle([0], [(8, 9)])
     sampling = SamplingConfig(top_p=0.7)
     wide = replace(checkpoint, recall=replace(EAGER, gate=(9.0, *EAGER.gate[1:])))
-    [near] = Infiller(wide)(score, region, sampling, seed=1, context_bars=2)
+    [near] = Infiller(wide)(score, Ask(region, sampling, seed=1, context_bars=2))
     assert near.fills[0]  # asked for music, where the sources say silence
     assert written(near.fills[0], 8) != FIGURE
 
@@ -229,14 +232,14 @@ def test_a_track_that_doubles_another_goes_on_doubling(checkpoint):
     bars = [[(int(s), int(rng.integers(55, 75))) for s in range(0, 16, 4)] for _ in range(12)]
     score = without(song_of([[bar, bar, [(0, 40)]] for bar in bars]), 1, range(6, 8))
     wide = replace(checkpoint, recall=replace(EAGER, gate=(9.0, *EAGER.gate[1:])))
-    [found] = Infiller(wide)(score, Region.rectangle([1], [(6, 8)]), SamplingConfig(top_p=0.7), seed=1)
+    [found] = Infiller(wide)(score, Ask(Region.rectangle([1], [(6, 8)]), SamplingConfig(top_p=0.7), seed=1))
     assert [written(found.fills[1], b) for b in (6, 7)] == bars[6:8]
 
 
 def test_controls_hold_whatever_the_song_says(checkpoint):
     score, region = without(repeating(), 0, range(6, 8)), Region.rectangle([0], [(6, 8)])
     sampling = SamplingConfig(density=(2, 2), pitch_range=(50, 66))
-    [found] = Infiller(checkpoint)(score, region, sampling, seed=2)
+    [found] = Infiller(checkpoint)(score, Ask(region, sampling, seed=2))
     for bar in (6, 7):
         pitches = [p for _, p in written(found.fills[0], bar)]
         assert len(pitches) == 2
@@ -256,7 +259,9 @@ def test_candidates_recall_their_own_bars(tokenizer):
 
 
 def test_bars_after_the_end_can_recall(checkpoint):
-    [found] = Infiller(checkpoint)(repeating(), Region.rectangle([0, 1], [(16, 18)]), SamplingConfig(top_p=0.7), seed=3)
+    [found] = Infiller(checkpoint)(
+        repeating(), Ask(Region.rectangle([0, 1], [(16, 18)]), SamplingConfig(top_p=0.7), seed=3)
+    )
     assert set(found.fills) == {0, 1}
 
 

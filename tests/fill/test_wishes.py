@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.limits import CellLimits
 from midi_rwkv.fill.sample import CellRules, CellWriter, GrammarTables
@@ -122,7 +123,7 @@ def test_every_wish_is_met_or_refused(infiller, asked, track, first, bars, lock,
     places = {(start + onset % (bars * 480), pitch): length for onset, pitch, length in lock}
     locked = {track: [Note(onset, pitch, length, 90) for (onset, pitch), length in sorted(places.items())]}
     try:
-        [found] = infiller(SONG, region, asked, seed=seed, locked=locked)
+        [found] = infiller(SONG, Ask(region, asked, seed=seed, locked=locked))
     except ValueError as error:
         refusal = str(error)
     else:
@@ -174,7 +175,7 @@ def near(note, own):
 )
 def test_the_conflict_is_named(infiller, track, asked, said):
     with pytest.raises(ValueError, match=said):
-        infiller(SONG, Region.rectangle([track], [(3, 4)]), SamplingConfig(**asked))
+        infiller(SONG, Ask(Region.rectangle([track], [(3, 4)]), SamplingConfig(**asked)))
 
 
 def test_locks_that_contradict_a_wish(infiller):
@@ -187,4 +188,4 @@ def test_locks_that_contradict_a_wish(infiller):
         (apart, {"density": (0, 1)}, "2 notes are locked and the density allows 1"),
     ):
         with pytest.raises(ValueError, match=said):
-            infiller(SONG, region, SamplingConfig(**asked), locked=locked)
+            infiller(SONG, Ask(region, SamplingConfig(**asked), locked=locked))

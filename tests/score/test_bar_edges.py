@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midi_rwkv import load_checkpoint
+from midi_rwkv import Ask, load_checkpoint
 from midi_rwkv.corpus.shards import read_song
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
@@ -160,7 +160,7 @@ def test_a_fill_between_rushed_bars(checkpoint_folder, build_midi, note, check_f
     locked = {0: [n for n in score.notes_in(0, 4) if n.pitch == 40]}
     assert locked[0][0].onset_ticks == 4 * BAR - lead
     for held in ({}, locked):
-        for found in infiller(score, region, SamplingConfig(density=(4, 30)), candidates=3, seed=1, locked=held):
+        for found in infiller(score, Ask(region, SamplingConfig(density=(4, 30)), candidates=3, seed=1, locked=held)):
             assert Counter(found.score.tracks[0].notes) == Counter(kept) + Counter(found.fills[0])
             assert set(held.get(0, [])) <= set(found.fills[0])
             assert {score.bar_of(0, n.onset_ticks) for n in found.fills[0]} <= {4, 5}

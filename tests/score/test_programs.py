@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.midi import read_midi, splice
@@ -91,7 +92,7 @@ def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
     infiller.engine.step = lambda tokens, state: fed.extend(tokens.tolist()) or step(tokens, state)
     infiller.engine.prefill = lambda tokens, state: fed.extend(tokens) or prefill(tokens, state)
     try:
-        [answer] = infiller(score, Region.rectangle([0], [(6, 10)]), SamplingConfig(density=(6, 12)), seed=1)
+        [answer] = infiller(score, Ask(Region.rectangle([0], [(6, 10)]), SamplingConfig(density=(6, 12)), seed=1))
     finally:
         infiller.engine.step, infiller.engine.prefill = step, prefill
     starts = [before for before, token in pairwise(fed) if token == infiller.tokens.fill_start]
@@ -100,7 +101,7 @@ def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
         assert all(36 - 5 <= n.pitch <= 45 + 5 for n in answer.score.notes_in(0, bar))
     for bar in (8, 9):
         assert all(76 - 5 <= n.pitch <= 85 + 5 for n in answer.score.notes_in(0, bar))
-    [on] = infiller(score, Region.rectangle([0], [(16, 18)]), SamplingConfig(density=(6, 12)), seed=1)
+    [on] = infiller(score, Ask(Region.rectangle([0], [(16, 18)]), SamplingConfig(density=(6, 12)), seed=1))
     assert all(n.pitch >= 76 - 5 for n in on.fills[0])
 
 
@@ -120,7 +121,7 @@ def test_a_track_taken_for_drums_is_written_on_its_own_channel(infiller, build_m
     assert (score.tracks[0].is_drum, kit.tracks[0].is_drum) == (False, True)
     assert (kit.tracks[0].channel, kit.tracks[0].notes) == (0, score.tracks[0].notes)
     region = Region.rectangle([0], [(2, 4)])
-    [answer] = infiller(kit, region, SamplingConfig(density=(6, 12)), seed=1)
+    [answer] = infiller(kit, Ask(region, SamplingConfig(density=(6, 12)), seed=1))
     new = splice(source, kit, region, answer.fills)
     assert new == splice(source, score, region, answer.fills)
     assert max(n.duration_ticks for n in answer.fills[0]) == 60  # hits are as long as the track's

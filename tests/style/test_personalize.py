@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from midi_rwkv import Ask
 from midi_rwkv import personalize as public_personalize
 from midi_rwkv.commands.cli import main
 from midi_rwkv.fill.infill import infill
@@ -424,7 +425,7 @@ def test_the_styled_fill_leaves_the_rest_of_the_file_alone(run, pieces, checkpoi
     files = pieces(3)
     assert run(*files, "--name", "mine")[0] == 0
     score = read_midi(files[0])
-    [answer] = infill(score, Region.rectangle([0], [(2, 4)]), checkpoint, seed=0, style="mine")
+    [answer] = infill(score, Ask(Region.rectangle([0], [(2, 4)]), seed=0), checkpoint, style="mine")
     write_midi(tmp_path / "new.mid", files[0], score, Region.rectangle([0], [(2, 4)]), fills=answer.fills)
     mask = [(score.tracks[0].chunk, score.tracks[0].channel, 2 * 1920, 4 * 1920)]
     assert check_fill(files[0], tmp_path / "new.mid", mask) == []

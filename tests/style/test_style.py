@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midi_rwkv import Ask
 from midi_rwkv.commands.cli import main
 from midi_rwkv.commands.convert import convert
 from midi_rwkv.fill.infill import Infiller, infill
@@ -87,12 +88,12 @@ def test_a_style_comes_back_as_it_was_kept(checkpoint, keep):
 
 def test_strength_0_is_exactly_the_base_model(checkpoint, keep, song):
     keep("mine", random_state(0))
-    plain = infill(song, REGION, checkpoint, candidates=2, seed=3)
-    nothing = infill(song, REGION, checkpoint, candidates=2, seed=3, style=find_style("mine", checkpoint, 0.0))
-    zero = infill(song, REGION, checkpoint, candidates=2, seed=3, style="mine:0")
+    plain = infill(song, Ask(REGION, candidates=2, seed=3), checkpoint)
+    nothing = infill(song, Ask(REGION, candidates=2, seed=3), checkpoint, style=find_style("mine", checkpoint, 0.0))
+    zero = infill(song, Ask(REGION, candidates=2, seed=3), checkpoint, style="mine:0")
     assert fills_of(plain) == fills_of(nothing) == fills_of(zero)
     assert find_style("mine", checkpoint, 0.0) is None
-    full = infill(song, REGION, checkpoint, candidates=2, seed=3, style="mine")
+    full = infill(song, Ask(REGION, candidates=2, seed=3), checkpoint, style="mine")
     assert fills_of(full) != fills_of(plain)
 
 
@@ -112,7 +113,7 @@ def test_a_state_is_put_in_its_place(checkpoint, song, place):
         return logits
 
     engine.prefill = spy
-    infiller(song, Region.rectangle([0], [(3, 4)]), seed=0)
+    infiller(song, Ask(Region.rectangle([0], [(3, 4)]), seed=0))
     middle = infiller.tokens.middle
     first = next(k for k, (ids, _) in enumerate(seen) if infiller.tokens.fill_start in ids)
     ids = [i for part, _ in seen[: first + 1] for i in part]
@@ -136,7 +137,7 @@ def test_candidates_that_read_the_same_read_it_once(checkpoint, keep, song):
     rows = []
     prefill = infiller.engine.prefill
     infiller.engine.prefill = lambda ids, state: rows.append((len(ids), state.batch)) or prefill(ids, state)
-    infiller(song, Region.rectangle([0], [(3, 4)]), candidates=3, seed=0)
+    infiller(song, Ask(Region.rectangle([0], [(3, 4)]), candidates=3, seed=0))
     assert [batch for _, batch in rows] == [1, 1]
 
 
@@ -259,7 +260,7 @@ def test_rwkv_peft_files_come_in_and_go_out(checkpoint, keep, song, tmp_path):
     convert(tmp_path / "state.pth", tmp_path / "back.safetensors")
     back = load_style(tmp_path / "back.safetensors", checkpoint)
     assert np.array_equal(back.wkv, state)
-    assert infill(song, REGION, checkpoint, seed=1, style=back)
+    assert infill(song, Ask(REGION, seed=1), checkpoint, style=back)
     save_style(Style("both", state, state), tmp_path / "both.safetensors")
     with pytest.raises(ValueError, match="has room for one"):
         convert(tmp_path / "both.safetensors", tmp_path / "both.pth")

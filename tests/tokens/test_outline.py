@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -187,7 +188,7 @@ def test_a_groove_comes_back_whatever_its_velocities(checkpoint_folder):
         (replace(BY_OUTLINE, outline_gate=(-1e9, *BY_OUTLINE.outline_gate[1:])), False),
     ):
         infiller = Infiller(replace(load_checkpoint(checkpoint_folder), recall=recall))
-        [found] = infiller(blank, region, SamplingConfig(top_p=0.7), seed=1)
+        [found] = infiller(blank, Ask(region, SamplingConfig(top_p=0.7), seed=1))
         assert all((places(found.fills[0], b) == GROOVE) == same for b in (6, 7))
 
 
@@ -195,6 +196,6 @@ def test_what_was_masked_does_not_come_back_in_other_velocities(checkpoint_folde
     rng = np.random.default_rng(3)
     score = score_of([played(rng, GROOVE) for _ in range(12)], True)
     infiller = Infiller(replace(load_checkpoint(checkpoint_folder), recall=BY_OUTLINE))
-    [found] = infiller(score, Region.rectangle([0], [(6, 7)]), SamplingConfig(top_p=0.7), seed=1)
+    [found] = infiller(score, Ask(Region.rectangle([0], [(6, 7)]), SamplingConfig(top_p=0.7), seed=1))
     assert found.fills[0]
     assert places(found.fills[0], 6) != GROOVE
