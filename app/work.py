@@ -187,7 +187,7 @@ class Worker:
                             request.sampling,
                             candidates=request.candidates,
                             seed=request.seed,
-                            locked=request.locked,
+                            locked=request.locked or {},
                         ),
                         on_progress=on_progress,
                     )

@@ -30,6 +30,7 @@ from script_helpers.app_driver import App, Page, serve, visit
 from script_helpers.tables import markdown
 
 from midi_rwkv.fill.arguments import parse_bars
+from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.fill.sample import CellState, CellWriter
@@ -222,7 +223,7 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
     infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
-    infiller(score, region, seed=1)
+    infiller(score, Ask(region, seed=1))
     spent: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
 

@@ -38,6 +38,7 @@ from script_helpers.app_driver import App, Page, serve, visit
 
 from midi_rwkv.files import whole_file
 from midi_rwkv.fill.arguments import parse_bars, parse_tracks, sounding_tracks
+from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.instruments import program_name
@@ -268,7 +269,7 @@ def picture_fills(options: argparse.Namespace) -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     for number, (name, score, region) in enumerate(cases):
-        fills = {what: infiller(score, region, seed=options.seed)[0].score for what, infiller in infillers.items()}
+        fills = {what: infiller(score, Ask(region, seed=options.seed))[0].score for what, infiller in infillers.items()}
         names = []
         for t in region.tracks:
             track = score.tracks[t]
