@@ -160,7 +160,7 @@ def minhash(hashes: np.ndarray) -> np.ndarray | None:
         return None
     sketch = _datasketch().MinHash(PERMUTATIONS, hashfunc=int)
     sketch.update_batch(hashes)
-    return sketch.hashvalues.astype(np.uint32)
+    return np.asarray(sketch.hashvalues, np.uint32)
 
 
 def _datasketch() -> Any:
@@ -218,15 +218,35 @@ def sort_pieces(pieces: Sequence[Piece], filters: Filters, shares: Mapping[str, 
     by split, for pieces without one; the rest is train. The draw depends only on a group's first name. If valid has a
     share but would be empty, the group drawn nearest to it goes there.
     """
+    reasons, first_related = _leave_out_copies(pieces, filters)
+    splits = [p.split if not r else "" for p, r in zip(pieces, reasons, strict=True)]
+    drawn: dict[int, float] = {}
+    for i, piece in enumerate(pieces):
+        if not reasons[i] and not piece.split:
+            digest = hashlib.sha1(pieces[first_related[i]].name.encode()).digest()
+            drawn[i] = int.from_bytes(digest[:8], "big") / 2**64
+            splits[i] = _split_of(drawn[i], shares)
+    if drawn and shares.get("valid") and "valid" not in splits and len(set(drawn.values())) > 1:
+        lowest = min(drawn.values())
+        for i, value in drawn.items():
+            if value == lowest:
+                splits[i] = "valid"
+    return Sorted(splits, reasons)
+
+
+def _split_of(value: float, shares: Mapping[str, float]) -> str:
+    """The split of a number drawn from 0..1."""
+    below = 0.0
+    for split, share in shares.items():
+        if below <= value < below + share:
+            return split
+        below += share
+    return "train"
+
+
+def _leave_out_copies(pieces: Sequence[Piece], filters: Filters) -> tuple[list[str], list[int]]:
+    """Why each piece is left out ("" if it is not), and the first of the pieces to which it is related."""
     reasons = [p.reason for p in pieces]
-    parent = list(range(len(pieces)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
     first_of: dict[bytes, int] = {}
     rank = {"valid": 0, "test": 1}
     order: list[int] = []  # pieces to compare
@@ -244,6 +264,7 @@ def sort_pieces(pieces: Sequence[Piece], filters: Filters, shares: Mapping[str, 
     near: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for a, b, similar in similar_pairs(sketches, min(filters.related, filters.duplicate)):
         near[b].append((similar, -a))
+    related = _Groups(len(pieces))
     for b in sorted(near):
         i = order[b]
         kept = [(similar, order[-a]) for similar, a in sorted(near[b], reverse=True) if not reasons[order[-a]]]
@@ -252,23 +273,24 @@ def sort_pieces(pieces: Sequence[Piece], filters: Filters, shares: Mapping[str, 
             continue
         for similar, k in kept:
             if similar >= filters.related:
-                low, high = sorted((root(i), root(k)))
-                parent[high] = low
-    splits = [p.split if not r else "" for p, r in zip(pieces, reasons, strict=True)]
-    drawn: dict[int, float] = {}
-    for i, piece in enumerate(pieces):
-        if not reasons[i] and not piece.split:
-            digest = hashlib.sha1(pieces[root(i)].name.encode()).digest()
-            drawn[i] = int.from_bytes(digest[:8], "big") / 2**64
-    for i, value in drawn.items():
-        splits[i], below = "train", 0.0
-        for split, share in shares.items():
-            if below <= value < below + share:
-                splits[i] = split
-            below += share
-    if drawn and shares.get("valid") and "valid" not in splits and len(set(drawn.values())) > 1:
-        lowest = min(drawn.values())
-        for i, value in drawn.items():
-            if value == lowest:
-                splits[i] = "valid"
-    return Sorted(splits, reasons)
+                related.join(i, k)
+    return reasons, [related.first(i) for i in range(len(pieces))]
+
+
+class _Groups:
+    """Numbers in groups that grow together."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def first(self, i: int) -> int:
+        """The lowest number of a number's group."""
+        while self._parent[i] != i:
+            self._parent[i] = self._parent[self._parent[i]]
+            i = self._parent[i]
+        return i
+
+    def join(self, i: int, k: int) -> None:
+        """Make one group of two."""
+        low, high = sorted((self.first(i), self.first(k)))
+        self._parent[high] = low

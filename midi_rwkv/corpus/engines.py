@@ -40,7 +40,7 @@ class Engine:
             raise RequestError("an address needs an engine: dask or ray")
 
     @contextmanager
-    def started(self, on_lost: Callable[[str], None] = lambda name: None) -> Iterator[None]:
+    def started(self, on_lost: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Starts the workers for `run` within the block. Raises CorpusError or MissingPackageError.
 
         Args:
@@ -82,12 +82,13 @@ class Engine:
     def _dask(self) -> Iterator[None]:
         with packages_for("--engine dask"):
             import distributed
+        connect: Callable[..., Any] = distributed.Client
         try:
             if self.address:
-                client = distributed.Client(self.address, timeout=20)
+                client = connect(self.address, timeout=20)
             else:
                 workers = None if self.jobs == -1 else self.jobs
-                client = distributed.Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+                client = connect(n_workers=workers, threads_per_worker=1, dashboard_address=None)
         except (OSError, ValueError) as error:
             raise CorpusError(f"no Dask scheduler at {self.address} ({error})") from error
         with client:

@@ -215,7 +215,7 @@ def column_of(schema: Any, path: Path | str) -> str:
     for f in schema:
         inner = {g.name for g in f.type} if pa.types.is_struct(f.type) else set()
         if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type) or "bytes" in inner:
-            return f.name
+            return str(f.name)
     raise CorpusError(f"{path} has no column of bytes; it has {', '.join(schema.names)}")
 
 

@@ -70,7 +70,8 @@ class Workers:
             while True:
                 worker = worker or self._start()
                 try:
-                    return worker.submit(function, chunk, *rest).result()
+                    result: T = worker.submit(function, chunk, *rest).result()
+                    return result
                 except BrokenProcessPool:
                     worker = None
                     if self._stopping:

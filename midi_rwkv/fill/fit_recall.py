@@ -240,7 +240,7 @@ def fit(table: Table) -> RecallWeights:
     for _ in range(STEPS):
         optimizer.zero_grad()
         nats = -(table.weight * table.log_mixture(fitted, START.longest_match)).sum()
-        nats.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(nats)
         optimizer.step()
     numbers, gate, outline, outline_gate = ([round(v, 4) for v in x.tolist()] for x in fitted)
     names = ("likeness", "prefix", "suffix", "start", "twin")

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from midi_rwkv.files import whole_file
 from midi_rwkv.score.score import (
     POSITIONS_PER_BEAT,
     Bar,
@@ -174,7 +175,9 @@ class Tokenizer:
         return cls(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.params, ensure_ascii=False), encoding="utf-8")
+        """Write the tokenizer JSON, whole or not at all."""
+        with whole_file(Path(path)) as partial:
+            partial.write_text(json.dumps(self.params, ensure_ascii=False), encoding="utf-8")
 
     # -- single tokens ----------------------------------------------------------------------------------------------
 

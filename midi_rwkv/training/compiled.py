@@ -40,4 +40,5 @@ def compile_blocks(model: nn.Module) -> None:
 
 def uncompiled() -> AbstractContextManager[object]:
     """Runs compiled parts uncompiled within the block."""
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

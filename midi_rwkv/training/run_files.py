@@ -24,11 +24,12 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Reads the state. Raises CheckpointError if it cannot be read."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); name a new run folder, or remove it to begin again"
         ) from error
+    return state
 
 
 class Curve:

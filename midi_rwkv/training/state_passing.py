@@ -58,13 +58,13 @@ def backward_in_pieces(
         share = loss_of_piece(model.head(h), place)
         total += float(share.detach())
         if after is None:
-            share.backward()
+            torch.autograd.backward(share)
         else:
             torch.autograd.backward([share, *_tensors(end)], [None, *after])
         after = [torch.zeros_like(x) if x.grad is None else x.grad for x in _tensors(start)]
     for given, grad in zip(_tensors(first), after or [], strict=True):
         if given.requires_grad:
-            given.backward(grad)
+            torch.autograd.backward(given, grad)
     return total
 
 

@@ -244,7 +244,8 @@ class Trainer:
                     nats = music_nats(
                         self.parallel, ids, roles, starts=starts, context_weight=self.config.context_weight
                     )
-                (nats * (self.group.size / targets)).backward()  # the processes' gradients are averaged, not summed
+                # The processes' gradients are averaged, not summed.
+                torch.autograd.backward(nats * (self.group.size / targets))
             total += nats.detach()
         return total
 

@@ -1,7 +1,8 @@
-"""The arithmetic inside the scripts: bars and regions of try_corpus.py."""
+"""What the scripts count and measure, on small inputs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,26 @@ def test_a_curve_is_drawn(script, tmp_path):
         plot.read_curve(path)
 
 
+def test_nats_are_measured_against_n_grams_and_in_int8(
+    script, shards, checkpoint_folder, tmp_path, monkeypatch, capsys
+):
+    measure = script("measure_nats")
+    common = [str(shards), "--checkpoint", str(checkpoint_folder), "--per-source", "2"]
+    out = tmp_path / "report.json"
+    for more in (["--ngram-tokens", "2000", "--all-cells", "--out", str(out)], ["--precisions"]):
+        monkeypatch.setattr("sys.argv", ["measure_nats.py", *common, *more])
+        measure.main()
+    grams, precisions = (text.splitlines() for text in capsys.readouterr().out.split("within ", 1))
+    assert grams[0] == "| source | fills | notes | unigram | 5-gram | 5-gram, all cells | checkpoint |"
+    *_, unigram, grams5, _, model = (cell.strip() for cell in grams[3].strip("|").split("|"))
+    assert float(grams5) < float(unigram)
+    assert json.loads(out.read_text())["table"][-1][-1] == pytest.approx(float(model), abs=1e-3)
+    *_, exact, rounded = (float(cell) for cell in precisions[-3].strip("| ").split("|")[1:])
+    assert exact == pytest.approx(float(model), abs=1e-3)
+    assert 0 < abs(rounded - exact) < 0.1
+    assert precisions[-1].startswith("int8 costs ")
+
+
 def test_experiments_weigh_all_sources(script, shards):
     weights = script("experiments").weights_by(0.5, shards)
     assert list(weights) == sources_in(shards)
@@ -155,7 +176,7 @@ def test_the_kernels_are_checked_by_a_script(script, monkeypatch, tmp_path, caps
     monkeypatch.setattr(kernels, "cases", lambda **_: iter(few))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    def run(*options: str) -> tuple[int, list[str]]:
+    def run(*options: str) -> tuple[object, list[str]]:
         monkeypatch.setattr("sys.argv", ["check_kernels.py", str(tmp_path), *options])
         with pytest.raises(SystemExit) as ended:
             kernels.main()

@@ -36,7 +36,7 @@ BY_OUTLINE = RecallWeights(  # exact votes never, outlines wherever the surround
 Played = list[tuple[int, int, int]]  # (sixteenth, pitch, velocity)
 
 
-def score_of(bars: list[Played], drum: bool, second: list[Played] | None = None) -> Score:
+def score_of(bars: list[Played], *, drum: bool, second: list[Played] | None = None) -> Score:
     tracks = []
     for name, cells in (("a", bars), ("b", second)):
         if cells is not None:
@@ -66,7 +66,7 @@ def parsed(symbols: list[str]) -> list[tuple[int, int]]:
     return notes
 
 
-def expected(source: list[str], written: list[str], drum: bool) -> list[str] | None:
+def expected(source: list[str], written: list[str], *, drum: bool) -> list[str] | None:
     """What the source goes on with: from its first note after the last one written, or within that very note."""
     last = (written or ["start"])[-1].partition("_")[0]
     notes, done = parsed(source), parsed(written)
@@ -79,10 +79,10 @@ def expected(source: list[str], written: list[str], drum: bool) -> list[str] | N
     if last in ("Pitch", "PitchDrum") or (last == "velocity" and not drum):
         same = [i for i, n in zip(pitches, notes, strict=True) if n == done[-1]]
         return source[same[0] + (2 if last == "velocity" else 1) :] if same else None
-    later = [(i, n) for i, n in zip(pitches, notes, strict=True) if not done or n > done[-1]]
-    if not later:
+    later_notes = [(i, n) for i, n in zip(pitches, notes, strict=True) if not done or n > done[-1]]
+    if not later_notes:
         return source[-1:]
-    place, (where, _) = later[0]
+    place, (where, _) = later_notes[0]
     return source[place:] if where == position else source[max(g for g in groups if g < place) :]
 
 
@@ -98,7 +98,7 @@ cells = st.lists(
 def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars, drum):
     """The last cell is written id by id; the others are the sources."""
     end = PromptTokens(tokenizer).fill_end
-    song = tokenizer.encode(score_of(bars, drum))
+    song = tokenizer.encode(score_of(bars, drum=drum))
     sources = [[*song.cell(Cell(0, b)).tolist(), end] for b in range(song.n_bars - 1)]
     outlines = CellOutlines(outline_tables(tokenizer, end), sources)
     by_id = [symbols_of(tokenizer, [i], end) for i in range(tokenizer.vocab_size)]
@@ -113,7 +113,7 @@ def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars
         votes = outlines.votes()
         found = dict(zip(votes.source.tolist(), range(len(votes.source)), strict=True))
         for row, source in enumerate(symbols_of(tokenizer, s, end) for s in sources):
-            goes_on = expected(source, written, drum)
+            goes_on = expected(source, written, drum=drum)
             assert (row in found) == (goes_on is not None)
             if goes_on is None:
                 continue
@@ -131,7 +131,7 @@ def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars
 def test_agreement_is_counted_up_to_where_the_cell_is(tokenizer):
     end = PromptTokens(tokenizer).fill_end
     bars = [[(0, 60, 80), (2, 64, 80), (4, 67, 80)], [(0, 60, 96), (4, 67, 64), (5, 60, 80)]]
-    song = tokenizer.encode(score_of(bars, False))
+    song = tokenizer.encode(score_of(bars, drum=False))
     outlines = CellOutlines(outline_tables(tokenizer, end), [[*song.cell(Cell(0, 0)).tolist(), end]])
     counted = []
     for i in song.cell(Cell(0, 1)).tolist():
@@ -145,7 +145,7 @@ def test_agreement_is_counted_up_to_where_the_cell_is(tokenizer):
 
 def test_the_mixture_is_a_probability(tokenizer):
     end = PromptTokens(tokenizer).fill_end
-    song = tokenizer.encode(score_of([[(0, 36, 64), (2, 42, 64)], [(0, 36, 96), (2, 42, 80)]], True))
+    song = tokenizer.encode(score_of([[(0, 36, 64), (2, 42, 64)], [(0, 36, 96), (2, 42, 80)]], drum=True))
     sources = [[*song.cell(Cell(0, 0)).tolist(), end]]
     memory = CellMemory(
         sources, np.ones(1), np.zeros(1, bool), BY_OUTLINE, CellOutlines(outline_tables(tokenizer, end), sources)
@@ -178,7 +178,7 @@ def test_a_groove_comes_back_whatever_its_velocities(checkpoint_folder):
     """Drums as people play them, no two bars alike id by id; a model of random weights writes the groove."""
     rng = np.random.default_rng(3)
     bars = [played(rng, GROOVE) for _ in range(12)]
-    score = score_of(bars, True)
+    score = score_of(bars, drum=True)
     ids = Infiller(load_checkpoint(checkpoint_folder)).tokenizer.encode(score)
     assert len({tuple(ids.cell(Cell(0, b)).tolist()) for b in range(12)}) == 12
     blank = score.with_notes(0, [n for n in score.tracks[0].notes if n.onset_ticks // BAR not in (6, 7)])
@@ -194,7 +194,7 @@ def test_a_groove_comes_back_whatever_its_velocities(checkpoint_folder):
 
 def test_what_was_masked_does_not_come_back_in_other_velocities(checkpoint_folder):
     rng = np.random.default_rng(3)
-    score = score_of([played(rng, GROOVE) for _ in range(12)], True)
+    score = score_of([played(rng, GROOVE) for _ in range(12)], drum=True)
     infiller = Infiller(replace(load_checkpoint(checkpoint_folder), recall=BY_OUTLINE))
     [found] = infiller(score, Ask(Region.rectangle([0], [(6, 7)]), SamplingConfig(top_p=0.7), seed=1))
     assert found.fills[0]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,9 +131,9 @@ def test_agrees_with_miditok_where_both_can_say_it():
     rows = [(onset, pitch, STEP * int(rng.choice([3, 6, 12])), 63) for onset, pitch in notes]
     rows = [r for i, r in enumerate(rows) if not any(s[1] == r[1] and s[0] < r[0] < s[0] + s[2] for s in rows[:i])]
     rows = [r for r in rows if not any(s[1] == r[1] and r[0] < s[0] < r[0] + r[2] for s in rows)]
-    song = SymusicScore(TPQ)
+    song: Any = SymusicScore(TPQ)
     song.time_signatures.append(SymusicTimeSignature(0, 4, 4))
-    track = SymusicTrack("x", 5, is_drum=False)
+    track: Any = SymusicTrack("x", 5, is_drum=False)
     for onset, pitch, duration, velocity in rows:
         track.notes.append(SymusicNote(onset, duration, pitch, velocity))
     song.tracks.append(track)

@@ -49,4 +49,4 @@ def test_the_moving_average_is_what_it_says():
     for value in (1.0, 2.0, 3.0):
         torch.nn.init.constant_(model.weight, value)
         average.update_parameters(model)
-    assert average.module.weight.item() == pytest.approx(0.25 * 1 + 0.25 * 2 + 0.5 * 3)
+    assert float(average.module.state_dict()["weight"]) == pytest.approx(0.25 * 1 + 0.25 * 2 + 0.5 * 3)

@@ -7,11 +7,10 @@ from shutil import which
 import numpy as np
 import pytest
 import torch
-from training_runs import CONFIG, CPU, MODEL, StoppedError, curve_of, killed_after, weights_of
+from training_runs import CONFIG, CPU, MODEL, curve_of, killed_after, weights_of
 
 from midi_rwkv.corpus.shards import write_shard
 from midi_rwkv.evaluation.transformer import TransformerTrainer
-from midi_rwkv.files import whole_file
 from midi_rwkv.model.config import ARCHS
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
 from midi_rwkv.tokens.vocabulary import base_tokenizer
@@ -121,19 +120,7 @@ def test_a_compiled_run_is_the_same_run(shards, tmp_path):
         TransformerTrainer(shards, tmp_path / "other", other, config, machine=Machine(compiled=True))
 
 
-def test_files_are_whole_or_as_they_were(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("before")
-
-    def fail():
-        with whole_file(path) as partial:
-            partial.write_text("half")
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        fail()
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert path.read_text() == "before"
+def test_the_curve_is_cut_back_to_the_state_that_a_run_goes_on_from(tmp_path):
     curve = Curve(tmp_path / "curve.csv")
     for tokens in (1, 2, 3):
         curve.log({"tokens": tokens, "kind": "train", "loss": 1.0})
