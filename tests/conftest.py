@@ -112,15 +112,16 @@ def check_fill(script: Callable[[str], ModuleType]) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
+def tokenizer(pytestconfig):
     """Our vocabulary with a few merges that MidiTok learned on made-up bars, so that ids stand for several base tokens,
     as in the paper's tokenizer."""
+    if pytestconfig.getoption("--without-pytorch"):
+        pytest.skip("it needs MidiTok, and the tiny checkpoint PyTorch")
     import json
     import tempfile
 
     import numpy as np
-
-    miditok = pytest.importorskip("miditok")
+    from miditok import MMM
 
     from midi_rwkv.score.score import Bar
     from midi_rwkv.tokens.tokenizer import Tokenizer
@@ -136,7 +137,7 @@ def tokenizer():
             notes = np.stack([*columns, rng.choice([120, 240, 480], n), rng.choice([64, 80, 96], n)], 1)
             texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, is_drum=drum)
     texts += [base.header_text(Bar(0, 1920, 4, 4), 480)] * 50
-    learned = miditok.MMM(miditok_config())
+    learned = MMM(miditok_config())
     learned.train(vocab_size=1024, model="BPE", iterator=texts)
     with tempfile.TemporaryDirectory() as folder:
         learned.save(Path(folder) / "tokenizer.json")
@@ -147,7 +148,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def checkpoint_folder(tokenizer, tmp_path_factory):
     """A tiny checkpoint whose weights are random: it writes noise, but through every part of the real thing."""
-    torch = pytest.importorskip("torch")
+    import torch
 
     from midi_rwkv.model.checkpoint import save_checkpoint
     from midi_rwkv.model.config import ModelConfig
@@ -205,6 +206,7 @@ def start_app(script, tmp_path_factory):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--need-browser", action="store_true", help="fail rather than skip where no Chromium is installed")
+    parser.addoption("--without-pytorch", action="store_true", help="skip what needs the tiny checkpoint, or MidiTok")
 
 
 @pytest.hookimpl(tryfirst=True)
