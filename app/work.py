@@ -1,7 +1,7 @@
-"""The work behind the buttons: one engine, whose turn it is, stopping within a moment, and what the engine has read.
+"""The work behind the buttons: one engine, turns, stopping quickly, and the states of earlier readings.
 
-A fill runs in a thread of its own and hands over what it has written as it goes; whoever takes that may leave at any
-time, and the thread ends at the next token.
+A fill runs in a thread of its own and hands over its cells as they are written. The consumer may leave at any time, and
+the thread then ends at the next token.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from midi_rwkv.style.style import Style
 from .versions import Fill
 
 REMEMBERED = 24  # contexts whose state is kept, half a megabyte each
-WORTH_KEEPING = 64  # ids, from which on what was read is kept
-AT_ONCE = 512  # ids read before the next look whether to stop
+WORTH_KEEPING = 64  # tokens; states of shorter readings are not kept
+AT_ONCE = 512  # tokens read between two checks whether to stop
 MOST_WAITING = 12
 
 
 class Stopped(Exception):
-    """The work was given up."""
+    """The work was stopped."""
 
 
 class PatientEngine:
-    """An engine that looks before every step whether to go on, and remembers the states that long readings led to.
+    """An engine that checks before every step whether to continue, and remembers the states after long readings.
 
-    So the same region filled once more starts with its first note. Two readings are the same if their ids and the state
-    before them are.
+    A second fill of the same region therefore starts with its first note. Two readings are the same if their tokens and
+    the state before them are the same.
     """
 
     def __init__(self, engine: Engine[State]) -> None:
@@ -86,7 +86,7 @@ class PatientEngine:
 
 @dataclass(frozen=True)
 class FillRequest:
-    """A fill as it is asked for: so many candidates for these cells of a score."""
+    """A request for a number of candidates for cells of a score."""
 
     score: Score
     region: Region
@@ -99,7 +99,7 @@ class FillRequest:
 
 @dataclass(frozen=True)
 class Written:
-    """A cell: the notes of each candidate, and how far the work is."""
+    """A finished cell: the notes of each candidate, and the progress."""
 
     track: int
     notes: list[list[Note]]
@@ -110,14 +110,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Others come first."""
+    """Other requests come first."""
 
     before: int
 
 
 @dataclass
 class Worker:
-    """The model, for one fill at a time; the others wait in turn."""
+    """The model, which works on one fill at a time while the others wait."""
 
     checkpoint: Checkpoint = field(default_factory=load_checkpoint)
     threads: int = min(2, os.cpu_count() or 1)
@@ -132,7 +132,7 @@ class Worker:
 
     @contextmanager
     def turn(self, on_wait: Callable[[int], None], check: Callable[[], None]) -> Iterator[None]:
-        """First come, first served. RequestError where too many wait already."""
+        """Waits for its turn: first come, first served. Raises RequestError if too many are waiting."""
         ticket = object()
         with self._changed:
             if len(self._turns) > MOST_WAITING:
@@ -160,8 +160,10 @@ class Worker:
     def infill(
         self, request: FillRequest, stop: threading.Event | None = None
     ) -> Generator[Waiting | Written | list[Fill]]:
-        """What happens, as it does, and at last the fills. Setting `stop`, or closing the iterator, ends it at the next
-        token (with Stopped)."""
+        """Yields the progress, and at the end the fills.
+
+        Setting `stop` ends it at the next token with Stopped; so does closing the iterator.
+        """
         happened: queue.Queue[Waiting | Written | list[Fill] | Exception] = queue.Queue()
         stop = stop or threading.Event()
 
@@ -209,7 +211,7 @@ class Worker:
 
 
 def half_of(region: Region, seed: int) -> Region | None:
-    """About half of the cells, drawn at random, to be written anew in "more like this"; None where there is but one."""
+    """About half of the cells, drawn at random, to rewrite in "More like this"; None if there is only one."""
     cells = sorted(region.cells)
     if len(cells) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What is asked of a song: one object that the command, the page and the Python API build alike."""
+"""The request for a fill: one object that the command, the page and the Python API all build."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ MAX_CANDIDATES = 64
 
 @dataclass(frozen=True)
 class Ask:
-    """Which cells to write anew, how many times, and within what limits.
+    """The cells to rewrite, how many times, and within what limits.
 
     Args:
         region: the cells.
-        sampling: how notes are drawn, and the wishes that they must meet.
+        sampling: how notes are sampled, and the limits that they must meet.
         candidates: how many answers to write, 1-64.
         seed: the same ask and seed give the same notes.
         context_bars: read at most this many bars on each side of the region; None reads as many as the model was
             trained to read, and all of them for recall.
-        locked: by track index, notes that begin inside the region and are to stay. The model writes around them, and
-            they are in the fill as they are.
+        locked: by track index, notes that begin inside the region and stay. The model writes around them, and the fill
+            contains them unchanged.
 
     Raises:
-        RequestError: on a number of candidates, of bars or a seed out of range.
+        RequestError: the number of candidates or bars, or the seed, is out of range.
     """
 
     region: Region
@@ -47,7 +47,7 @@ class Ask:
             raise RequestError(f"context_bars must be 0 or more, got {self.context_bars}")
 
     def check(self, score: Score) -> None:
-        """Raises RequestError where the region is not of this score, or a locked note not of the region."""
+        """Raises RequestError if the region does not fit the score, or a locked note is outside the region."""
         tracks, bars = self.region.tracks, self.region.bars
         if not 0 <= tracks[0] <= tracks[-1] < len(score.tracks):
             raise RequestError(f"tracks must be 0-{len(score.tracks) - 1}, got {tracks[0]}-{tracks[-1]}")

@@ -1,4 +1,4 @@
-"""The first step of a fill: the cells to write are emptied, and the song is turned into tokens, once."""
+"""The first step of a fill: empties the cells to write, and encodes the song once."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .limits import Place
 
 @dataclass(frozen=True)
 class Blanked:
-    """A song with the cells of an ask emptied. Keyswitches are no music: they are in `whole` and `switches` alone."""
+    """A song with the cells of an ask emptied. Keyswitches, which are not music, are only in `whole` and `switches`."""
 
     ask: Ask  # without the keyswitches among its locked notes
     whole: Score  # as it was read
-    score: Score  # the music, with what stands in the region now
-    blank: Score  # the music, without
+    score: Score  # the music, with the present notes of the region
+    blank: Score  # the music, without them
     switches: Mapping[int, frozenset[Note]]  # by track of the region
-    bars: tuple[Bar, ...]  # of the song and, where the region goes on beyond it, of the region
+    bars: tuple[Bar, ...]  # of the song, and of the region where that continues beyond the song
     before: TokenizedSong  # `score` over these bars
     song: TokenizedSong  # `blank` over these bars
-    places: Mapping[Cell, Sequence[Place]]  # where the locked notes stand as the model writes them, rising
+    places: Mapping[Cell, Sequence[Place]]  # the locked notes as the model writes them, ascending
 
 
 def blank_cells(tokenizer: Tokenizer, score: Score, ask: Ask) -> Blanked:
-    """Raises RequestError where the score has no such region, or a locked note is outside it."""
+    """Empties the cells. Raises RequestError if the score has no such region, or a locked note is outside it."""
     ask.check(score)
     region, music = ask.region, without_keyswitches(score)
     switches = {t: frozenset(score.tracks[t].notes) - set(music.tracks[t].notes) for t in region.tracks}
@@ -55,7 +55,7 @@ def blank_cells(tokenizer: Tokenizer, score: Score, ask: Ask) -> Blanked:
 def encode_cells(
     tokenizer: Tokenizer, score: Score, cells: Collection[Cell], bars: Sequence[Bar]
 ) -> dict[Cell, list[int]]:
-    """Tokens of some cells of a score, as `Tokenizer.encode` has them."""
+    """The tokens of some cells of a score, as from `Tokenizer.encode`."""
     texts: dict[Cell, str] = {}
     for t in sorted({cell.track for cell in cells}):
         track = score.tracks[t]

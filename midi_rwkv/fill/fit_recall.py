@@ -1,8 +1,8 @@
 """Fits a checkpoint's recall (recall.py) on training songs, and measures it on validation songs.
 
-From every source some regions are drawn, of 2, 4 or 8 bars and one, some or all tracks of a song. The model predicts
-them, and those weights are looked for under which the mixture of model and song costs the fewest nats per note, every
-region counting the same.
+Regions of 2, 4 or 8 bars and one, some or all tracks of a song are drawn from every source. The model predicts them,
+and the weights are fitted so that the mixture of model and song has the lowest loss in nats per note, with equal weight
+for each region.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ START = RecallWeights(
     outline_gate=(-3.0, 2.0, *[0.0] * (len(OUTLINE_GATE) - 2)),
     longest_match=20,
 )
-LONGEST_PROMPT = 6144  # ids; a region that is longer is drawn again
+LONGEST_PROMPT = 6144  # tokens; a longer region is drawn again
 STEPS = 500
 NEVER = -1e9
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # the five numbers of RecallWeights, then its other fields

@@ -1,10 +1,12 @@
-"""infill(): a score and what is asked of it in, candidates out. The whole flow, in five steps:
+"""infill() turns a score and an ask into candidates, in five steps:
 
-1. Blank the cells (blank.py): what stands in them goes, and the rest of the song becomes tokens.
-2. Lay out the prompts of a run of bars, one a candidate.
-3. Write the run, cell by cell in the prompt's order, all candidates as one batch (session.py).
-4. Settle what was written beside what stays (draft.py). Then on with the next run, for which it is context.
+1. Blank the cells (blank.py): empty them, and encode the rest of the song.
+2. Lay out the prompts of a run of bars, one per candidate.
+3. Write the run, cell by cell in the prompt's order, with all candidates as one batch (session.py).
+4. Settle the new notes beside those that stay (draft.py). They are then context for the next run.
 5. Hand on each candidate's song and fill.
+
+Sampling is in sample.py, and tests/fill/test_sample.py tests it.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from .rules import Rules
 from .sample import CellRules, CellWriter, GrammarTables
 from .session import Session
 
-MAX_KEPT_RULES = 256  # of cells, some 0.1 MiB each
+MAX_KEPT_RULES = 256  # rules of cells, some 0.1 MiB each
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One answer: the whole song with the fill in place, and the new notes alone (per track index, in ticks)."""
+    """One answer: the whole song with the fill in place, and only the new notes (by track index, in ticks)."""
 
     score: Score
     fills: dict[int, list[Note]]
@@ -47,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Progress:
-    """What has just been written: cell `done` of `total` (all candidates' cells of one track and bar count as one)."""
+    """A finished cell, number `done` of `total`. The cells of all candidates count as one."""
 
     done: int
     total: int
@@ -63,11 +65,11 @@ class _Work:
     blanked: Blanked
     rules: Rules
     drafts: list[Draft]
-    on_cell: Callable[[Cell, list[list[Note]]], None]  # a cell has been written: its notes, per candidate
+    on_cell: Callable[[Cell, list[list[Note]]], None]  # called with a finished cell and its notes per candidate
 
 
 class Infiller:
-    """A checkpoint made ready to fill: grammar tables and engine, built once and used for many regions."""
+    """A checkpoint ready to fill: its grammar tables and engine are built once and used for many regions."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class Infiller:
         style: Style | None = None,
         precision: str = "auto",
     ):
-        """engine: instead of the one made from the checkpoint's weights, over the same ids. style: see `find_style`."""
+        """`engine` replaces the one made from the checkpoint's weights. `style`: see `find_style`."""
         if checkpoint.prompt not in ORDERS:
             raise RequestError(
                 f"{checkpoint.path}: prompt format {checkpoint.prompt!r} cannot be filled with; use a checkpoint with "
@@ -109,7 +111,7 @@ class Infiller:
     # -- 1. blank the cells -------------------------------------------------------------------------------------------
 
     def _blank(self, score: Score, ask: Ask, on_progress: Callable[[Progress], None] | None) -> _Work:
-        """Empty the cells and say what may be written into them. RequestError where a wish cannot be met."""
+        """Empties the cells and computes their limits. Raises RequestError if a request cannot be met."""
         blanked = blank_cells(self.tokenizer, score, ask)
         sayable = {is_drum: tables.sayable for is_drum, tables in self._tables.items()}
         rules = Rules(self.tokenizer, blanked, sayable)
@@ -127,15 +129,17 @@ class Infiller:
         return _Work(blanked, rules, drafts, on_cell)
 
     def _memory(self, blanked: Blanked) -> SongMemory | None:
-        """What the song says elsewhere; None where the checkpoint has no recall weights, or no recall is wanted. What
-        stood in a cell before is to be replaced, so it is not taken from elsewhere either."""
+        """Recall of the song, or None if the checkpoint has no recall weights or recall is off.
+
+        The present content of a cell is to be replaced, so it is not taken from elsewhere in the song either.
+        """
         weights, ask, song = self.checkpoint.recall, blanked.ask, blanked.song
         if weights is None or not ask.sampling.recall:
             return None
         refused = {c: ids for c in ask.region.cells if len(ids := blanked.before.cell(c).tolist())}
         reach = song.n_bars if ask.context_bars is None else ask.context_bars
         runs = [(lo - reach, hi + reach) for lo, hi in ask.region.bar_runs()]
-        end = len(blanked.score.bars)  # what other tracks do after the song is not known
+        end = len(blanked.score.bars)  # nothing is known about other tracks after the song
         unknown = [b for b in range(song.n_bars) if b >= end or not any(lo <= b < hi for lo, hi in runs)]
         hidden = {*ask.region.cells, *(Cell(t, b) for b in unknown for t in range(song.n_tracks))}
         return SongMemory(self.tokenizer, song, hidden, weights, end_id=self.tokens.fill_end, refused=refused)
@@ -143,7 +147,7 @@ class Infiller:
     # -- 2. lay out the prompts ---------------------------------------------------------------------------------------
 
     def _lay_out(self, work: _Work, run: tuple[int, int]) -> list[Prompt]:
-        """A prompt a candidate for a run of bars, half-open; one object for all as long as their songs are the same."""
+        """One prompt per candidate for a half-open run of bars; the same object while their songs are the same."""
         blanked = work.blanked
         if not any(draft.fill for draft in work.drafts):
             return [self._prompt(blanked, blanked.song, run)] * len(work.drafts)
@@ -167,7 +171,7 @@ class Infiller:
     # -- 3. write a run -----------------------------------------------------------------------------------------------
 
     def _write(self, work: _Work, prompts: list[Prompt]) -> None:
-        """Write the cells of a run."""
+        """Writes the cells of a run."""
         session = Session(self.engine, self.tokens, self.style, prompts)
         for number, plan in enumerate(prompts[0].bars):
             session.enter(number)
@@ -176,7 +180,7 @@ class Infiller:
                 work.on_cell(cell, self._write_cell(work, session, cell))
 
     def _write_cell(self, work: _Work, session: Session, cell: Cell) -> list[list[Note]]:
-        """Write one cell; its notes, per candidate."""
+        """Writes one cell. Returns its notes per candidate."""
         score, region, rules = work.blanked.score, work.blanked.ask.region, work.rules
         track, bar = score.tracks[cell.track], score.bar(cell.bar)
         told = rules.told(cell)
@@ -199,7 +203,7 @@ class Infiller:
     def _limited(self, limits: CellLimits, *, is_drum: bool) -> CellRules:
         key = (is_drum, *limits.key)
         if key not in self._cell_rules:
-            if len(self._cell_rules) >= MAX_KEPT_RULES:  # of a server that has been up for long
+            if len(self._cell_rules) >= MAX_KEPT_RULES:  # for servers that run for a long time
                 self._cell_rules.clear()
             self._cell_rules[key] = CellRules(self._tables[is_drum], limits)
         return self._cell_rules[key]
@@ -207,7 +211,7 @@ class Infiller:
     # -- 4. settle ----------------------------------------------------------------------------------------------------
 
     def _settle(self, work: _Work, run: tuple[int, int]) -> None:
-        """Make what the run got fit beside what stays."""
+        """Fits the new notes of the run beside those that stay."""
         for draft in work.drafts:
             draft.settle(work.blanked, work.rules.single, run[1])
 
@@ -226,19 +230,19 @@ def infill(
     style: Style | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Candidate]:
-    """Write the cells of a region anew, `ask.candidates` times.
+    """Rewrites the cells of a region, `ask.candidates` times.
 
-    To fill more than once, or to choose what runs the model, keep an `Infiller`.
+    To fill more than once, or to choose the engine, keep an `Infiller`.
 
     Args:
         score: the song.
-        ask: which cells, how many times, within what limits: see `Ask`.
+        ask: the cells, how many times, and within what limits (see `Ask`).
         checkpoint: None for the one that ships.
-        style: what `find_style` gives, or its text: a name, a path, or a blend such as "mine:0.7,bach:0.3".
+        style: from `find_style`, or a text: a name, a path, or a blend such as "mine:0.7,bach:0.3".
         on_progress: called after each cell.
 
     Raises:
-        RequestError: on a region outside the score, a locked note outside the region, or a wish that cannot be met.
+        RequestError: the region is outside the score, a locked note is outside the region, or a request cannot be met.
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style

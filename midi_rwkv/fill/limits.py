@@ -1,7 +1,7 @@
-"""What one cell may hold, and whether a cell that is half written can still be finished so.
+"""The limits of a cell, and whether a partly written cell can still be finished within them.
 
-Everything is counted exactly, so that the writing never comes to a place from which no allowed end is left, and a wish
-that nothing can meet is known before anything is written.
+Everything is counted exactly, so that writing never reaches a dead end, and a request that cannot be met is known
+before anything is written.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ Place = tuple[int, int]  # position in the bar, pitch
 class CellLimits:
     """Limits of one cell of `n` positions.
 
-    allowed: (n, 128) bool, the pitches that may begin at each position. density and polyphony: inclusive ranges of the
-    notes in the cell and of those that begin together. locked: rising, places of notes that must be written, whatever
-    `allowed` says there.
+    Attributes:
+        allowed: (n, 128) bool, the pitches that may begin at each position.
+        density, polyphony: inclusive ranges of the notes in the cell, and of those that begin together.
+        locked: the places, ascending, of notes that must be written, whatever `allowed` says there.
     """
 
     allowed: np.ndarray
     density: tuple[int, int] = (0, NO_LIMIT)
     polyphony: tuple[int, int] = (1, NO_LIMIT)
     locked: tuple[Place, ...] = ()
-    # The arrays below have one row more than the cell has positions: row p + 1 is about position p, row 0 about the
+    # The arrays below have one more row than the cell has positions: row p + 1 belongs to position p, row 0 to the
     # start. "Later" means at positions above p.
     above: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1, 129): allowed pitches >= q
     locked_above: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1, 129): the locked among them
     later_fewest: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1,) notes where locked ones are
     later_most: np.ndarray = field(init=False, repr=False, compare=False)
-    later_free: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1,) other positions, in no need of any
+    later_free: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1,) other positions, without need
     later_room: np.ndarray = field(init=False, repr=False, compare=False)  # (n + 1, n + 1): notes in the k roomiest
 
     def __post_init__(self) -> None:
@@ -67,28 +68,31 @@ class CellLimits:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for equal limits."""
+        """A key that is equal for equal limits."""
         return self.allowed.tobytes(), self.density, self.polyphony, self.locked
 
     @cached_property
     def trivial(self) -> bool:
-        """True where every cell of allowed pitches will do."""
+        """True if every cell of allowed pitches is valid."""
         return self.density == (0, NO_LIMIT) and self.polyphony == (1, NO_LIMIT) and not self.locked and not self.varied
 
     @cached_property
     def varied(self) -> bool:
-        """True where not every position may have the same pitches, or none has any."""
+        """True if positions differ in their allowed pitches, or none has any."""
         return not self.allowed.any() or bool((self.allowed != self.allowed[0]).any())
 
     def can_finish(self, position: np.ndarray, pitch: np.ndarray, struck: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Whether an allowed cell begins so: `total` notes, the last `struck` of them at `position` (-1 before any),
-        the highest of which is `pitch` (-1 where there is none yet)."""
+        """Whether an allowed cell can begin like this.
+
+        It has `total` notes, of which the last `struck` are at `position` (-1 before any); the highest of these is
+        `pitch` (-1 if there is none yet).
+        """
         (fewest, most), (low, high) = self.density, self.polyphony
         at, begun = position + 1, position >= 0
         here_fewest = np.where(begun, np.maximum(low - struck, self.locked_above[at, pitch + 1]), 0)
         here_fewest = np.maximum(here_fewest, 0)
         here_most = np.where(begun, np.minimum(self.above[at, pitch + 1], high - struck), 0)
-        # Of the positions that need have none, j may be used; with the most that the upper limit allows, the room for
+        # Of the positions that need no notes, j may be used. With the most that the upper limit allows, the room for
         # the lower one is largest.
         spare = most - total - here_fewest - self.later_fewest[at]
         j = np.clip(spare // low, 0, self.later_free[at])
@@ -96,7 +100,7 @@ class CellLimits:
         return (here_fewest <= here_most) & (spare >= 0) & (total + room >= fewest)
 
     def conflict(self) -> str | None:
-        """Why no cell can be so, in a few words; None where one can."""
+        """The reason, in a few words, why no cell can be like this, or None."""
         (fewest, most), (low, high) = self.density, self.polyphony
         counts, must = self.above[1:, 0], self.locked_above[1:, 0]
         if must.max() > high:

@@ -1,4 +1,4 @@
-"""Notes inside a region that are to stay: how the fill makes way for them."""
+"""Locked notes inside a region, and how the fill makes way for them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from midi_rwkv.score.score import POSITIONS_PER_BEAT, Note, Score
 
 
 def off_grid_ticks(ticks_per_beat: int) -> int:
-    """As far as the model's own copy of a locked note may lie from it: half a position, and what rounding adds."""
+    """How far the model's copy of a locked note may be from it: half a position, plus rounding."""
     return math.ceil(ticks_per_beat / (2 * POSITIONS_PER_BEAT))
 
 
 def with_locked(
     score: Score, fill: Mapping[int, list[Note]], locked: Mapping[int, Sequence[Note]], single: Collection[int]
 ) -> dict[int, list[Note]]:
-    """The fill with the locked notes in it; new ones that would sound into them go, on the tracks `single`, which play
-    one note at a time, all that sound at the same time, else those of the same pitch."""
+    """The fill with the locked notes in it.
+
+    New notes that would sound into a locked note are removed: on the monophonic tracks `single` all that sound at the
+    same time, elsewhere those of the same pitch.
+    """
     merged = dict(fill)
     for track, kept in locked.items():
         off_grid = max(score.lead_ticks(score.tracks[track]), off_grid_ticks(score.ticks_per_beat))

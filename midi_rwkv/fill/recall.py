@@ -1,17 +1,18 @@
-"""Recall: what the song itself says elsewhere, mixed into the model's next-id probabilities.
+"""Recall: what occurs elsewhere in the song, mixed into the model's probabilities of the next token.
 
-A recurrent state of fixed size forgets what exactly stood in bar 3; the song is at hand and doesn't. While a cell is
-written, every other cell of its track is a source, but for those that were written just before it (unless the track has
-nothing else): a fill that follows itself goes in circles. A source counts for as much as its surroundings (three bars
-on either side, all tracks) are like the cell's, and for as many ids as it has just got right; it votes for the id that
-follows there. What other tracks play in the same bar is a source too, a twin, for as much as the two tracks are alike
-in the bars around. The same sources also vote note by note, their velocities aside (outline.py). The model's
-probabilities p, the votes q and those of the outlines o are mixed, (1 - a - b) p + a q + b o, where a and b are a
-softmax over linear functions of how good the best-voted sources are and of what the model thinks of their ids.
+A recurrent state of fixed size forgets the exact content of bar 3, but the song is available. While a cell is written,
+every other cell of its track is a source, except those that were written just before it (unless the track has nothing
+else), because a fill that follows itself goes in circles. A source votes for the token that follows there. Its weight
+grows with the similarity of its surroundings (three bars on either side, all tracks) to the cell's, and with the number
+of tokens it has just predicted correctly. What other tracks play in the same bar is also a source, a twin, weighted by
+the similarity of the two tracks in the bars around. The same sources also vote note by note, their velocities aside
+(outline.py). The model's probabilities p, the votes q and those of the outlines o are mixed, (1 - a - b) p + a q + b o,
+where a and b are a softmax over linear functions of how good the best-voted sources are and of what the model thinks of
+their ids.
 
 The few weights are fitted on training songs (fit_recall.py), so that the mixture is a probability like any
-other, and stand beside the model in `recall.json`. In kind this is the continuous cache of Grave et al. (arXiv
-1612.04426) and the match model of context-mixing compressors, with the sources weighed by their musical surroundings.
+other, and are stored beside the model in `recall.json`. In kind this is the continuous cache of Grave et al. (arXiv
+1612.04426) and the match model of context-mixing compressors, with the sources weighted by their musical surroundings.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.outline import CellOutlines, outline_tables
 from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
-REACH = 3  # bars on either side whose likeness counts, the nearer the more
+REACH = 3  # bars on either side whose similarity counts, nearer bars more
 NEARNESS = (3.0, 1 / 2, 1 / 3, 1 / 4)  # how much: the bar itself (what other tracks play in it), its neighbours ...
-MOST_SOURCES = 64  # the likest
+MOST_SOURCES = 64  # the most similar
 
 
 class _Notes:
@@ -70,7 +71,7 @@ class _Notes:
 
 
 class SongMemory:
-    """A song's cells as sources, for one candidate; `fork` for the next."""
+    """A song's cells as sources for one candidate; `fork` makes one for the next."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class SongMemory:
         self._new_places: dict[tuple[int, int], list[int]] = {}  # (track, note) -> bars, of the written cells
 
     def fork(self) -> SongMemory:
-        """A memory that shares the song and goes on alone."""
+        """A copy that shares the song and continues independently."""
         other = SongMemory.__new__(SongMemory)
         other.__dict__.update(self.__dict__)
         other.hidden, other.sizes, other.written = self.hidden.copy(), self.sizes.copy(), dict(self.written)
@@ -106,7 +107,7 @@ class SongMemory:
         return other
 
     def write(self, cell: Cell, ids: Sequence[int]) -> None:
-        """A cell has been written: it is a source from now on, and part of the surroundings."""
+        """Adds a written cell, which is from now on a source and part of the surroundings."""
         notes = self.notes.of_ids(ids)
         track, bar = cell
         self.written[cell] = list(ids), notes
@@ -116,7 +117,7 @@ class SongMemory:
         self.hidden[bar, track] = False
 
     def likeness(self, bar: int) -> np.ndarray:
-        """How like each bar's surroundings are to this one's, 0-1: (bars,). What is not written yet does not count."""
+        """(bars,) similarity, 0-1, of each bar's surroundings to this one's. Unwritten cells do not count."""
         n = self.song.n_bars
         shown, sounding = ~self.hidden, self.sizes.any(0)
         alike, both = np.zeros(n), np.zeros(n)
@@ -179,7 +180,7 @@ class SongMemory:
         )
 
     def twinship(self, cell: Cell, other: int) -> float:
-        """How like another track the track is around this bar, 0-1; 0 where the other is not known in it."""
+        """The similarity, 0-1, of the track to another around this bar; 0 if the other is not known in it."""
         track, bar = cell
         if other == track or self.hidden[bar, other] or not (self.sizes[:, track] & self.sizes[:, other]).any():
             return 0.0
@@ -227,7 +228,7 @@ class CellMemory:
         self._whole = np.ones(len(self.sources), bool)  # agrees from the start
 
     def take(self, written: int) -> None:
-        """Read the id that was written."""
+        """Reads the token that was written."""
         before = np.zeros_like(self._run)
         before[:, 1:] = self._run[:, :-1]
         self._run = np.where(self._ids == written, before + 1, 0)
@@ -239,7 +240,7 @@ class CellMemory:
         self.outlines.take(written)
 
     def votes(self) -> Votes:
-        """Of the sources that have anything to say."""
+        """The votes of the sources that have one."""
         rows = np.arange(len(self._ids))
         best = self._run[:, :-1].argmax(1) if self._ids.shape[1] > 1 else np.zeros(len(rows), np.int64)
         run = self._run[rows, best]
@@ -252,7 +253,7 @@ class CellMemory:
         return Votes(ids[usable], self.like[usable], match[usable], self.twin[usable])
 
     def mix(self, logits: np.ndarray, strength: float = 1.0) -> np.ndarray:
-        """The model's logits (vocabulary,) -> log probabilities of the mixture. strength: 0 (the model alone) to 1."""
+        """The mixture's log probabilities from logits (vocabulary,). `strength` is 0 (the model alone) to 1."""
         top = logits.max()
         log_p = logits - (top + math.log(np.exp(logits - top).sum()))
         if strength <= 0:

@@ -1,7 +1,7 @@
-"""What the notes of a region must be: the song's own manner, what was asked, and what stays where it is.
+"""The rules for a region's notes, from the song's own manner, the request, and the notes that stay.
 
-Settled before anything is written, cell by cell: which pitches may begin at which positions, how many notes, and how
-many of them together. A wish that cannot be met is refused here.
+They are decided cell by cell before anything is written: which pitches may begin at which positions, how many notes,
+and how many of them together. A request that cannot be met is refused here.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .blank import Blanked
 from .limits import NO_LIMIT, CellLimits
 from .locked import off_grid_ticks
 
-SINGLE_NOTES = 6  # that a track must have for its playing one at a time to be its manner
-MARGIN = 1.5  # more or fewer notes than before
+SINGLE_NOTES = 6  # notes that a track needs to be recognised as monophonic
+MARGIN = 1.5  # factor by which density may differ from before
 MOST_BUSIER = 1.7
-NEARBY_BARS = 4  # on either side: how busy the song is there
-DENSITY_EXPONENT = 0.56  # how far a track is busier where the others are, by regression over the training songs
+NEARBY_BARS = 4  # bars on either side in which the busyness of the song is measured
+DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, by regression over the training songs
 
 
 class Rules:
-    """The limits of each cell of a region. ValueError, naming the conflict, where a wish cannot be met."""
+    """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
 
     def __init__(self, tokenizer: Tokenizer, blanked: Blanked, sayable: Mapping[bool, np.ndarray]):
-        """sayable: by is_drum, (128,) bool, the pitches that the vocabulary has."""
+        """`sayable` is by is_drum: (128,) bool, the pitches that the vocabulary has."""
         self.tokenizer, self.score, self.blank = tokenizer, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
         self.places = blanked.places
@@ -51,8 +51,8 @@ class Rules:
     def cell(self, cell: Cell, *, silent: bool = False) -> CellLimits:
         """The limits of one cell.
 
-        silent: nothing has been written in this run of the track's bars so far; asked for music, the model may not
-        answer a whole run with silence.
+        With `silent` nothing has been written in this run of the track's bars so far. The model may not answer a
+        request for music with a whole run of silence.
         """
         track, bar = cell
         limits = self._limits(track, bar, self.sampling.density or (0, NO_LIMIT))
@@ -67,7 +67,7 @@ class Rules:
         return limits
 
     def told(self, cell: Cell) -> SamplingConfig:
-        """The wishes that the model is told of before it writes the cell."""
+        """The limits that the model is told before it writes the cell."""
         density = self.cell(cell).density
         return self.sampling if density == (0, NO_LIMIT) else replace(self.sampling, density=density)
 
@@ -85,7 +85,7 @@ class Rules:
     def _allowed_pitches(
         self, t: int, program: int, sayable: Mapping[bool, np.ndarray], switches: Collection[Note]
     ) -> np.ndarray:
-        """(128,) bool, where `program` is in force. ValueError where there is none."""
+        """(128,) bool for the pitches while `program` is in force. Raises ValueError if there are none."""
         track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
         used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
         allowed = playable(program, used, is_drum=track.is_drum)
@@ -121,10 +121,10 @@ class Rules:
         step = self.tokenizer.ticks_per_position(bar.denominator, beat)
         lead = self.score.lead_ticks(self.score.tracks[t])
         positions = np.arange(self.tokenizer.positions_in(bar, beat, lead))
-        ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as `decode_cell` has it
+        ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as in `decode_cell`
         allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
-        allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions that are one tick the first
-        allowed[ticks >= bar.end_ticks] = False  # by rounding, of few ticks to a quarter
+        allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions at the same tick only the first
+        allowed[ticks >= bar.end_ticks] = False  # rounding can do this when a quarter has few ticks
         notes = self._notes[t]
         kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
         places = tuple(self.places.get(Cell(t, b), ()))
@@ -140,7 +140,7 @@ class Rules:
             else:
                 allowed[taken, note.pitch] = False
         polyphony = self.sampling.polyphony or (1, 1 if t in self.single else NO_LIMIT)
-        if density != (0, NO_LIMIT):  # of locked notes that share a place the model writes one
+        if density != (0, NO_LIMIT):  # the model writes one of several locked notes that share a place
             unwritten = sum(self.score.bar_of(t, n.onset_ticks) == b for n in own) - len(places)
             density = max(0, density[0] - unwritten), density[1] - unwritten
         key = (allowed.tobytes(), density, polyphony, places)
@@ -151,9 +151,11 @@ class Rules:
     # -- density ----------------------------------------------------------------------------------------------------
 
     def _usual_density(self, t: int, b: int) -> tuple[int, int] | None:
-        """Notes in this bar of a track that is silent all around the region, since the model would go on with the
-        silence. A new track has what its kind plays, more where the others are busier than their kinds are; one that
-        plays in the region alone, about what it has there. None for other tracks."""
+        """The density of a track that is silent all around the region; None for other tracks.
+
+        Without it the model would continue the silence. A new track gets the density of its kind, and more if the other
+        tracks are busier than their kinds. A track that plays only in the region gets about its own density there.
+        """
         track = self.score.tracks[t]
         if self.blank.tracks[t].notes:
             return None
@@ -170,12 +172,12 @@ class Rules:
         return max(1, round(low * beats)), max(1, math.ceil(high * beats))
 
     def _per_beat(self, t: int, b: int) -> float:
-        """Notes a quarter."""
+        """Notes per quarter."""
         bar = self.score.bars[b]
         return len(self.score.notes_in(t, b)) * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks)
 
     def _busier(self, t: int, b: int) -> float:
-        """How much more the other tracks play around this bar than their kinds usually do."""
+        """How many times as much as their kinds the other tracks play around this bar."""
         logs = []
         for other in range(len(self.score.tracks)):
             nearby = range(max(0, b - NEARBY_BARS), min(len(self.score.bars), b + NEARBY_BARS + 1))
@@ -189,7 +191,7 @@ class Rules:
     # -- wishes that cannot be met ------------------------------------------------------------------------------------
 
     def _check(self) -> set[Cell]:
-        """The last cell of each run that can sound. ValueError where what was asked cannot be."""
+        """The last cell of each run that can sound. Raises ValueError if the request cannot be met."""
         sampling = self.sampling
         asked = sampling.polyphony or sampling.pitch_range or sampling.key
         chances: set[Cell] = set()

@@ -1,9 +1,9 @@
-"""Logits -> next id, under a grammar that makes an answer impossible which does not parse or breaks a limit.
+"""Samples the next token from logits, under a grammar that excludes every answer that does not parse or breaks a limit.
 
-The grammar of a cell is `(Position (Pitch Velocity Duration)+)* FillBar_End`, positions rising and inside the bar,
-pitches rising within a position; drums have no Duration. An id is a BPE token of several base tokens, so it is
-allowed when its whole expansion fits where the cell stands, and the cell can still be finished after it. What an id's
-expansion asks of its surroundings and leaves behind is tabulated once a vocabulary (`GrammarTables`), what a cell
+The grammar of a cell is `(Position (Pitch Velocity Duration)+)* FillBar_End`, with positions ascending and inside the
+bar, and pitches ascending within a position; drums have no Duration. An id is a BPE token of several base tokens, so it
+is allowed when its whole expansion fits where the cell stands, and the cell can still be finished after it. What an
+id's expansion asks of its surroundings and leaves behind is tabulated once a vocabulary (`GrammarTables`), what a cell
 allows once a cell (`CellRules`); a step then compares a few arrays.
 """
 
@@ -28,7 +28,7 @@ NO_INDEX = 10_000  # above every position and pitch
 
 
 class Phase(IntEnum):
-    """What the cell has just read."""
+    """The kind of token that the cell has just read."""
 
     START = 0
     POSITION = 1
@@ -162,7 +162,7 @@ class PhaseRows(NamedTuple):
 
 @dataclass(frozen=True)
 class CellRules:
-    """What one cell allows, over one vocabulary. ValueError where no cell can be so."""
+    """The rows that one cell allows, for one vocabulary. Raises ValueError if no cell is possible."""
 
     tables: GrammarTables
     limits: CellLimits
@@ -188,7 +188,7 @@ class CellRules:
 
 
 class CellState:
-    """Where the writing of one cell stands."""
+    """The progress of writing one cell."""
 
     def __init__(self, rules: CellRules):
         self.rules = rules
@@ -254,10 +254,12 @@ class CellState:
 
 
 def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
-    """Index drawn from logits (n,): temperature, then min-p (drop what is less likely than that share of the best),
-    then top-p (the smallest set that holds that much)."""
+    """An index sampled from logits (n,) with temperature, then min-p, then top-p.
+
+    Min-p drops what is less probable than that share of the best; top-p keeps the smallest set with that probability.
+    """
     scaled = (logits - logits.max()) / np.float32(config.temperature)
-    # The best is exp(0) = 1. What min-p leaves is few, and only that is sorted.
+    # The best is exp(0) = 1. Min-p leaves only few, and only these are sorted.
     kept = np.flatnonzero(scaled >= math.log(config.min_p)) if config.min_p > 0 else np.arange(len(logits))
     p = np.exp(scaled[kept].astype(np.float64))
     if config.top_p < 1:
@@ -270,9 +272,9 @@ def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -
 
 
 class CellWriter:
-    """Chooses the ids of one cell for one candidate: control tokens first, where asked, then notes, then the end.
+    """Chooses the tokens of one cell for one candidate: control tokens first, if requested, then notes, then the end.
 
-    Feed it the logits for the next id (`choose`) until `done`; `ids` are the notes' ids.
+    Feed it the logits for the next token (`choose`) until `done`; `ids` are the tokens of the notes.
     """
 
     def __init__(
@@ -302,7 +304,7 @@ class CellWriter:
             self._controls.append(("density", tokens.density[low : high + 1]))
 
     def choose(self, logits: np.ndarray) -> int:
-        """The next id to feed to the model. logits: (vocabulary,)."""
+        """The next token to feed to the model, from logits (vocabulary,)."""
         if self._controls:
             name, levels = self._controls.pop(0)
             choice = draw(logits[levels], self.config, self.rng)

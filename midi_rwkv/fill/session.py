@@ -1,4 +1,4 @@
-"""The model's side of a run of bars: one state a candidate, read and written together as one batch."""
+"""The model's side of a run of bars: one state per candidate, read and written together as one batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Session:
     """The candidates' states while one run of bars is written."""
 
     def __init__(self, engine: Engine[Any], tokens: PromptTokens, style: Style, prompts: Sequence[Prompt]):
-        """prompts: one a candidate; the same object where candidates read the same."""
+        """`prompts` has one per candidate; candidates that read the same share one object."""
         self.engine, self.tokens, self.style, self.prompts = engine, tokens, style, prompts
         self.program_ids: list[int] = []  # of every track, in the bar that was entered
         self.pending = [p.asked + p.context for p in prompts]  # tokens to read before the next cell, per candidate
@@ -29,7 +29,7 @@ class Session:
             self._read_context(style.run)
 
     def _read_context(self, run: np.ndarray) -> None:
-        """Read what comes before the run, and add the style to the state there."""
+        """Reads everything before the run, and adds the style to the state there."""
         distinct = self.prompts if any(p is not self.prompts[0] for p in self.prompts) else self.prompts[:1]
         contexts = [p.asked + p.context[:-1] for p in distinct]
         _, state = read_from(self.engine, self.engine.new_state(1, self.style.wkv), contexts)
@@ -38,12 +38,12 @@ class Session:
         self.pending = [p.context[-1:] for p in self.prompts]
 
     def enter(self, number: int) -> None:
-        """Queue what is given in the prompt's `number`-th plan."""
+        """Queues the given tokens of the prompt's `number`-th plan."""
         self.program_ids = self.prompts[0].bars[number].program_ids
         self.pending = [ids + p.bars[number].given for ids, p in zip(self.pending, self.prompts, strict=True)]
 
     def write(self, track: int, writers: Sequence[CellWriter]) -> list[list[int]]:
-        """Write one cell of the entered bar, with a writer a candidate; returns the tokens of each one's notes."""
+        """Writes one cell of the entered bar, with one writer per candidate. Returns the tokens of each one's notes."""
         logits, state = self._read([[*ids, self.program_ids[track], self.tokens.fill_start] for ids in self.pending])
         self.pending = [[self.tokens.fill_end] for _ in self.prompts]
         active = list(range(len(writers)))  # candidates still writing; `running` holds their states in this order
@@ -62,7 +62,7 @@ class Session:
         return [w.ids for w in writers]
 
     def _read(self, lists: Sequence[list[int]]) -> tuple[Floats, Rows]:
-        """Advance every candidate by its own tokens."""
+        """Advances every candidate by its own tokens."""
         state = self.state or self.engine.new_state(1, self.style.wkv)
         if state.batch < len(lists):  # all have read the same so far
             return read_from(self.engine, state, lists)
