@@ -99,7 +99,7 @@ sys.exit(main(arguments))
         (["infill", "SONG", "--bars", "4-5", "-o", "out.mid", "--checkpoint", "CHECKPOINT"], ""),
         (["infill", "SONG", "--bars", "4", "-o", "out.mid", "--backend", "torch"], "infill needs PyTorch"),
         (["inspect", "SONG"], ""),
-        (["app"], "app needs "),
+        (["app"], "app needs Gradio"),
         (["personalize", "SONG", "--name", "mine"], "personalize needs PyTorch"),
         (["convert", "model.pth", "out"], "convert needs PyTorch"),
         (["corpus", "FOLDER", "out"], "corpus needs "),
