@@ -13,6 +13,9 @@ wait for one another, so without a barrier across the GPU no more can be fused:
 Vectors and states are float32, matrices float32 or bfloat16. Excess rows of a tile are masked.
 """
 
+# A Triton kernel takes its pointers and sizes one by one.
+# ruff: noqa: PLR0913
+
 from typing import Any
 
 import torch

@@ -1,5 +1,8 @@
 """One name for every form of the recurrence: `wkv7(..., backend=...)`."""
 
+# The recurrence takes the equation's seven tensors, in its order.
+# ruff: noqa: PLR0913
+
 from __future__ import annotations
 
 import logging

@@ -147,7 +147,7 @@ class Array:
     def is_int8(self) -> bool:
         return bool(self.pointer.type.pointee == ir.IntType(8))
 
-    def _place(self, at: Index | int, vector: bool) -> Any:
+    def _place(self, at: Index | int, *, vector: bool) -> Any:
         place = self.emit.builder.gep(self.pointer, [self.emit.index(at).value])
         kind = ir.VectorType(self.pointer.type.pointee, LANES)
         return self.emit.builder.bitcast(place, kind.as_pointer()) if vector else place
@@ -155,32 +155,32 @@ class Array:
     def row(self, at: Index | int, length: int = LANES) -> Row:
         """The `length` numbers from place `at` on; a multiple of LANES."""
         at = self.emit.index(at)
-        parts = [self.emit.builder.load(self._place(at + i, True)) for i in range(0, length, LANES)]
+        parts = [self.emit.builder.load(self._place(at + i, vector=True)) for i in range(0, length, LANES)]
         for part in parts:
             part.align = 1 if self.is_int8 else self.emit.align
         return Row(self.emit, [self.emit.widened(part) for part in parts] if self.is_int8 else parts)
 
     def spread(self, at: Index | int) -> Row:
         """The number at `at` in every lane of one vector."""
-        return self.emit.spread(self.emit.builder.load(self._place(at, False)))
+        return self.emit.spread(self.emit.builder.load(self._place(at, vector=False)))
 
     def prefetch(self, at: Index | int) -> None:
         """Starts fetching the data at `at`, which may be past the end, into the second-level cache."""
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        place = self.emit.builder.bitcast(self._place(at, False), byte)
+        place = self.emit.builder.bitcast(self._place(at, vector=False), byte)
         hints = [ir.Constant(word, value) for value in (0, 2, 1)]  # to read; locality 2 of 3; data
         self.emit.builder.call(self.emit.function("llvm.prefetch.p0", kind), [place, *hints])
 
     def put(self, at: Index | int, row: Row) -> None:
         at = self.emit.index(at)
         for i, part in enumerate(row.parts):
-            self.emit.builder.store(part, self._place(at + i * LANES, True)).align = self.emit.align
+            self.emit.builder.store(part, self._place(at + i * LANES, vector=True)).align = self.emit.align
 
     def put_one(self, at: Index | int, row: Row) -> None:
         """Stores only the first number of a row."""
         first = self.emit.builder.extract_element(row.parts[0], ir.Constant(ir.IntType(32), 0))
-        self.emit.builder.store(first, self._place(at, False))
+        self.emit.builder.store(first, self._place(at, vector=False))
 
 
 class Sum:
@@ -206,7 +206,7 @@ class Sum:
 class Emitter:
     """Writes instructions for float32 or float64 arrays at the builder's position."""
 
-    def __init__(self, builder: ir.IRBuilder, double: bool) -> None:
+    def __init__(self, builder: ir.IRBuilder, *, double: bool) -> None:
         self.builder = builder
         self.number = ir.DoubleType() if double else ir.FloatType()
         self.suffix, self.align = ("f64", 8) if double else ("f32", 4)
@@ -269,7 +269,7 @@ def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> 
         builder.call(_function(builder.module, name, body, numbers, len(integers)), pointers + integers)
         return context.get_dummy_value()
 
-    def typed(typingctx: Any, arrays: Any, integers: Any) -> Any:
+    def typed(typingctx: Any, arrays: Any, integers: Any) -> Any:  # noqa: ARG001 -- numba's signature
         return types.void(arrays, integers), generate
 
     return intrinsic(typed)
@@ -288,7 +288,7 @@ def _function(module: Any, name: str, body: Callable[..., None], numbers: Sequen
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit = Emitter(builder, ir.DoubleType() in numbers)
+    emit = Emitter(builder, double=ir.DoubleType() in numbers)
     pointers = [Array(emit, x) for x in function.args[: len(numbers)]]
     body(emit, pointers, [Index(emit, x) for x in function.args[len(numbers) :]])
     builder.ret_void()

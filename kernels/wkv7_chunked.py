@@ -11,6 +11,9 @@ RWKV-7's decay never falls below exp(-exp(-0.5)) = 0.545 per step, so over 32 st
 safe in float32.
 """
 
+# The recurrence takes the equation's seven tensors, in its order.
+# ruff: noqa: PLR0913
+
 from __future__ import annotations
 
 import functools
@@ -19,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .packing import by_sequence
+from .sequences import by_sequence
 from .wkv7_reference import check_shapes
 
 

@@ -11,6 +11,9 @@ runs a segment forward again from its first state, keeps that segment's states, 
 Inside this file the state of a head is stored transposed, (V, K), so that a row is one value channel.
 """
 
+# The recurrence takes the equation's seven tensors, in its order; a compiled scan its arrays.
+# ruff: noqa: PLR0913
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, vector_kernel
-from midi_rwkv.kernels.packing import initial_state, sequence_bounds
+from midi_rwkv.kernels.sequences import initial_state, sequence_bounds
 from midi_rwkv.kernels.wkv7_reference import check_shapes
 
 SEGMENT = 16  # tokens between two kept states
@@ -83,7 +86,7 @@ class _Wkv7Numba(torch.autograd.Function):
         kept = r.new_empty(int(segments[-1]) * heads if keep else 0, value_size, key_size)
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format)  # (B, H, V, K)
         _use_threads(threads)
-        scan = _compiled("forward", key_size, r.dtype == torch.float64, threads > 1)
+        scan = _compiled("forward", key_size, double=r.dtype == torch.float64, parallel=threads > 1)
         scan(*_flat(r, decay, k, v, a, b, final, y, found, kept), starts, segments, heads, value_size, keep)
         if keep:
             ctx.save_for_backward(r, decay, k, v, a, b, found, kept)
@@ -100,7 +103,7 @@ class _Wkv7Numba(torch.autograd.Function):
         heads, key_size = r.shape[2:]
         outs = [torch.empty_like(x) for x in (r, decay, k, v, a, b)]
         _use_threads(ctx.threads)
-        scan = _compiled("backward", key_size, r.dtype == torch.float64, ctx.threads > 1)
+        scan = _compiled("backward", key_size, double=r.dtype == torch.float64, parallel=ctx.threads > 1)
         tensors = (r, decay, k, v, a, b, found, kept, grad_y, grad_state, *outs)
         scan(*_flat(*tensors), *ctx.places, heads, v.shape[-1])
         return *outs, grad_state.transpose(-1, -2), None, None
@@ -120,13 +123,13 @@ def _flat(*tensors: Tensor) -> list[Any]:
 
 
 @functools.cache
-def _compiled(direction: str, key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+def _compiled(direction: str, key_size: int, *, double: bool, parallel: bool) -> Callable[..., None]:
     """The compiled scan for one head size; its serial and parallel forms are different functions."""
     make = _make_forward if direction == "forward" else _make_backward
-    return make(key_size, double, parallel)
+    return make(key_size, double=double, parallel=parallel)
 
 
-def _make_forward(key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+def _make_forward(key_size: int, *, double: bool, parallel: bool) -> Callable[..., None]:
     number = types.float64 if double else types.float32
 
     @vector_kernel
@@ -174,7 +177,7 @@ def _make_forward(key_size: int, double: bool, parallel: bool) -> Callable[..., 
     return njit(signature, parallel=parallel, nogil=True)(scan)
 
 
-def _make_backward(key_size: int, double: bool, parallel: bool) -> Callable[..., None]:
+def _make_backward(key_size: int, *, double: bool, parallel: bool) -> Callable[..., None]:
     number = types.float64 if double else types.float32
 
     @vector_kernel

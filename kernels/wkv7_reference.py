@@ -8,10 +8,13 @@ every input, including the initial state. It keeps every intermediate state for 
 sequences.
 """
 
+# The recurrence takes the equation's seven tensors, in its order.
+# ruff: noqa: PLR0913
+
 import torch
 from torch import Tensor
 
-from .packing import by_sequence
+from .sequences import by_sequence
 
 
 def wkv7_reference(

@@ -5,6 +5,9 @@ and shapes for `torch.compile`. On a CPU they run only in Triton's interpreter (
 which is for tests.
 """
 
+# Signatures of the recurrence, and of the operators that torch derives from them.
+# ruff: noqa: ARG001, FBT001, PLR0913
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .packing import cut, initial_state, sequence_bounds
+from .sequences import cut, initial_state, sequence_bounds
 from .wkv7_reference import check_shapes
 from .wkv7_triton_chunk import INTERPRETED, amount_of_work, backward, prepare, scan_backward, scan_forward, triton
 

@@ -21,6 +21,9 @@ Tokens past a chunk's end are read as zeros, including log_decay, so that they d
 int64. `KIND` is the kind of product: "bf16", "tf32", "tf32x3" (float32 accuracy on tensor cores) or "fp64".
 """
 
+# A Triton kernel takes pointers, sizes and switches one by one; it is tuned by `work`.
+# ruff: noqa: ARG001, FBT003, PLR0913
+
 import os
 import warnings
 from typing import Any

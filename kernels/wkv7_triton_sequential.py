@@ -5,6 +5,9 @@ tokens at a time: it walks forward through them again from a kept state, stores 
 back.
 """
 
+# A Triton kernel takes pointers, sizes and switches one by one.
+# ruff: noqa: FBT003, PLR0913
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .packing import initial_state, sequence_bounds
+from .sequences import initial_state, sequence_bounds
 from .wkv7_reference import check_shapes
 from .wkv7_triton_chunk import INTERPRETED, put, tl, triton
 

@@ -22,7 +22,9 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
     start, scale_at, rows, cols, count, x_at, out_at = at
     small = matrices.is_int8
 
-    def dots(row: Index, first: Index, inputs: int, unroll: int = 1, later: bool = False, ahead: bool = False) -> None:
+    def dots(
+        row: Index, first: Index, inputs: int, *, unroll: int = 1, later: bool = False, ahead: bool = False
+    ) -> None:
         sums = [[emit.sum() for _ in range(unroll)] for _ in range(inputs)]
         with emit.span(cols, unroll) as c:
             for u in range(unroll):
@@ -55,8 +57,9 @@ def matmul(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
             dots(row, fours * 4 + n, inputs=1, unroll=4)
 
 
-def normalise(emit: Emitter, weights: Array, w_at: Index, x: Array, x_at: Index, out_at: Index, size: Index) -> None:
-    """Layer norm of one vector of x. Its scale and bias follow each other in the weights."""
+def normalise(emit: Emitter, weights: Array, w_at: Index, x: Array, places: tuple[Index, Index], size: Index) -> None:
+    """Layer norm of one vector of x. Its scale and bias follow each other in the weights. places: x, out."""
+    x_at, out_at = places
     total, squares = emit.sum(), emit.sum()
     with emit.span(size, LANES) as i:
         total.add(x.row(x_at + i))
@@ -79,7 +82,7 @@ def enter(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
         with emit.span(size, LANES) as i:
             work.put(first + i, shift.row(last + i))
         with emit.span(steps) as t:
-            normalise(emit, weights, w_at, work, x_at + (row * steps + t) * size, first + (t + 1) * size, size)
+            normalise(emit, weights, w_at, work, (x_at + (row * steps + t) * size, first + (t + 1) * size), size)
         with emit.span(size, LANES) as i:
             shift.put(last + i, work.row(first + steps * size + i))
 
@@ -90,7 +93,7 @@ def leave(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
     weights, work = arrays
     w_at, x_at, out_at, batch, steps, size = at
     with emit.span(batch) as row:
-        normalise(emit, weights, w_at, work, x_at + ((row + 1) * steps - 1) * size, out_at + row * size, size)
+        normalise(emit, weights, w_at, work, (x_at + ((row + 1) * steps - 1) * size, out_at + row * size), size)
 
 
 @vector_kernel

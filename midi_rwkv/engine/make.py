@@ -53,7 +53,7 @@ def make_engine(
         raise RequestError("these are a Transformer's weights, which only `evaluate` runs; name an RWKV-7's checkpoint")
     if backend == "triton":
         return _triton(weights, head_size, threads, on_choice)
-    reason = "as asked" if backend == "torch" else _no_numba(weights, head_size)
+    reason = "as asked" if backend == "torch" else _no_numba(head_size)
     if not reason:
         return _numba(weights, head_size, threads, precision, on_choice)
     if backend == "numba":
@@ -90,7 +90,7 @@ def _triton(
     return TritonEngine(weights, head_size, threads)
 
 
-def _no_numba(weights: Mapping[str, Floats], head_size: int) -> str:
+def _no_numba(head_size: int) -> str:
     """The reason why the numba engine cannot run, or ""."""
     if find_spec("numba") is None:
         return "numba is not installed"

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -56,15 +57,15 @@ def advance(precision: str) -> Callable[..., None]:
     return compiled(types.void(*arrays, *[types.intp] * 13), SOURCES)(_advance)
 
 
-@register_jitable
-def project(arrays, place, shape):  # type: ignore[no-untyped-def]
+@register_jitable  # type: ignore[untyped-decorator]
+def project(arrays: Any, place: Any, shape: Any) -> Any:
     """`matmul` by the matrix at `place` in (matrices, scales). Returns the place of the next one."""
     rows, cols, count, x, out = shape
     matmul(arrays, (place[0], place[1], rows, cols, count, x, out))
     return place[0] + rows * cols, place[1] + rows
 
 
-def _advance(  # type: ignore[no-untyped-def]
+def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles no records of arrays
     ids, embedding, vectors, matrices, scales, starts, block, work, att_shift, ffn_shift, wkv, logits,
     first_layer, last_layer, rows, first_row, batch, steps, size, head_size, rank_w, rank_v, rank_a, rank_g, vocabulary,
 ):  # fmt: skip

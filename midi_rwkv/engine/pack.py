@@ -40,8 +40,10 @@ class PackedModel:
 def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32") -> PackedModel:
     """Packs the weights (by RWKV-LM's names) without a second copy. `precision` is that of the matrices."""
     small = precision == "int8"
-    parts = [_layer(weights, f"blocks.{layer}.", layer > 0) for layer in range(n_layer)]
-    parts.append([Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], True)])
+    parts = [_layer(weights, f"blocks.{layer}.", mixes_values=layer > 0) for layer in range(n_layer)]
+    parts.append(
+        [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], is_matrix=True)]
+    )
     sizes = np.array([np.sum([piece.sizes for piece in part], 0) for part in parts])
     ends = sizes.cumsum(0)
     vectors, rows = aligned(ends[-1, 0]), ends[-1, 2] if small else 0
@@ -103,17 +105,17 @@ def into_blocks(matrix: NDArray[Any], out: NDArray[Any]) -> None:
     out.reshape(-1, matrix.shape[1], BLOCK)[:] = matrix.reshape(-1, BLOCK, matrix.shape[1]).transpose(0, 2, 1)
 
 
-def _layer(weights: Mapping[str, Floats], block: str, mixes_values: bool) -> list[Piece]:
+def _layer(weights: Mapping[str, Floats], block: str, *, mixes_values: bool) -> list[Piece]:
     att, ffn = block + "att.", block + "ffn."
 
     def vectors(*names: str) -> list[Piece]:
         return [Piece(weights[name]) for name in names]
 
     def matrix(name: str) -> Piece:
-        return Piece(weights[name + ".weight"], True)
+        return Piece(weights[name + ".weight"], is_matrix=True)
 
     def adapter(letter: str) -> list[Piece]:
-        return [Piece(weights[f"{att}{letter}{i}"].T, True) for i in (1, 2)]
+        return [Piece(weights[f"{att}{letter}{i}"].T, is_matrix=True) for i in (1, 2)]
 
     return [
         *vectors(block + "ln1.weight", block + "ln1.bias", att + "x_r"),

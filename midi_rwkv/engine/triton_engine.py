@@ -83,7 +83,7 @@ class TritonEngine:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         self.graphs = graphs and self.device == "cuda"
-        self.model = model_of(weights).to(self.device).requires_grad_(False)
+        self.model = model_of(weights).to(self.device).requires_grad_(requires_grad=False)
         blocks = self.model.layers()
         self.embedding = blocks[0].ln0(self.model.emb.weight)
         self.packed = [LayerWeights(block.state_dict(), self.dtype) for block in blocks]

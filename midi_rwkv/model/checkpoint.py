@@ -80,7 +80,7 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0913 -- a public call, options by name
     folder: str | Path,
     config: ModelConfig,
     weights: Mapping[str, torch.Tensor],

@@ -86,7 +86,7 @@ class Votes:
     twin: np.ndarray  # bool
 
 
-def mixture(
+def mixture(  # noqa: PLR0913 -- as many things are mixed
     log_p: np.ndarray,
     votes: Votes,
     outlines: OutlineVotes,

@@ -50,10 +50,10 @@ def weights_of(head_size: int) -> Weights:
 
 
 @cache
-def exact(head_size: int, is_rounded: bool = False) -> RWKV7:
+def exact(head_size: int, *, is_rounded: bool = False) -> RWKV7:
     """The model in float64; is_rounded: of the weights that int8 stands for."""
     weights = weights_of(head_size)
-    return model_of(rounded(weights) if is_rounded else weights).double().requires_grad_(False)
+    return model_of(rounded(weights) if is_rounded else weights).double().requires_grad_(requires_grad=False)
 
 
 @cache
@@ -65,7 +65,7 @@ def engine_of(name: str, head_size: int) -> Any:
 
 def check(name: str, head_size: int, rows: int, length: int) -> None:
     """A tuned initial state, a prompt, then steps with a token of its own for each row."""
-    engine, model = engine_of(name, head_size), exact(head_size, name.startswith("int8"))
+    engine, model = engine_of(name, head_size), exact(head_size, is_rounded=name.startswith("int8"))
     c = model.config
     wkv0 = np.random.default_rng(5).normal(size=(c.n_layer, c.n_head, head_size, head_size)).astype(np.float32)
     prompt, columns = random_tokens(length), random_tokens(3, rows, seed=2)
@@ -114,7 +114,7 @@ def form_of(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
         pytest.importorskip("triton")
     module = import_module(f"midi_rwkv.kernels.{FORMS[name]}")
     form: Callable[..., tuple[Tensor, Tensor]] = getattr(module, FORMS[name])
-    return lambda *tensors, backend: form(*tensors)
+    return lambda *tensors, backend: form(*tensors)  # noqa: ARG005 -- called as `wkv7` is
 
 
 def run(model: RWKV7, dtype: torch.dtype, length: int) -> tuple[list[Tensor], list[Tensor]]:

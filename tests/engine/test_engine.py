@@ -93,7 +93,7 @@ def test_a_precision_that_cannot_be_had_is_refused(options, message):
 
 
 def test_int8_without_numba_is_refused(monkeypatch):
-    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda name: None)
+    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="numba is not installed; use precision='float32'"):
         make_engine(WEIGHTS, precision="int8")
 
@@ -101,7 +101,7 @@ def test_int8_without_numba_is_refused(monkeypatch):
 def test_auto_takes_numba_and_says_so(monkeypatch):
     said: list[str] = []
     assert make_engine(WEIGHTS, on_choice=said.append).name == "numba"
-    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda name: None)
+    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
     assert make_engine(WEIGHTS, on_choice=said.append).name == "torch"
     assert said == ["decoding with numba", "decoding with torch: numba is not installed"]
     with pytest.raises(ValueError, match="numba is not installed; use backend='torch'"):

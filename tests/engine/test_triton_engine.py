@@ -44,6 +44,6 @@ def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="no GPU that torch can use; use backend='auto'"):
         make_engine(random_weights(1, 64, 32), 32, backend="triton")
-    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda name: None)
+    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="triton is not installed"):
         make_engine(random_weights(1, 64, 32), 32, backend="triton")

@@ -9,7 +9,7 @@ import torch
 
 from midi_rwkv.kernels import dispatch
 from midi_rwkv.kernels.dispatch import wkv7
-from midi_rwkv.kernels.packing import cut, sequence_bounds
+from midi_rwkv.kernels.sequences import cut, sequence_bounds
 from midi_rwkv.kernels.wkv7_chunked import wkv7_chunked
 from midi_rwkv.kernels.wkv7_numba import wkv7_numba
 from midi_rwkv.kernels.wkv7_reference import wkv7_reference
@@ -21,9 +21,9 @@ KINDS = ("plain", "repeated keys", "fastest decay", "slowest decay", "both ends"
 @pytest.fixture(autouse=True)
 def _nan_in_fresh_memory():
     """`torch.empty` is filled with NaN, so that a result which reads what nobody wrote is seen."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_dispatch_refuses_what_cannot_run(cases, monkeypatch):
         wkv7(*inputs, backend="cuda")
     with pytest.raises(ValueError, match="multiple of 16"):
         wkv7(*inputs, backend="numba")
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match="not installed"):
         wkv7(*inputs, backend="triton")
 

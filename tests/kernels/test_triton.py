@@ -23,9 +23,9 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 @pytest.fixture(autouse=True)
 def _nan_in_fresh_memory():
     """`torch.empty` is filled with NaN, so that a result which reads what nobody wrote is seen."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +126,14 @@ def test_gradients_by_differences(cases):
 
 @pytest.mark.slow
 def test_torch_knows_the_operators(cases):
-    from midi_rwkv.kernels.packing import cut
+    from midi_rwkv.kernels.sequences import cut
 
     inputs = [x.to(DEVICE, torch.float32) for x in cases.make_inputs((1, 18, 1, 16))]
     chunks = cut((0, 18), 16, torch.device(DEVICE))
     places = (chunks.starts, chunks.lengths, chunks.first)
     leaves = [x.requires_grad_() for x in inputs]
     torch.library.opcheck(wkv7_forward, (*leaves, *places, 16, True))
-    kept = wkv7_forward(*(x.detach() for x in inputs), *places, 16, True)
+    kept = wkv7_forward(*(x.detach() for x in inputs), *places, 16, True)  # noqa: FBT003 -- an operator's
     plain = [x.detach() for x in inputs]
     torch.library.opcheck(wkv7_backward, (*plain, *kept[2:], kept[0], kept[1], *places, 16))
 

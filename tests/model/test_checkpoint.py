@@ -74,7 +74,7 @@ def test_a_wrong_shape_is_named(folder):
         load_checkpoint(folder)
 
 
-def test_rwkv_lm_state_dict_round_trip(folder, tmp_path, capsys):
+def test_rwkv_lm_state_dict_round_trip(folder, tmp_path):
     pth, back = tmp_path / "model.pth", tmp_path / "back"
     convert(folder, pth)
     state = torch.load(pth, weights_only=True)

@@ -67,7 +67,7 @@ def error(got: Tensor, want: Tensor) -> float:
         ("transformer", "", False, 1e-5),
     ],
 )
-def test_packed_rows_are_the_samples_one_by_one(arch: str, backend: str, double: bool, tolerance: float) -> None:
+def test_packed_rows_are_the_samples_one_by_one(arch: str, backend: str, *, double: bool, tolerance: float) -> None:
     model = make(arch, double=double)
     ids, starts, samples = rows()
     names = [n for n, _ in model.named_parameters()]
