@@ -1,9 +1,9 @@
-"""Outlines: what a cell plays and when, its velocities aside, as a source for recall (recall.py).
+"""Outlines: the notes of a cell without their velocities, as a source for recall (recall.py).
 
-A bar that a person played comes back with the same notes and other velocities; id by id it looks new. So each source
-is also followed note by note: what it plays next is its first note after the last one written, whatever came before.
-That allows several ids, since an id may stand for one base token or for many: all those whose base tokens, any velocity
-for a velocity, begin what the source goes on with. Among them the model decides.
+A bar that a person played returns with the same notes and other velocities, so that it looks new token by token. Each
+source is therefore also followed note by note: it continues with its first note after the last one written, whatever
+came before. This allows several ids, because an id may stand for one base token or for many: all those whose base
+tokens, with any velocity, begin the source's continuation. The model decides among them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from .tokenizer import Kind, Tokenizer
 
-ANY_VELOCITY, END = -1, -2  # symbols beside the base tokens
+ANY_VELOCITY, END = -1, -2  # symbols in addition to the base tokens
 FAR = 1 << 30  # a note behind all others
-MOST_COUNTED = 8  # notes shared, missing or left out, after which more say nothing
+MOST_COUNTED = 8  # more notes shared, missing or left out make no difference
 MOST_CACHED = 50_000
 
 
 class OutlineTables:
-    """A vocabulary's ids as symbols: base tokens, but one for all velocities and one for the end of a cell."""
+    """A vocabulary's ids as symbols: base tokens, with one symbol for all velocities and one for the end of a cell."""
 
     def __init__(self, tokenizer: Tokenizer, end_id: int):
         self.kind = tokenizer.base_kind.tolist()
@@ -49,7 +49,7 @@ class OutlineTables:
         return bool(parts) and not tokenizer.opens_word[i] and all(self.kind[b] != Kind.OTHER for b in parts)
 
     def ids_that_begin(self, symbols: tuple[int, ...]) -> np.ndarray:
-        """Every id whose symbols are the first of these."""
+        """All ids whose symbols are the beginning of these."""
         found = self._cache.get(symbols)
         if found is None:
             node, ids = self._root, list[int]()
@@ -58,7 +58,7 @@ class OutlineTables:
                     break
                 node = node[symbol]
                 ids += self._ids_at.get(id(node), ())
-            if len(self._cache) >= MOST_CACHED:  # of a server that has been up for long
+            if len(self._cache) >= MOST_CACHED:  # for servers that run for a long time
                 self._cache.clear()
             found = self._cache[symbols] = np.array(ids, np.int64)
         return found
@@ -66,7 +66,7 @@ class OutlineTables:
 
 @lru_cache(maxsize=4)
 def outline_tables(tokenizer: Tokenizer, end_id: int) -> OutlineTables:
-    """Made once a tokenizer."""
+    """The tables of a tokenizer, made once."""
     return OutlineTables(tokenizer, end_id)
 
 
@@ -92,10 +92,10 @@ class OutlineVotes:
 
 
 class CellOutlines:
-    """The sources of one cell, followed while it is written."""
+    """The sources of one cell, which are followed while it is written."""
 
     def __init__(self, tables: OutlineTables, sources: Sequence[Sequence[int]]):
-        """sources: ids of cells, each closed by the end id."""
+        """`sources` are the ids of cells, each with the end id."""
         self.tables = tables
         self._symbols = [[s for i in ids for s in tables.symbols[i]] for ids in sources]
         notes = [self._notes(symbols) for symbols in self._symbols]
@@ -133,7 +133,7 @@ class CellOutlines:
         return found
 
     def take(self, written: int) -> None:
-        """Read the id that was written."""
+        """Reads the id that was written."""
         for symbol in self.tables.symbols[written]:
             if symbol == ANY_VELOCITY:
                 self.phase = Kind.VELOCITY
@@ -154,7 +154,7 @@ class CellOutlines:
         self.n_notes += 1
 
     def votes(self) -> OutlineVotes:
-        """Of the sources that have anything to say."""
+        """The votes of the sources that have one."""
         position, rows = self.position, self._rows
         if self.phase in self._note_ends:
             note = passed = self._next

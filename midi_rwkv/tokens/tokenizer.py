@@ -1,12 +1,13 @@
-"""Notes <-> token ids, over MidiTok's MMM vocabulary.
+"""Encodes notes as token ids and decodes them, over MidiTok's MMM vocabulary.
 
-Two index spaces, kept apart by name: a *base* token is one event ("Position_12", "Pitch_60"), a plain *id* is what the
-model sees. In our own vocabulary an id stands for one base token; in a file with merges (byte-pair encoding), such as
-the paper's, it may stand for several. Only `Tokenizer.expansions` and `encode_cells` cross.
+There are two index spaces, which names keep apart: a *base* token is one event ("Position_12", "Pitch_60"), and a plain
+*id* is what the model sees. In our own vocabulary an id stands for one base token; in a file with merges (byte-pair
+encoding), such as the paper's, it may stand for several. Only `Tokenizer.expansions` and `encode_cells` convert between
+them.
 
 MidiTok makes the vocabulary (vocabulary.py) and writes the JSON; this module reads that JSON directly. MidiTok's own
 `encode` is not used on songs: it lays its own bar grid over a resampled copy, whereas a fill must agree bar for bar and
-tick for tick with the file it is spliced into. A test holds the two against each other.
+tick for tick with the file it is spliced into. A test compares the two.
 
 The unit is the *cell*: the notes of one track in one bar, `(Position (Pitch Velocity Duration)+)*`, sorted by position
 and pitch. No merge crosses a cell.
@@ -40,7 +41,7 @@ from midi_rwkv.score.score import (
 
 
 class Kind(IntEnum):
-    """What a base token is, as far as the grammar of a cell goes."""
+    """The kind of a base token in the grammar of a cell."""
 
     POSITION = 0
     PITCH = 1
@@ -51,8 +52,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class TokenizedSong:
-    """A song as ids, cell by cell, bar-major: cell (bar b, track t) is `cells[offsets[b * T + t] : offsets[b * T + t
-    + 1]]`."""
+    """A song as ids, cell by cell and bar by bar.
+
+    Cell (bar b, track t) is `cells[offsets[b * T + t] : offsets[b * T + t + 1]]`.
+    """
 
     programs: np.ndarray  # (T,) id of each track's Program token
     headers: tuple[tuple[int, ...], ...]  # per bar: ids of `Bar_None TimeSig_x`
@@ -70,12 +73,12 @@ class TokenizedSong:
         return len(self.headers)
 
     def program(self, cell: Cell) -> int:
-        """Id of the Program token before a cell: that of the program in force in the bar."""
+        """Id of the Program token before a cell, for the program in force in the bar."""
         track, bar = cell
         return int(self.changing[track][bar] if track in self.changing else self.programs[track])
 
     def cell(self, cell: Cell) -> np.ndarray:
-        """Ids of one cell."""
+        """The ids of one cell."""
         k = cell.bar * self.n_tracks + cell.track
         return self.cells[self.offsets[k] : self.offsets[k + 1]]
 
@@ -92,9 +95,9 @@ class TokenizedSong:
 
 
 class Tokenizer:
-    """Run-time view of a MidiTok MMM tokenizer file.
+    """A MidiTok MMM tokenizer file at run time.
 
-    `grid` says what a position is a twelfth of: "quarter" (ours: a sixteenth is 3 positions in every metre) or "beat"
+    A position is a twelfth of the `grid`: "quarter" (ours: a sixteenth is 3 positions in every metre) or "beat"
     (MidiTok's: the time signature's own beat, so 2/2 has half the resolution of 4/4).
     """
 
@@ -117,9 +120,7 @@ class Tokenizer:
         self.vocab_size = max(vocab.values()) + 1
         self.expansions: list[tuple[int, ...]] = [()] * self.vocab_size
         self._id_of: dict[str, int] = {}
-        self.opens_word = np.zeros(
-            self.vocab_size, bool
-        )  # ids that carry the mark of a word's start (the paper's tokenizer)
+        self.opens_word = np.zeros(self.vocab_size, bool)  # ids with a word-start mark (the paper's tokenizer)
         for text, i in vocab.items():
             expansion = tuple(base_of_char[c] for c in text if c != "▁")
             self.expansions[i] = expansion
@@ -171,7 +172,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer JSON as MidiTok writes it (ours or the paper's)."""
+        """Reads a tokenizer JSON as MidiTok writes it (ours or the paper's)."""
         return cls(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def save(self, path: str | Path) -> None:
@@ -182,14 +183,14 @@ class Tokenizer:
     # -- single tokens ----------------------------------------------------------------------------------------------
 
     def id(self, name: str) -> int:
-        """The id that stands for exactly one base token. KeyError when the vocabulary has none."""
+        """The id for exactly one base token. Raises KeyError if the vocabulary has none."""
         return self._id_of[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._id_of
 
     def program_id(self, program: int, *, is_drum: bool) -> int:
-        """Id of the track's Program token; a program that the vocabulary lacks becomes its nearest neighbour."""
+        """Id of the track's Program token. A program that the vocabulary lacks becomes the nearest one."""
         if is_drum:
             return self.id("Program_-1")
         return next(
@@ -197,7 +198,7 @@ class Tokenizer:
         )
 
     def time_signature(self, bar: Bar, ticks_per_beat: int) -> str:
-        """The TimeSig token of a bar; for a metre that the vocabulary lacks, the one nearest in length."""
+        """The TimeSig token of a bar. A metre that the vocabulary lacks becomes the one nearest in length."""
         name = f"TimeSig_{bar.numerator}/{bar.denominator}"
         if name in self._id_of:
             return name
@@ -219,7 +220,7 @@ class Tokenizer:
         return ticks_per_beat * 4 / denominator / POSITIONS_PER_BEAT
 
     def positions_in(self, bar: Bar, ticks_per_beat: int, lead: int = 0) -> int:
-        """How many positions of the bar a fill may use: not those that count as in the next, by the track's lead."""
+        """The number of positions of the bar that a fill may use; the lead assigns the others to the next bar."""
         step = self.ticks_per_position(bar.denominator, ticks_per_beat)
         length = bar.end_ticks - bar.start_ticks
         count = max(1, min(self.max_positions, round(length / step)))
@@ -273,8 +274,10 @@ class Tokenizer:
         return texts
 
     def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the notes of some cells stand: of each note position, pitch, and the index of its id. ids: (N,), whole
-        cells one after another."""
+        """The position, pitch and index of the id of each note in some cells.
+
+        `ids` (N,) are whole cells one after another.
+        """
         parts = [self.expansions[i] for i in ids.tolist()]
         base = np.fromiter((b for p in parts for b in p), np.int64)
         kinds, values = self.base_kind[base], self.base_value[base]
@@ -342,7 +345,7 @@ class Tokenizer:
         )
 
     def decode_cell(self, ids: Iterable[int], bar: Bar, ticks_per_beat: int, *, is_drum: bool) -> list[Note]:
-        """Notes of one cell, in ticks. ValueError when the ids do not parse as a cell."""
+        """The notes of one cell, in ticks. Raises ValueError if the ids do not parse as a cell."""
         step = self.ticks_per_position(bar.denominator, ticks_per_beat)
         default = max(1, ticks_per_beat // 4)
         notes: list[Note] = []
@@ -371,15 +374,15 @@ class Tokenizer:
 
 
 def nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Index of the entry of a sorted table nearest to each value; the lower one in a tie."""
+    """The index of the entry of a sorted table that is nearest to each value; the lower one in a tie."""
     return np.searchsorted((table[1:] + table[:-1]) / 2, values, side="left")
 
 
 def in_the_manner_of(track: Track, notes: Sequence[Note]) -> list[Note]:
-    """Give back what the tokens leave out, where the track itself tells how.
+    """Restores details that tokens leave out, from the track itself.
 
-    A velocity level becomes the velocity that the track uses most within half a level (4) of it. A drum hit is as
-    long as that drum's hits mostly are in the track, else as the track's are.
+    A velocity level becomes the velocity that the track uses most within half a level (4) of it. A drum hit is as long
+    as that drum's hits mostly are in the track, else as the track's hits are.
     """
     used = Counter(n.velocity for n in track.notes)
     lengths: dict[int, Counter[int]] = defaultdict(Counter)

@@ -55,7 +55,7 @@ def miditok_config() -> Any:
 
 
 def base_tokenizer() -> Tokenizer:
-    """Our vocabulary: every id stands for one base token."""
+    """Our vocabulary, in which every id stands for one base token."""
     from miditok import MMM
 
     tokenizer = MMM(miditok_config())
