@@ -89,7 +89,12 @@ class State(Rows):
 
 
 def shape_of(weights: Mapping[str, Floats], head_size: int) -> ModelConfig:
-    """The shape of an RWKV-7 with heads of this size. Raises ValueError for another model or other heads."""
+    """The shape of an RWKV-7 with heads of this size. Raises ValueError for another model or other heads.
+
+    A trunk alone, without embedding and head, has a vocabulary of 0.
+    """
+    if "emb.weight" not in weights and "ln_out.weight" in weights:
+        weights = {**weights, "emb.weight": np.empty((0, len(weights["ln_out.weight"])), np.float32)}
     config = config_of(weights)
     if config.head_size != head_size:
         raise ValueError(f"the weights have heads of {config.head_size} channels, given head_size={head_size}")

@@ -26,7 +26,7 @@ from midi_rwkv.kernels import numba_vectors
 
 from . import layers
 from .cache import compiled
-from .engine import Floats, Ids, State, check_tokens, shape_of
+from .engine import Floats, State, check_tokens, shape_of
 from .layers import (
     add,
     enter,
@@ -42,18 +42,18 @@ from .layers import (
     sigmoid,
     tanh,
 )
-from .pack import BLOCK, pack
+from .pack import BLOCK, normalised, pack
 
 SOURCES = [__file__, layers.__file__, numba_vectors.__file__]
 MATRIX_TYPES = {"float32": types.float32, "int8": types.int8}  # by precision
 
-floats, integers = types.float32[::1], types.int64[::1]
+floats = types.float32[::1]
 
 
 @cache
 def advance(precision: str) -> Callable[..., None]:
     """The compiled `_advance` for matrices of this precision."""
-    arrays = (integers, floats, floats, MATRIX_TYPES[precision][::1], floats, types.int64[:, ::1], *[floats] * 6)
+    arrays = (floats, floats, MATRIX_TYPES[precision][::1], floats, types.int64[:, ::1], *[floats] * 6)
     return compiled(types.void(*arrays, *[types.intp] * 13), SOURCES)(_advance)
 
 
@@ -66,16 +66,16 @@ def project(arrays: Any, place: Any, shape: Any) -> Any:
 
 
 def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles no records of arrays
-    ids, embedding, vectors, matrices, scales, starts, block, work, att_shift, ffn_shift, wkv, logits,
+    inputs, vectors, matrices, scales, starts, block, work, att_shift, ffn_shift, wkv, out,
     first_layer, last_layer, rows, first_row, batch, steps, size, head_size, rank_w, rank_v, rank_a, rank_g, vocabulary,
 ):  # fmt: skip
     """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens per row.
 
-    The state's arrays have `rows` rows and are updated in place. Layer 0 begins with the tokens `ids` (batch x steps);
-    the last layer ends with the logits of each row's last token, unless `vocabulary` is 0. Between layers, x is at the
-    beginning of `work`, followed by the first layer's values. `starts` are the places where the weights of each layer
-    begin, and those after the last. `block` is `matmul`'s. `vocabulary` and the ranks of the adapters are padded. The
-    order of the weights is that of pack.py.
+    The state's arrays have `rows` rows and are updated in place. Layer 0 begins with `inputs`, the tokens' vectors
+    (batch x steps). The last layer ends with `out`, if there is one: the logits of each row's last token, or without a
+    vocabulary its vector. Between layers, x is at the beginning of `work`, followed by the first layer's values.
+    `starts` are the places where the weights of each layer begin, and those after the last. `block` is `matmul`'s.
+    `vocabulary` and the ranks of the adapters are padded. The order of the weights is pack.py's.
     """
     count, layers = batch * steps, starts.shape[0] - 1
     full = count * size
@@ -87,9 +87,8 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
     both, only, product = (vectors, work), (work,), (matrices, scales, block, work, work)
 
     if first_layer == 0:
-        for n in range(count):
-            for i in range(size):
-                work[n * size + i] = embedding[ids[n] * size + i]
+        for i in range(full):
+            work[i] = inputs[i]
 
     for layer in range(first_layer, last_layer):
         at, place = starts[layer, 0], (starts[layer, 1], starts[layer, 2])
@@ -157,11 +156,15 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
         place = project(product, place, (size, 4 * size, count, hidden, m))
         add(only, (x, m, full))
 
-    if last_layer == layers:
+    if last_layer == layers and out.shape[0] > 0:
         at, place = starts[layers, 0], (starts[layers, 1], starts[layers, 2])
         leave(both, (at, x, m, batch, steps, size))
-        final = (matrices, scales, block, work, logits)
-        project(final, place, (vocabulary, size, batch, m, first_row * vocabulary))
+        if vocabulary > 0:
+            final = (matrices, scales, block, work, out)
+            project(final, place, (vocabulary, size, batch, m, first_row * vocabulary))
+        else:
+            for i in range(batch * size):
+                out[first_row * size + i] = work[m + i]
 
 
 class NumbaEngine:
@@ -178,74 +181,88 @@ class NumbaEngine:
         self.other = ThreadPoolExecutor(1) if threads > 1 else None
         self.advance = advance(precision)
         self.packed = pack(weights, self.config.n_layer, precision)
-        self.nothing = np.empty(0, np.float32)
+        self.embedding = self.packed.embedding
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> State:
         return State.new(self.config, batch, wkv0)
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
-        ids = check_tokens(tokens, self.vocab_size)
-        logits = self._logits(state.batch)
+        return self._prefill(self.embedding[check_tokens(tokens, self.vocab_size)], state)[:, : self.vocab_size]
+
+    def step(self, tokens: ArrayLike, state: State) -> Floats:
+        return self._step(self.embedding[check_tokens(tokens, self.vocab_size, state.batch)], state)[
+            :, : self.vocab_size
+        ]
+
+    def prefill_vectors(self, vectors: Floats, state: State) -> Floats:
+        """Read the same vectors (T, C) in place of tokens' embeddings -> what the heads read after the last, (B, C)."""
+        return self._prefill(normalised(vectors, self.packed.ln0), state)
+
+    def step_vectors(self, vectors: Floats, state: State) -> Floats:
+        """Read one vector a row, (B, C) -> what the heads read, (B, C)."""
+        return self._step(normalised(vectors, self.packed.ln0), state)
+
+    def _prefill(self, inputs: Floats, state: State) -> Floats:
+        out = self._out(state.batch)
         steps = max(1, self.block_tokens // state.batch)
-        pieces = [np.tile(ids[i : i + steps], state.batch) for i in range(0, len(ids), steps)]
-        wanted = [None] * (len(pieces) - 1) + [logits]
+        pieces = [np.tile(inputs[i : i + steps], (state.batch, 1)) for i in range(0, len(inputs), steps)]
+        wanted = [None] * (len(pieces) - 1) + [out]
         n_layer, middle = self.config.n_layer, self.config.n_layer // 2
         if self.other is None or len(pieces) == 1 or middle == 0:
             work = self._workspace(state.batch * steps, state.batch)
-            for piece, out in zip(pieces, wanted, strict=True):
-                self._advance(piece, state, work, out, (0, n_layer))
-            return logits[:, : self.vocab_size]
+            for piece, last in zip(pieces, wanted, strict=True):
+                self._advance(piece, state, work, last, (0, n_layer))
+            return out
         spaces = [self._workspace(state.batch * steps, state.batch) for _ in range(2)]
         upper: list[Future[None]] = []
-        for i, (piece, out) in enumerate(zip(pieces, wanted, strict=True)):
+        for i, (piece, last) in enumerate(zip(pieces, wanted, strict=True)):
             if i >= len(spaces):
                 upper[i - len(spaces)].result()  # its workspace is free again
             work = spaces[i % len(spaces)]
             self._advance(piece, state, work, None, (0, middle))
-            upper.append(self.other.submit(self._advance, piece, state, work, out, (middle, n_layer)))
+            upper.append(self.other.submit(self._advance, piece, state, work, last, (middle, n_layer)))
         for future in upper:
             future.result()
-        return logits[:, : self.vocab_size]
+        return out
 
-    def step(self, tokens: ArrayLike, state: State) -> Floats:
-        ids = check_tokens(tokens, self.vocab_size, state.batch)
-        logits = self._logits(state.batch)
+    def _step(self, inputs: Floats, state: State) -> Floats:
+        out = self._out(state.batch)
         layers, half = (0, self.config.n_layer), (state.batch // 2 + 3) // 4 * 4  # products use four rows at a time
         if self.other is None or not 0 < half < state.batch:
-            self._advance(ids, state, self._workspace(state.batch, state.batch), logits, layers)
+            self._advance(inputs, state, self._workspace(state.batch, state.batch), out, layers)
         else:
             spaces = [self._workspace(state.batch, state.batch) for _ in range(2)]
-            first = self.other.submit(self._advance, ids[:half], state, spaces[0], logits, layers, (0, half))
-            self._advance(ids[half:], state, spaces[1], logits, layers, (half, state.batch))
+            first = self.other.submit(self._advance, inputs[:half], state, spaces[0], out, layers, (0, half))
+            self._advance(inputs[half:], state, spaces[1], out, layers, (half, state.batch))
             first.result()
-        return logits[:, : self.vocab_size]
+        return out
 
-    def _logits(self, batch: int) -> Floats:
-        return np.empty((batch, self.packed.vocabulary), np.float32)
+    def _out(self, batch: int) -> Floats:
+        return np.empty((batch, self.packed.vocabulary or self.config.n_embd), np.float32)
 
     def _workspace(self, tokens: int, batch: int) -> Floats:
         return np.empty((16 * tokens + batch) * self.config.n_embd + tokens * max(self.packed.ranks), np.float32)
 
     def _advance(
         self,
-        ids: Ids,
+        inputs: Floats,
         state: State,
         work: Floats,
-        logits: Floats | None,
+        out: Floats | None,
         layers: tuple[int, int],
         rows: tuple[int, int] | None = None,
     ) -> None:
-        """Advances the state's rows first to last - 1 (None: all) by `ids`, rows x tokens, through some layers.
+        """Advances the state's rows first to last - 1 (None: all) by `inputs` (rows x tokens, C), through some layers.
 
-        Logits, if requested, are written into those rows of `logits`.
+        What is requested of the last tokens is written into those rows of `out`.
         """
         packed, (first, last) = self.packed, rows or (0, state.batch)
-        out, vocabulary = (self.nothing, 0) if logits is None else (logits.reshape(-1), packed.vocabulary)
+        wanted = np.empty(0, np.float32) if out is None else out.reshape(-1)
         block = np.empty(BLOCK * 4 * self.config.n_embd if packed.matrices.itemsize == 1 else 0, np.float32)
         self.advance(
-            ids, packed.embedding, packed.vectors, packed.matrices, packed.scales, packed.starts, block, work,
-            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), out,
-            *layers, state.batch, first, last - first, len(ids) // (last - first),
+            inputs.reshape(-1), packed.vectors, packed.matrices, packed.scales, packed.starts, block, work,
+            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), wanted,
+            *layers, state.batch, first, last - first, len(inputs) // (last - first),
             self.config.n_embd, self.config.head_size,
-            *packed.ranks, vocabulary,
+            *packed.ranks, packed.vocabulary,
         )  # fmt: skip

@@ -4,7 +4,8 @@ A matrix (rows, cols) is stored in blocks of 16 rows, each block column by colum
 zeros to multiples of 16. In int8 a row consists of integers from -127 to 127 and a scale; vectors are always float32.
 An adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance; x_w, w1, w2; x_k,
 key; x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a; r_k, ln_x; output; ln2;
-ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, head. ln0 is applied to the embedding.
+ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, and the head, if there is one. ln0 is applied to the
+embedding.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class PackedModel:
-    embedding: Floats  # (V * C,), ln0 applied
+    embedding: Floats  # (V, C), ln0 applied; none where the model has no embedding of its own
+    ln0: tuple[Floats, Floats]  # weight and bias, (C,)
     vectors: Floats
     matrices: Floats | NDArray[np.int8]
     scales: Floats  # one per row of the matrices; empty for float32
     starts: NDArray[np.int64]  # (L + 1, 3): where in these three each layer begins, and the part after the last
     ranks: tuple[int, int, int, int]  # of w, v, a, g, padded
-    vocabulary: int  # padded
+    vocabulary: int  # padded; 0 without a head
 
     @property
     def nbytes(self) -> int:
@@ -41,9 +43,9 @@ def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32"
     """Packs the weights (by RWKV-LM's names) without a second copy. `precision` is that of the matrices."""
     small = precision == "int8"
     parts = [_layer(weights, f"blocks.{layer}.", mixes_values=layer > 0) for layer in range(n_layer)]
-    parts.append(
-        [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"]), Piece(weights["head.weight"], is_matrix=True)]
-    )
+    head = weights.get("head.weight")
+    last_part = [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"])]
+    parts.append(last_part if head is None else [*last_part, Piece(head, is_matrix=True)])
     sizes = np.array([np.sum([piece.sizes for piece in part], 0) for part in parts])
     ends = sizes.cumsum(0)
     vectors, rows = aligned(ends[-1, 0]), ends[-1, 2] if small else 0
@@ -65,9 +67,12 @@ def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32"
     last = f"blocks.{n_layer - 1}.att."
     rank_w, rank_a, rank_g = (_padded(weights[f"{last}{x}1"].shape[1]) for x in "wag")
     rank_v = _padded(weights[f"{last}v1"].shape[1]) if n_layer > 1 else 0
-    vocabulary = _padded(len(weights["head.weight"]))
+    ln0 = weights["blocks.0.ln0.weight"].astype(np.float32), weights["blocks.0.ln0.bias"].astype(np.float32)
+    size = len(ln0[0])
+    embedding = normalised(weights["emb.weight"], ln0) if head is not None else np.empty((0, size), np.float32)
+    vocabulary = 0 if head is None else _padded(len(head))
     ranks = (rank_w, rank_v, rank_a, rank_g)
-    return PackedModel(_embedding(weights), vectors, matrices, scales, ends - sizes, ranks, vocabulary)
+    return PackedModel(embedding, ln0, vectors, matrices, scales, ends - sizes, ranks, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -147,15 +152,15 @@ def aligned(count: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     return memory[skip : skip + count]
 
 
-def _embedding(weights: Mapping[str, Floats]) -> Floats:
-    """The flat embedding with the first layer norm applied."""
-    emb = weights["emb.weight"].astype(np.float32)
-    for rows in np.array_split(emb, -(-len(emb) // 1024)):  # views; float64 for some rows at a time
+def normalised(vectors: Floats, ln0: tuple[Floats, Floats]) -> Floats:
+    """(N, C) with the first layer norm applied."""
+    out = vectors.astype(np.float32)
+    for rows in np.array_split(out, max(1, -(-len(out) // 1024))):  # views; float64 for some rows at a time
         x = rows.astype(np.float64)
         x -= x.mean(1, keepdims=True)
         x /= np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
-        rows[:] = x * weights["blocks.0.ln0.weight"] + weights["blocks.0.ln0.bias"]
-    return emb.reshape(-1)
+        rows[:] = x * ln0[0] + ln0[1]
+    return out
 
 
 def _padded(size: int) -> int:
