@@ -85,8 +85,8 @@ function complain(text) {
   forgetting = setTimeout(() => say(model.status ? model.status.text : ""), MESSAGE);
 }
 
-// Gradio's notes on the page lie over its buttons: while the song is shown their text is told below it instead. A note
-// that comes while one is going may be put into the same box, so what has been told is known by its text, not its box.
+// Gradio's messages cover the page's buttons, so while the song is visible their text is shown below it instead. A new
+// message may reuse the box of one that is disappearing, so a shown message is recognised by its text, not its box.
 const told = new WeakMap();
 new MutationObserver(() => {
   const fresh = [...document.querySelectorAll('[data-testid="toast-text"]')].filter((note) => told.get(note) !== note.textContent);
@@ -101,12 +101,12 @@ new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true });
 
-// Does the server answer? Where it does not, one line says so until it does; a server that was started anew gets a new page.
+// Checks whether the server answers. If not, one line says so until it does; a restarted server gets a new page.
 async function lookForServer() {
   let id = null;
   try {
     const answer = await fetch(new URL("gradio_api/app_id", document.baseURI), { cache: "no-store" });
-    id = answer.ok ? (await answer.json()).app_id : answer.status === 401 ? "" : serverSide.id; // 401: it asks for the password anew
+    id = answer.ok ? (await answer.json()).app_id : answer.status === 401 ? "" : serverSide.id; // 401: it asks for the password again
   } catch {
     tellAway();
     return;

@@ -116,7 +116,7 @@ def step_seconds(variants: Sequence[Variant], shards: Path, out: Path, config: A
 
 
 def literal_cells(ids: np.ndarray, roles: np.ndarray, fill_end: int, separators: frozenset[int]) -> np.ndarray:
-    """Which ids of a sample's fill belong to a cell whose notes stand in the same ids before it; ids, roles: (T,).
+    """Which ids of a sample's fill belong to a cell whose notes occur in the same ids before it; ids, roles: (T,).
 
     separators: ids that begin or end a cell in the context.
     """

@@ -67,7 +67,7 @@ class Place:
 def draw_regions(
     songs: Sequence[tuple[Shard, int]], count: int, rng: np.random.Generator
 ) -> Iterator[tuple[TokenizedSong, dict[int, list[int]], bool]]:
-    """(song, tracks to write by bar, whether the song goes on unknown), `count` times."""
+    """(song, tracks to write by bar, whether the rest of the song is unknown), `count` times."""
     while count:
         shard, number = songs[int(rng.integers(len(songs)))]
         song, n_bars = shard[number], int(rng.choice([2, 4, 8]))
@@ -89,7 +89,7 @@ def draw_regions(
 def places(
     checkpoint: Checkpoint, regions: Iterator[tuple[TokenizedSong, dict[int, list[int]], bool]], first_case: int
 ) -> tuple[list[Place], list[int]]:
-    """What stands at every id of the regions, and the notes of each case."""
+    """The votes and probabilities at every id of the regions, and the number of notes of each case."""
     tokenizer, tokens, model = checkpoint.tokenizer, PromptTokens(checkpoint.tokenizer), checkpoint.model()
     found: list[Place] = []
     notes: list[int] = []

@@ -1,5 +1,4 @@
-"""How the votes of a song's cells (recall.py) and the model's probabilities become one: the fitted weights, what of a
-situation they see, and the mixture."""
+"""Mixes the votes of a song's cells (recall.py) with the model's probabilities: fitted weights, features, mixture."""
 
 from __future__ import annotations
 
@@ -114,7 +113,7 @@ def mixture(  # noqa: PLR0913 -- as many things are mixed
 
 
 def softmax_with_zero(*gates: float) -> list[float]:
-    """The share of each beside the model, whose own is 0; -inf where there is nothing to say."""
+    """The share of each beside the model, whose logit is 0; -inf means no votes."""
     top = max(0.0, *gates)
     powers = [math.exp(g - top) for g in gates]
     total = sum(powers) + math.exp(-top)
@@ -200,8 +199,11 @@ def outline_gate_features(own: np.ndarray, share: float, log_p: float, phase: in
 
 
 def gate_features(like: float, match: int, share: float, *, agreeing: int, log_p: float, twin: bool) -> list[float]:
-    """In the order of GATE, of the best-voted id: the likest of its sources, the longest whole match, its share of the
-    votes, how many sources vote for it, the model's log probability, and whether a twin is among the sources."""
+    """The features of the best-voted id, in the order of GATE.
+
+    They are the similarity of its most similar source, its longest whole match, its share of the votes, the number of
+    sources that vote for it, the model's log probability, and whether a twin is among the sources.
+    """
     surprise = -max(log_p, -12.0)
     return [
         1.0,

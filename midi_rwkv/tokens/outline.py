@@ -101,7 +101,7 @@ class CellOutlines:
         notes = [self._notes(symbols) for symbols in self._symbols]
         shape = len(sources), max((len(n) for n in notes), default=0) + 1
         self._keys = np.full(shape, FAR)  # position * 128 + pitch, rising
-        # Where each note stands among the symbols, and where the Position above it does; then the end.
+        # The index of each note and of its Position among the symbols; then the end.
         self._at, self._above = (np.tile([[len(s) - 1] for s in self._symbols] or [[0]], shape[1]) for _ in range(2))
         for row, found in enumerate(notes):
             if found:

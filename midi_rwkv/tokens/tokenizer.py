@@ -298,7 +298,7 @@ class Tokenizer:
         return self._char_of["Bar_None"] + self._char_of[self.time_signature(bar, ticks_per_beat)]
 
     def encode(self, score: Score, bars: Sequence[Bar] | None = None) -> TokenizedSong:
-        """A whole song. `bars`: the grid, if it goes on beyond `score.bars`."""
+        """Encodes a whole song. `bars` is the grid, if it continues beyond `score.bars`."""
         bars = score.bars if bars is None else bars
         arrays = [np.array(t.notes, np.int64).reshape(-1, 4)[:, [0, 1, 2, 3]] for t in score.tracks]
         programs = [(t.program, t.is_drum) for t in score.tracks]

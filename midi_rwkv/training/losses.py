@@ -37,7 +37,7 @@ def music_nats(
 
 
 def music_targets(ids: Tensor, roles: Tensor) -> Tensor:
-    """What each token is to predict, -100 where it is no music: (B, T). ids, roles: (B, T + 1)."""
+    """(B, T) targets of the tokens, -100 where the target is not music. ids, roles: (B, T + 1)."""
     return ids[:, 1:].masked_fill(roles[:, 1:] == NOT_MUSIC, -100)
 
 

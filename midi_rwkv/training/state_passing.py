@@ -28,18 +28,20 @@ def backward_in_pieces(
     state: ModelState | None = None,
     starts: Tensor | None = None,
 ) -> float:
-    """Add the gradients of a sum of losses over the pieces of `ids` (B, T) to the model's parameters.
+    """Adds the gradients of a sum of losses over the pieces of `ids` (B, T) to the model's parameters.
 
-    loss_of_piece: logits (B, t, V) of a piece and its place in 0..T -> the piece's share of the loss, a scalar. For a
-        mean, divide by the number of targets in the whole, not in the piece.
-    piece: tokens a piece. state: what stands before the first; its tensors get gradients if they want them.
-    starts: (B, T), where packed samples begin (packing.py).
+    Args:
+        loss_of_piece: from the logits (B, t, V) of a piece and its place in 0..T to the piece's share of the loss, a
+            scalar. For a mean, divide by the number of targets in the whole, not in the piece.
+        piece: tokens per piece.
+        state: the state before the first piece; its tensors get gradients if they require them.
+        starts: (B, T), where packed samples begin (packing.py).
 
     Returns:
         The sum of the shares.
 
     Raises:
-        ValueError: a piece of less than one token, or no tokens.
+        ValueError: a piece has less than one token, or there are no tokens.
     """
     if piece < 1 or not ids.numel():
         raise ValueError(f"pieces must have at least one token, given {piece}, of ids {tuple(ids.shape)}")
