@@ -24,8 +24,9 @@ from midi_rwkv.fill.arguments import parse_key
 from midi_rwkv.model.config import SamplingConfig, check_seed
 from midi_rwkv.score.describe import remarks, track_rows
 from midi_rwkv.score.instruments import find_program
-from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Cell, Region, Score
+from midi_rwkv.score.splice import splice
 from midi_rwkv.style.style import blend, find_style, load_style, read_info, style_files
 
 from .faults import one_line

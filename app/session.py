@@ -17,8 +17,9 @@ from typing import Any
 from midi_rwkv.errors import RequestError
 from midi_rwkv.score.describe import label
 from midi_rwkv.score.instruments import program_name
-from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Cell, Region, Score, Track
+from midi_rwkv.score.splice import splice
 
 from .folder import Folder, InUse
 from .names import region_text

@@ -62,7 +62,7 @@ def whole_files(
                         f"{shown(path)} was changed by another program meanwhile; nothing was written; run the command "
                         "again, or choose another output"
                     )
-            _place(partials, paths, overwrite)
+            _place(partials, paths, overwrite=overwrite)
     finally:
         for partial in partials:
             with suppress(OSError):
@@ -79,7 +79,7 @@ def _sweep(folder: Path) -> None:
                     os.unlink(entry)
 
 
-def _place(partials: Sequence[Path], targets: Sequence[Path], overwrite: bool) -> None:
+def _place(partials: Sequence[Path], targets: Sequence[Path], *, overwrite: bool) -> None:
     """Renames all partial files to their targets, or none of them."""
     placed: list[tuple[Path, Path | None]] = []  # each target, and the copy of its previous content
     kept: list[Path] = []

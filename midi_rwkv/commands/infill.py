@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ from .style import add_style_options
 from .terminal import say, stoppable
 
 if TYPE_CHECKING:
+    from midi_rwkv.fill.ask import Ask
     from midi_rwkv.fill.infill import Candidate, Progress
-    from midi_rwkv.score.score import Region, Score
+    from midi_rwkv.score.midi import Source
+    from midi_rwkv.score.score import Score
     from midi_rwkv.style.style import Style
 
 
@@ -149,33 +151,33 @@ def show_progress(check: Callable[[], None]) -> Callable[[Progress], None]:
     return update
 
 
-def write(
-    paths: Sequence[Path],
-    data: bytes,
-    score: Score,
-    region: Region,
-    candidates: Sequence[Candidate],
-    options: argparse.Namespace,
-) -> None:
+@dataclass(frozen=True)
+class Written:
+    """An infill that is done."""
+
+    paths: Sequence[Path]  # none where the song goes to standard output
+    score: Score
+    ask: Ask
+    candidates: Sequence[Candidate]
+    style: Style | None
+    seconds: float
+
+
+def write(source: Source, written: Written, *, overwrite: bool) -> None:
     """Writes all candidates or none into the song as it was read, and warns if the song has changed since."""
-    from midi_rwkv.score.midi import load_midi, write_candidates
+    from midi_rwkv.score.midi import write_candidates
     from midi_rwkv.score.splice import splice
 
+    paths, score, region = written.paths, written.score, written.ask.region
+    fills = [candidate.fills for candidate in written.candidates]
     if not paths:
-        sys.stdout.buffer.write(splice(data, score, region, candidates[0].fills))
+        sys.stdout.buffer.write(splice(source.data, score, region, fills[0]))
         sys.stdout.buffer.flush()
         return
-    kept = Path(options.song) if options.song != "-" and Path(options.song).is_file() else None
-    fills = [candidate.fills for candidate in candidates]
-    write_candidates(paths, data, score, region, candidates=fills, overwrite=options.overwrite, origin=kept)
-    if kept is None or any(path.samefile(kept) for path in paths):
-        return
-    try:
-        changed = load_midi(kept)[0] != data
-    except MidiError:
-        changed = True
-    if changed:
-        say(f"midi-rwkv: warning: {kept} was changed meanwhile; what was written belongs to what was read", sys.stderr)
+    write_candidates(paths, source, score, region, candidates=fills, overwrite=overwrite)
+    if source.path and not any(path.samefile(source.path) for path in paths) and source.is_changed:
+        changed = f"{source.path} was changed meanwhile; what was written belongs to what was read"
+        say(f"midi-rwkv: warning: {changed}", sys.stderr)
 
 
 def run_infill(options: argparse.Namespace) -> None:
@@ -188,8 +190,8 @@ def run_infill(options: argparse.Namespace) -> None:
     from midi_rwkv.score.splice import check_new_tracks
 
     paths = outputs(options.song, options.output, options.candidates)
-    data, name = read_source(options.song)
-    score = parse_as(options.taken_as, read_midi(data, name, allow_empty=bool(options.new_track)))
+    source = read_source(options.song)
+    score = parse_as(options.taken_as, read_midi(source, allow_empty=bool(options.new_track)))
     for path in paths:
         check_output(path, overwrite=options.overwrite)
     bars = parse_bars(options.bars, score)
@@ -204,7 +206,7 @@ def run_infill(options: argparse.Namespace) -> None:
         new = Track(program_name(program, is_drum=is_drum), program, (), is_drum=is_drum)
         tracks.append(len(score.tracks))
         score = replace(score, tracks=(*score.tracks, new))
-    check_new_tracks(data, score)
+    check_new_tracks(source.data, score)
     region = Region.rectangle(tracks, bars)
     sampling = SamplingConfig(
         temperature=options.temperature,
@@ -236,39 +238,30 @@ def run_infill(options: argparse.Namespace) -> None:
     with stoppable() as check:
         candidates = infiller(score, ask, on_progress=show_progress(check))
         check()
+        written = Written(paths, score, ask, candidates, style, time.monotonic() - began)
         try:
-            write(paths, data, score, region, candidates, options)
+            write(source, written, overwrite=options.overwrite)
         except MidiError as error:
             raise MidiError(f"{error} (--seed {seed} gives the same notes again)") from None
     try:
-        report(paths, score, region, candidates, options=options, seed=seed, style=style, began=began)
+        report(written, as_json=options.json)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the song is written") from None
 
 
-def report(
-    paths: Sequence[Path],
-    score: Score,
-    region: Region,
-    candidates: Sequence[Candidate],
-    *,
-    options: argparse.Namespace,
-    seed: int,
-    style: Style | None,
-    began: float,
-) -> None:
+def report(written: Written, *, as_json: bool) -> None:
     """Prints what was written: on standard output, or on standard error if the song itself went to standard output."""
     from midi_rwkv.score.describe import label, remarks
     from midi_rwkv.score.keyswitches import without_keyswitches
 
+    paths, score, region = written.paths, written.score, written.ask.region
     music = without_keyswitches(score)
     before = sum(len(music.notes_in(t, b)) for t, b in region.cells if b < len(score.bars))
-    after = [sum(len(notes) for notes in c.fills.values()) for c in candidates]
+    after = [sum(len(notes) for notes in c.fills.values()) for c in written.candidates]
     names = [label(score.tracks[t], t) for t in region.tracks]
     runs = [(lo + score.first_bar_number, hi - 1 + score.first_bar_number) for lo, hi in region.bar_runs()]
-    seconds = time.monotonic() - began
     out = sys.stdout if paths else sys.stderr  # the song itself goes to standard output
-    if options.json:
+    if as_json:
         told = {
             "outputs": [str(p) for p in paths] or ["-"],
             "bars": [list(r) for r in runs],
@@ -276,16 +269,19 @@ def report(
             "track_names": names,
             "notes_before": before,
             "notes_after": after,
-            "seed": seed,
+            "seed": written.ask.seed,
             "warnings": remarks(score),
-            "style": style.name if style else None,
-            "seconds": round(seconds, 2),
+            "style": written.style.name if written.style else None,
+            "seconds": round(written.seconds, 2),
         }
         say(json.dumps(told), out)
         return
     for remark in remarks(score):
         say(f"midi-rwkv: warning: {remark}", sys.stderr)
     spans = ", ".join(f"{lo}-{hi}" if lo < hi else str(lo) for lo, hi in runs)
-    say(f"bars {spans} of {', '.join(names)}; {before} notes before; seed {seed}; {seconds:.1f} s", out)
+    say(
+        f"bars {spans} of {', '.join(names)}; {before} notes before; seed {written.ask.seed}; {written.seconds:.1f} s",
+        out,
+    )
     for path, count in zip([str(p) for p in paths] or ["standard output"], after, strict=True):
         say(f"{path}: {count} new notes", out)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.errors import RequestError
 
 from .terminal import say
+
+if TYPE_CHECKING:
+    from midi_rwkv.score.midi import Source
 
 BARS_PER_LINE = 16
 HEAD_WIDTH = 40
@@ -40,7 +43,7 @@ def add_as(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_source(song: str) -> tuple[bytes, str]:
+def read_source(song: str) -> Source:
     """The song's bytes, read once, and its name for messages. `-` is standard input."""
     from midi_rwkv.score.midi import load_midi
 
@@ -56,7 +59,7 @@ def run_inspect(options: argparse.Namespace) -> None:
     from midi_rwkv.score.describe import heading, keyswitch_remarks, remarks, too_big_for_a_table, track_rows
     from midi_rwkv.score.midi import read_midi
 
-    score = parse_as(options.taken_as, read_midi(*read_source(options.song), allow_empty=True))
+    score = parse_as(options.taken_as, read_midi(read_source(options.song), allow_empty=True))
     metres = [f"{b.numerator}/{b.denominator}" for b in score.bars]
     if options.json:
         report: dict[str, Any] = {

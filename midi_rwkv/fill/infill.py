@@ -94,7 +94,7 @@ class Infiller:
             checkpoint.weights, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
         )
         self.style = style or Style("none")
-        self._tables = {is_drum: GrammarTables(self.tokenizer, is_drum) for is_drum in (False, True)}
+        self._tables = {is_drum: GrammarTables(self.tokenizer, is_drum=is_drum) for is_drum in (False, True)}
         self._cell_rules: dict[tuple[object, ...], CellRules] = {}
 
     def __call__(

@@ -97,7 +97,8 @@ class CellLimits:
         spare = most - total - here_fewest - self.later_fewest[at]
         j = np.clip(spare // low, 0, self.later_free[at])
         room = here_most + self.later_most[at] + self.later_room[at, j]
-        return (here_fewest <= here_most) & (spare >= 0) & (total + room >= fewest)
+        fits: np.ndarray = (here_fewest <= here_most) & (spare >= 0) & (total + room >= fewest)
+        return fits
 
     def conflict(self) -> str | None:
         """The reason, in a few words, why no cell can be like this, or None."""

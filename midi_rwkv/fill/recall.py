@@ -255,7 +255,7 @@ class CellMemory:
     def mix(self, logits: np.ndarray, strength: float = 1.0) -> np.ndarray:
         """The mixture's log probabilities from logits (vocabulary,). `strength` is 0 (the model alone) to 1."""
         top = logits.max()
-        log_p = logits - (top + math.log(np.exp(logits - top).sum()))
+        log_p: np.ndarray = logits - (top + math.log(np.exp(logits - top).sum()))
         if strength <= 0:
             return log_p
         return mixture(

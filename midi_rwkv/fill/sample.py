@@ -54,7 +54,7 @@ class GrammarTables:
     after its last.
     """
 
-    def __init__(self, tokenizer: Tokenizer, is_drum: bool):
+    def __init__(self, tokenizer: Tokenizer, *, is_drum: bool):
         self.is_drum = is_drum
         with_duration = not is_drum or tokenizer.drum_has_duration
         wrong_pitch = "Pitch_" if is_drum and "PitchDrum_36" in tokenizer else "PitchDrum_"
@@ -68,7 +68,7 @@ class GrammarTables:
             values = [int(tokenizer.base_value[b]) for b in expansion]
             if not expansion or Kind.OTHER in kinds or any(n.startswith(wrong_pitch) for n in names):
                 continue
-            row = _scan(kinds, values, with_duration)
+            row = _scan(kinds, values, with_duration=with_duration)
             if row is None or tokenizer.opens_word[i]:
                 continue
             entry, exit_phase, positions, pitches, groups = row
@@ -113,7 +113,7 @@ class GrammarTables:
 
 
 def _scan(
-    kinds: list[int], values: list[int], with_duration: bool
+    kinds: list[int], values: list[int], *, with_duration: bool
 ) -> tuple[int, int, list[int], list[tuple[int, int]], list[int]] | None:
     """Walk one expansion: (first kind, phase after it, positions, (group, pitch) of each note, notes per group); None
     if it can never be part of a cell."""

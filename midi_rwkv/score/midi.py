@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from mido.midifiles.meta import build_meta_message
 
+from midi_rwkv.errors import MidiError
 from midi_rwkv.files import FileChangedError, check_writable, shown, whole_files
 
 from .score import (
@@ -46,7 +47,6 @@ from .smf import (
     TIME_SIGNATURE,
     TRACK_NAME,
     Layout,
-    MidiError,
     digest_of,
     meta_payload,
     pair_notes,
@@ -55,7 +55,7 @@ from .smf import (
 )
 from .splice import splice
 
-__all__ = ["MidiError", "check_output", "load_midi", "read_midi", "splice", "write_candidates", "write_midi"]
+__all__ = ["Source", "check_output", "load_midi", "read_midi", "write_candidates", "write_midi"]
 
 MAX_NOTES = 1_000_000
 MAX_PROGRAM_CHANGES = 1000  # per track; later ones are ignored
@@ -63,7 +63,9 @@ MAX_TICKS = 2**31 - 1
 MAX_DENOMINATOR = 128  # of a time signature
 
 
-def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, *, allow_empty: bool = False) -> Score:
+def read_midi(
+    source: str | Path | bytes | BinaryIO | Source, name: str | None = None, *, allow_empty: bool = False
+) -> Score:
     """Reads a type 0 or type 1 file. Each channel that has notes in a track chunk becomes one Track, in file order.
 
     The song ends with its last note, channel message, tempo or time signature, wherever its end-of-track events are. A
@@ -78,7 +80,7 @@ def read_midi(source: str | Path | bytes | BinaryIO, name: str | None = None, *,
     Raises:
         MidiError: the file cannot be read, or has no notes.
     """
-    data, name = load_midi(source, name)
+    data, name, _ = load_midi(source, name)
     layout = read_layout(data, name)
     reading = _Reading(layout)
     for chunk in range(len(layout.tracks)):
@@ -112,13 +114,12 @@ def _with_lead(track: Track, lines: np.ndarray, ticks_per_beat: int) -> Track:
 
 def write_midi(
     path: str | Path,
-    source: str | Path | bytes,
+    source: str | Path | bytes | Source,
     score: Score,
     region: Region,
     *,
     fills: Mapping[int, Sequence[Note]],
     overwrite: bool = False,
-    new_tracks: Sequence[Track] = (),
 ) -> None:
     """Writes the file `source` with the notes of `region` replaced by `fills` (see `splice`).
 
@@ -128,34 +129,28 @@ def write_midi(
         MidiError: the output exists and `overwrite` is False, its folder cannot be written to, or `source` is no longer
             the file from which the score was read.
     """
-    origin = None if isinstance(source, bytes) else source
-    write_candidates(
-        [path], source, score, region, candidates=[fills], overwrite=overwrite, new_tracks=new_tracks, origin=origin
-    )
+    write_candidates([path], source, score, region, candidates=[fills], overwrite=overwrite)
 
 
 def write_candidates(
     paths: Sequence[str | Path],
-    source: str | Path | bytes,
+    source: str | Path | bytes | Source,
     score: Score,
     region: Region,
     *,
     candidates: Sequence[Mapping[int, Sequence[Note]]],
     overwrite: bool = False,
-    new_tracks: Sequence[Track] = (),
-    origin: str | Path | None = None,
 ) -> None:
     """Writes one file per fill as `write_midi` does: all of them or, after an error or Ctrl-C, none.
 
-    Args:
-        origin: the file from which the bytes of `source` were read. It is replaced only if it still holds them.
+    The file from which `source` was read is replaced only if it still holds what was read.
     """
     for path in paths:
         check_output(path, overwrite=overwrite)
-    data, name = load_midi(source, score.name)
+    data, name, origin = load_midi(source, score.name)
     if score.digest and score.digest != digest_of(data):
         raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
-    songs = [splice(data, score, region, fills, new_tracks=new_tracks, name=name) for fills in candidates]
+    songs = [splice(data, score, region, fills, name=name) for fills in candidates]
     targets = [Path(os.path.realpath(path)) for path in paths]
     try:
         own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
@@ -192,12 +187,32 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         raise MidiError(f"cannot write {shown(path)}: {_reason(error)}; choose another output") from None
 
 
-def load_midi(source: str | Path | bytes | BinaryIO, name: str | None = None) -> tuple[bytes, str]:
+class Source(NamedTuple):
+    """A MIDI file as it was read."""
+
+    data: bytes
+    name: str  # for messages
+    path: Path | None = None  # None where it was read from no file of its own: a pipe, or bytes
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the file holds something else by now, or is gone."""
+        if self.path is None:
+            return False
+        try:
+            return load_midi(self.path).data != self.data
+        except MidiError:
+            return True
+
+
+def load_midi(source: str | Path | bytes | BinaryIO | Source, name: str | None = None) -> Source:
     """A file's bytes (at most one more than allowed) and its name for messages. Raises MidiError."""
+    if isinstance(source, Source):
+        return source
     if isinstance(source, bytes):
-        return source, name or "song"
+        return Source(source, name or "song")
     if not isinstance(source, (str, os.PathLike)):
-        return source.read(MAX_FILE_BYTES + 1), name or "song"
+        return Source(source.read(MAX_FILE_BYTES + 1), name or "song")
     try:
         if os.path.isdir(source):
             raise MidiError(f"{shown(source)} is a folder; name a MIDI file in it")
@@ -208,7 +223,9 @@ def load_midi(source: str | Path | bytes | BinaryIO, name: str | None = None) ->
                 "shorter files"
             )
         with open(source, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1), name or shown(os.path.basename(source))
+            data = file.read(MAX_FILE_BYTES + 1)
+            path = Path(source) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+            return Source(data, name or shown(os.path.basename(source)), path)
     except FileNotFoundError:
         raise MidiError(f"there is no file {shown(source)}; check its name and folder") from None
     except MidiError:

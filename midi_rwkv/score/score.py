@@ -207,10 +207,11 @@ def lead_at_end(lead: int, bar_ticks: int) -> int:
 
 def bars_of(onsets: np.ndarray, bar_lines: np.ndarray, lead: int) -> np.ndarray:
     """(n,) indices of the bars that notes belong to, for (n,) onsets; after the last bar, the number of bars."""
-    bar = np.searchsorted(bar_lines, onsets, side="right") - 1
+    bar: np.ndarray = np.searchsorted(bar_lines, onsets, side="right") - 1
     length = np.append(np.diff(bar_lines), 0)
     early = np.append(bar_lines[1:], np.iinfo(np.int64).max) - np.minimum(lead, length // 2)
-    return bar + (onsets >= early[bar])
+    bar += onsets >= early[bar]
+    return bar
 
 
 @dataclass(frozen=True)

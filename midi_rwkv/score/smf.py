@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from midi_rwkv.errors import MidiError
@@ -196,6 +196,20 @@ def write_track(events: Iterable[Event], tail: bytes = b"") -> bytes:
         tick, last = at, status if status < 0xF0 else 0
     body += tail
     return b"MTrk" + len(body).to_bytes(4, "big") + bytes(body)
+
+
+def assemble(layout: Layout, chunks: Mapping[int, bytes]) -> bytes:
+    """The file with some of its chunks replaced; new chunks are appended."""
+    data, count = layout.data, len(layout.tracks)
+    total = max(count, max(chunks, default=0) + 1)
+    pieces = [data[:10], total.to_bytes(2, "big")]
+    pos = 12
+    for chunk in sorted(chunks):
+        body, end = layout.tracks[chunk] if chunk < count else (layout.tracks[-1][1] + 8, layout.tracks[-1][1])
+        pieces += [data[pos : body - 8], chunks[chunk]]
+        pos = end
+    pieces.append(data[pos:])
+    return b"".join(pieces)
 
 
 def pair_notes(velocities: Sequence[int]) -> tuple[list[tuple[int, int | None]], bool]:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from mido import Message
 
-from midi_rwkv.errors import RequestError
+from midi_rwkv.errors import MidiError, RequestError
 
 from .keyswitches import keyswitches
 from .score import Note, Region, Score, Track
@@ -42,7 +42,7 @@ from .smf import (
     TRACK_NAME,
     Event,
     Layout,
-    MidiError,
+    assemble,
     pair_notes,
     read_events,
     read_layout,
@@ -137,7 +137,7 @@ def splice(
         rewritten = _rewrite(events, parts[chunk])
         if rewritten is not None:
             chunks[chunk] = write_track(rewritten, tail)
-    return _assemble(layout, chunks)
+    return assemble(layout, chunks)
 
 
 def masked_runs(score: Score, region: Region, track: int) -> list[Run]:
@@ -388,7 +388,7 @@ def _part_controls(
             continue
         leave(tick)
         in_file = payload
-        if not _inside(spans, tick) or (_at_rest(bend, payload) and not _at_rest(bend, in_force)):
+        if not _inside(spans, tick) or (_at_rest(payload, kind) and not _at_rest(in_force, kind)):
             in_force = payload
         else:
             gone.add(place)
@@ -396,19 +396,5 @@ def _part_controls(
     return gone, restored
 
 
-def _at_rest(bend: bool, payload: bytes) -> bool:
-    return payload == BEND_AT_REST if bend else payload[1] < 64
-
-
-def _assemble(layout: Layout, chunks: Mapping[int, bytes]) -> bytes:
-    """The file with some of its chunks replaced; new chunks are appended."""
-    data, count = layout.data, len(layout.tracks)
-    total = max(count, max(chunks, default=0) + 1)
-    pieces = [data[:10], total.to_bytes(2, "big")]
-    pos = 12
-    for chunk in sorted(chunks):
-        body, end = layout.tracks[chunk] if chunk < count else (layout.tracks[-1][1] + 8, layout.tracks[-1][1])
-        pieces += [data[pos : body - 8], chunks[chunk]]
-        pos = end
-    pieces.append(data[pos:])
-    return b"".join(pieces)
+def _at_rest(payload: bytes, kind: int) -> bool:
+    return payload == BEND_AT_REST if kind == PITCH_BEND else payload[1] < 64

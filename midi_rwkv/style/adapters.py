@@ -135,7 +135,7 @@ def _tune(
         count = int(np.searchsorted(np.cumsum([len(s.ids) for s in some]), STEP_IDS)) + 1
         [(ids, roles, _)] = to_batches(some[:count], 0, rows=count)
         nats, _ = wanted_nats(model, ids, roles != NOT_MUSIC, model.new_state(count, adapted.wkv))
-        nats.mean().backward()
+        nats.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / steps)
         optimizer.step()

@@ -197,7 +197,7 @@ class Tuning:
             some = [fills[i] for i in rng.choice(len(fills), min(len(fills), 64), replace=False)]
             chosen = [some[i] for i in batches(some, STEP_IDS, rng)[0]]
             for k in self.running:  # one after another, because together they would need twice the memory
-                self.losses(chosen, self.states[k][number]).mean().backward()
+                self.losses(chosen, self.states[k][number]).mean().backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.step + 1) / WARMUP_STEPS) * (1 - self.step / self.steps)
         self.optimizer.step()

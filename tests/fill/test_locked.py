@@ -23,7 +23,7 @@ BAR = 1920
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-    return {drum: GrammarTables(tokenizer, drum) for drum in (False, True)}
+    return {drum: GrammarTables(tokenizer, is_drum=drum) for drum in (False, True)}
 
 
 @pytest.fixture(scope="module")

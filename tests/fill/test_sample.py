@@ -37,7 +37,7 @@ def write(tokenizer, rules, sampling, seed, end_bias=0.0):
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-    return {drum: GrammarTables(tokenizer, drum) for drum in (False, True)}
+    return {drum: GrammarTables(tokenizer, is_drum=drum) for drum in (False, True)}
 
 
 @given(seed=st.integers(0, 10**6), drum=st.booleans(), quarters=st.sampled_from([1, 2, 3, 4, 7]))

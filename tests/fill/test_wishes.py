@@ -26,7 +26,7 @@ def infiller(checkpoint_folder):
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-    return GrammarTables(tokenizer, False)
+    return GrammarTables(tokenizer, is_drum=False)
 
 
 @st.composite

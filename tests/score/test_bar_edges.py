@@ -12,8 +12,9 @@ from midi_rwkv import Ask, load_checkpoint
 from midi_rwkv.corpus.shards import read_song
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Cell, Note, Region, Score, TimeSignature, Track, usual_lead
+from midi_rwkv.score.splice import splice
 
 BAR = 1920
 LINES = np.arange(0, 40 * BAR + 1, BAR)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv.errors import MidiError
 from midi_rwkv.score import midi as midi
 from midi_rwkv.score import smf as smf
-from midi_rwkv.score.midi import MidiError, check_output, read_midi, write_candidates, write_midi
+from midi_rwkv.score.midi import check_output, load_midi, read_midi, write_candidates, write_midi
 from midi_rwkv.score.score import Note, Region, Score
 
 TEMPO = b"\xff\x51\x03\x07\xa1\x20"
@@ -304,16 +305,18 @@ def test_a_file_that_was_saved_since_it_was_read_is_left_alone(song, tmp_path, b
     path, out = tmp_path / "in.mid", tmp_path / "out.mid"
     path.write_bytes(song[0])
     _, score, region, fills = song
+    read = load_midi(path)
     newer = build_midi([note(0, 60, 480) + note(1920, 64, 480)])
     path.write_bytes(newer)
     refuses_to_write(out, (path, score, region, fills), "in.mid|song was changed since the score was read")
     with pytest.raises(MidiError, match=r"in\.mid was changed by another program meanwhile"):
-        write_candidates([path], song[0], score, region, candidates=[fills], overwrite=True, origin=path)
+        write_candidates([path], read, score, region, candidates=[fills], overwrite=True)
     assert path.read_bytes() == newer
-    write_candidates([out], song[0], score, region, candidates=[fills], origin=path)
+    assert read.is_changed
+    write_candidates([out], read, score, region, candidates=[fills])
     assert read_midi(out).tracks[0].notes[0] == score.tracks[0].notes[0], "what is written belongs to what was read"
     path.write_bytes(song[0])
-    write_candidates([path], song[0], score, region, candidates=[fills], overwrite=True, origin=path)
+    write_candidates([path], read, score, region, candidates=[fills], overwrite=True)
     assert path.read_bytes() == out.read_bytes()
 
 
@@ -335,7 +338,7 @@ def test_a_full_disk_leaves_nothing(song, tmp_path):
     (tmp_path / "in.mid").write_bytes(song[0])
     program = (
         "import resource, signal, sys\n"
-        "from midi_rwkv.score.midi import *\n"
+        "from midi_rwkv.errors import MidiError\nfrom midi_rwkv.score.midi import *\n"
         "from midi_rwkv.score.score import *\n"
         "score = read_midi('in.mid')\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

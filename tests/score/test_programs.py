@@ -7,8 +7,9 @@ import pytest
 from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.score.midi import read_midi, splice
+from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Bar, Cell, Note, ProgramChange, Region, Score, Track
+from midi_rwkv.score.splice import splice
 from midi_rwkv.style.personalize import transpositions
 
 BAR = 1920
@@ -134,7 +135,7 @@ def test_a_track_taken_for_drums_is_written_on_its_own_channel(infiller, build_m
 
 def test_a_new_track_shares_no_channel_that_only_seems_to_play_its_instrument(build_midi, note):
     """All channels are taken; the one that is merely taken for a violin plays a piano."""
-    from midi_rwkv.score.midi import MidiError
+    from midi_rwkv.errors import MidiError
 
     chunks = [note(0, 60 + c % 12, 240, channel=c) for c in range(16) if c != 9]
     source = build_midi(chunks)

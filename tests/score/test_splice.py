@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midi_rwkv.score.midi import MidiError, read_midi, splice
+from midi_rwkv.errors import MidiError
+from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Cell, Note, Region, Track
 from midi_rwkv.score.smf import read_events, read_layout
+from midi_rwkv.score.splice import splice
 
 BAR = 1920  # ticks of a 4/4 bar at 480 a beat
 
