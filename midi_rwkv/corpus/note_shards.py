@@ -15,7 +15,7 @@ import numpy as np
 from midi_rwkv.files import whole_file
 from midi_rwkv.tokens.attributes import DRUMS, Vocabulary
 from midi_rwkv.tokens.chords import SongChords, find_chords
-from midi_rwkv.tokens.notes import SongNotes, encode_arrays
+from midi_rwkv.tokens.notes import SongNotes, TrackArray, encode_arrays
 
 from .shards import CorpusSong, shard_files
 
@@ -34,12 +34,13 @@ def encode_song(vocabulary: Vocabulary, song: CorpusSong) -> ChordedSong:
     """A file's notes and chords."""
     notes = encode_arrays(
         vocabulary,
-        song.tracks,
-        [DRUMS if is_drum else program for program, is_drum in song.programs],
+        [
+            TrackArray(notes, DRUMS if is_drum else program, lead)
+            for notes, (program, is_drum), lead in zip(song.tracks, song.programs, song.leads, strict=True)
+        ],
         song.bars,
         song.tempos,
         ticks_per_beat=song.ticks_per_beat,
-        leads=song.leads,
     )
     return ChordedSong(notes, find_chords(notes, vocabulary))
 

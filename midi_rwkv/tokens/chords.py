@@ -61,6 +61,12 @@ class SongChords:
     beats: np.ndarray
     offsets: np.ndarray  # (B + 1,)
 
+    def moved(self, semitones: int) -> SongChords:
+        """The chords of the song in another key."""
+        beats = self.beats.copy()
+        beats[:, 2:] = (beats[:, 2:] + semitones) % 12
+        return SongChords(beats, self.offsets)
+
     def in_bar(self, bar: int) -> list[Chord]:
         """The chord that the bar begins with, and those that follow in it."""
         names = list(QUALITIES)

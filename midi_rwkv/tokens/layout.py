@@ -47,12 +47,16 @@ class CellAsk:
 
 @dataclass(frozen=True)
 class Window:
-    """What is shown of a song: bars [low, high) around a run [first, last)."""
+    """What is shown of a song: bars [low, high) around a run [first, last).
+
+    open_end: whether the song goes on after them is not known.
+    """
 
     first: int
     last: int
     low: int
     high: int
+    open_end: bool = False
 
 
 def step(token: int, **columns: int) -> np.ndarray:
@@ -147,19 +151,17 @@ def prompt_steps(
     asked: Collection[int],
     hidden: Collection[tuple[int, int]],
     *,
-    open_end: bool = False,
     absent: Collection[int] = (),
 ) -> np.ndarray:
     """All that is read before the first cell: (n, columns).
 
-    asked: tracks to write. hidden: cells (track, bar) that are not shown. open_end: whether the song goes on is not
-    known. absent: tracks of which nothing is shown.
+    asked: tracks to write. hidden: cells (track, bar) that are not shown. absent: tracks of which nothing is shown.
     """
     v, w = vocabulary, window
     parts = [step(v.id("BOS_None")), step(int(song.tempos[w.first]))]
     if w.low == 0:
         parts.append(step(v.id("Song_Start")))
-    if w.high == song.n_bars and not open_end:
+    if w.high == song.n_bars and not w.open_end:
         parts.append(step(v.id("Song_End")))
     parts += [step(v.id("Infill_Track"), program=1 + song.program(t, w.first)) for t in sorted(asked)]
     hidden_at = np.zeros((song.n_tracks, w.high - w.low), bool)

@@ -77,7 +77,7 @@ class PieceMemory:
         place = own.place(track, bar, shown)
         found: list[Reference] = []
         for piece in self.pieces:
-            best = self._best(piece, own, place, song.program(track, bar), int(song.lengths[bar]))
+            best = self._best(piece, place, song.program(track, bar), int(song.lengths[bar]))
             if best is None:
                 continue
             likeness, other, at = best
@@ -89,9 +89,7 @@ class PieceMemory:
             found.append(Reference(notes, likeness, Role.PIECE))
         return sorted(found, key=lambda r: -r.likeness)[:count]
 
-    def _best(
-        self, piece: Rhythms, own: Rhythms, place: np.ndarray, program: int, length: int
-    ) -> tuple[float, int, int] | None:
+    def _best(self, piece: Rhythms, place: np.ndarray, program: int, length: int) -> tuple[float, int, int] | None:
         """Likeness, track and bar of the best cell of a piece."""
         best: tuple[float, int, int] | None = None
         for t in range(piece.song.n_tracks):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from midi_rwkv.score.score import Bar, Note, Score, bar_lines, bars_of, lead_ticks
+from midi_rwkv.score.score import Bar, Note, Score, bar_lines, bars_of
 
 from .attributes import DRUMS, MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION, POSITIONS_PER_QUARTER, Vocabulary
 
@@ -107,15 +107,22 @@ class BarGrid:
         return int(self.lines[bar]) + round((MICROS_PER_POSITION * position + micro) * float(self.ticks[bar]))
 
 
-def encode_track(
-    vocabulary: Vocabulary, grid: BarGrid, notes: np.ndarray, *, ticks_per_beat: int, is_drum: bool, lead: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One track's notes, sorted bar by bar: the bar of each, (n,), and their attributes, (n, 5).
+@dataclass(frozen=True)
+class TrackArray:
+    """A track in ticks and MIDI units."""
 
-    notes: (n, 4) onset, pitch, duration, velocity in ticks and MIDI units. lead: the track's (`score.lead_ticks`).
-    """
-    onset, pitch, duration, velocity = np.asarray(notes, np.int64).reshape(-1, 4).T
-    bar = bars_of(onset, grid.lines, lead)
+    notes: np.ndarray  # (n, 4) onset, pitch, duration, velocity
+    program: int  # General MIDI, or DRUMS
+    lead: int  # `score.lead_ticks`
+
+
+def encode_track(
+    vocabulary: Vocabulary, grid: BarGrid, track: TrackArray, ticks_per_beat: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One track's notes, sorted bar by bar: the bar of each, (n,), and their attributes, (n, 5)."""
+    is_drum = track.program == DRUMS
+    onset, pitch, duration, velocity = np.asarray(track.notes, np.int64).reshape(-1, 4).T
+    bar = bars_of(onset, grid.lines, track.lead)
     inside = (bar >= 0) & (bar < len(grid.lengths))
     onset, pitch, duration, velocity, bar = (x[inside] for x in (onset, pitch, duration, velocity, bar))
     position, micro = grid.place(bar, onset)
@@ -135,24 +142,18 @@ def encode_track(
 
 def encode_arrays(
     vocabulary: Vocabulary,
-    tracks: Sequence[np.ndarray],
-    programs: Sequence[int],
+    tracks: Sequence[TrackArray],
     bars: Sequence[Bar],
     tempos: Sequence[float],
     *,
     ticks_per_beat: int,
-    leads: Sequence[int] | None = None,
 ) -> SongNotes:
-    """A song from plain arrays: per track its notes as `encode_track` takes them, its program (DRUMS for drums) and its
-    lead (None: half a 32nd triplet); per bar its tempo in BPM."""
+    """A song from plain arrays. tempos: in BPM, one for each bar."""
     grid = BarGrid(vocabulary, bars, ticks_per_beat)
     T, B = len(tracks), len(bars)
-    leads = [lead_ticks(ticks_per_beat)] * T if leads is None else leads
     cells, parts = [], []
-    for t, (notes, program, lead) in enumerate(zip(tracks, programs, leads, strict=True)):
-        bar, attributes = encode_track(
-            vocabulary, grid, notes, ticks_per_beat=ticks_per_beat, is_drum=program == DRUMS, lead=lead
-        )
+    for t, track in enumerate(tracks):
+        bar, attributes = encode_track(vocabulary, grid, track, ticks_per_beat)
         cells.append(bar * T + t)
         parts.append(attributes)
     cell = np.concatenate([np.zeros(0, np.int64), *cells])
@@ -162,7 +163,7 @@ def encode_arrays(
     headers = [vocabulary.time_signature_id(b.numerator, b.denominator, q) for b, q in zip(bars, quarters, strict=True)]
     tempo_of = {t: vocabulary.tempo_id(t) for t in set(tempos)}
     return SongNotes(
-        programs=np.array(programs, np.int16),
+        programs=np.array([track.program for track in tracks], np.int16),
         headers=np.array(headers, np.int16),
         lengths=grid.lengths.astype(np.int16),
         tempos=np.array([tempo_of[t] for t in tempos], np.int16),
@@ -176,12 +177,15 @@ def encode(vocabulary: Vocabulary, score: Score, bars: Sequence[Bar] | None = No
     bars = score.bars if bars is None else bars
     song = encode_arrays(
         vocabulary,
-        [np.array(t.notes, np.int64).reshape(-1, 4) for t in score.tracks],
-        [DRUMS if t.is_drum else t.program for t in score.tracks],
+        [
+            TrackArray(
+                np.array(t.notes, np.int64).reshape(-1, 4), DRUMS if t.is_drum else t.program, score.lead_ticks(t)
+            )
+            for t in score.tracks
+        ],
         bars,
         [score.tempo_at(b.start_ticks) for b in bars],
         ticks_per_beat=score.ticks_per_beat,
-        leads=[score.lead_ticks(t) for t in score.tracks],
     )
     changing = {
         i: np.array([t.program_in(bar) for bar in bars], np.int16)

@@ -20,7 +20,7 @@ from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.corpus.shards import sources_in
 from midi_rwkv.errors import CorpusError
 from midi_rwkv.tokens.attributes import DRUMS, Column, Role, Vocabulary
-from midi_rwkv.tokens.chords import Chord, SongChords
+from midi_rwkv.tokens.chords import SongChords
 from midi_rwkv.tokens.layout import (
     EMPTY,
     CellAsk,
@@ -82,6 +82,22 @@ class Question:
 PLAIN = Question()
 
 
+@dataclass(frozen=True)
+class Task:
+    """The cells of a sample, and what is known beside them."""
+
+    song: SongNotes
+    tracks: list[int]
+    run: tuple[int, int]  # bars, half-open
+    hidden: set[tuple[int, int]]  # cells (track, bar), those to write among them
+    question: Question = PLAIN
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Those to write, (track, bar), in the order of writing."""
+        return [(t, b) for t in self.tracks for b in range(*self.run)]
+
+
 class RowSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
@@ -104,44 +120,38 @@ class RowSampler:
         if drawn is None:
             return None
         tracks, first, last = drawn
-        question = self._question(song, tracks, rng)
+        run, question = (first, last), self._question(song, tracks, rng)
         shift = self._shift(song, rng)
         song = transposed(song, shift)
-        cells = [(t, b) for t in tracks for b in range(first, last)]
-        hidden = set(cells)
+        hidden = {(t, b) for t in tracks for b in range(*run)}
         if rng.random() < 0.2:  # other bars of the same tracks that are not written yet
             start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
             hidden |= {(t, b) for t in tracks for b in range(start, min(start + width, song.n_bars))}
-        asks = self._asks(song, chords, shift, rng, cells, hidden, question, others)
-        asked = [cell_steps(self.vocabulary, song, a, (first, last)) for a, _ in asks]
-        answers = [cell_answer(self.vocabulary, song, a, notes, (first, last)) for a, notes in asks]
+        task = Task(song, tracks, run, hidden, question)
+        asks = self._asks(task, chords.moved(shift) if chords else None, rng, others)
+        asked = [cell_steps(self.vocabulary, song, a, run) for a, _ in asks]
+        answers = [cell_answer(self.vocabulary, song, a, notes, run) for a, notes in asks]
         left = budget - sum(map(len, asked)) - sum(map(len, answers))
         if left < 8:
             return None
-        prompt = self.prompt(song, tracks, (first, last), hidden, question, left)
+        prompt = self.prompt(task, left)
         if len(prompt) > left:
             return None
         return np.concatenate([prompt, *(x for pair in zip(asked, answers, strict=True) for x in pair)])
 
-    def prompt(
-        self,
-        song: SongNotes,
-        tracks: list[int],
-        run: tuple[int, int],
-        hidden: set[tuple[int, int]],
-        question: Question,
-        budget: int,
-    ) -> np.ndarray:
+    def prompt(self, task: Task, budget: int) -> np.ndarray:
         """What is read before the first cell."""
+        song, tracks, question = task.song, task.tracks, task.question
         absent = set(range(song.n_tracks)) if question.empty else set(tracks) if question.absent else set()
         visible = np.ones((song.n_tracks, song.n_bars), bool)
-        for t, b in hidden:
+        for t, b in task.hidden:
             visible[t, b] = False
         visible[list(absent)] = False
-        window = choose_window(song, visible, run, budget=budget, before=question.before, after=question.after)
+        window = choose_window(song, visible, task.run, budget=budget, before=question.before, after=question.after)
         if question.empty:
-            window = Window(*run, *run)
-        return prompt_steps(self.vocabulary, song, window, tracks, hidden, open_end=question.open_end, absent=absent)
+            window = Window(*task.run, *task.run)
+        window = replace(window, open_end=question.open_end)
+        return prompt_steps(self.vocabulary, song, window, tracks, task.hidden, absent=absent)
 
     def _region(self, song: SongNotes, rng: np.random.Generator, budget: int) -> tuple[list[int], int, int] | None:
         """Tracks and bars to write, half-open."""
@@ -187,22 +197,19 @@ class RowSampler:
 
     def _asks(
         self,
-        song: SongNotes,
+        task: Task,
         chords: SongChords | None,
-        shift: int,
         rng: np.random.Generator,
-        cells: list[tuple[int, int]],
-        hidden: set[tuple[int, int]],
-        question: Question,
         others: Callable[[], list[SongNotes]],
     ) -> list[tuple[CellAsk, np.ndarray]]:
         """What is asked of each cell, and its answer."""
+        song = task.song
         kinds = [k for k in CONTROL_KINDS if rng.random() < CONTROL_SHARE]
         told = chords if rng.random() < CONTROL_SHARE else None
         ranged, keeping = rng.random() < RANGE_SHARE, rng.random() < KEPT_SHARE
-        sources = _References(song, cells, hidden, question, rng, others)
+        sources = _References(task, rng, others)
         out = []
-        for t, b in cells:
+        for t, b in task.cells:
             notes = song.cell(t, b)
             kept, span, pitches = EMPTY, None, None
             if keeping and len(notes) > 1 and rng.random() < 0.8:
@@ -219,7 +226,7 @@ class RowSampler:
                 span,
                 pitches,
                 control_tokens(self.vocabulary, notes, is_drum=song.is_drum(t), kinds=kinds),
-                _moved(told.in_bar(b), shift) if told is not None and not song.is_drum(t) else (),
+                told.in_bar(b) if told is not None and not song.is_drum(t) else (),
             )
             sources.write(t, b, song.cell(t, b))
             out.append((ask, notes))
@@ -229,25 +236,17 @@ class RowSampler:
 class _References:
     """Where a sample's references come from: one draw a sample, a look a cell."""
 
-    def __init__(
-        self,
-        song: SongNotes,
-        cells: list[tuple[int, int]],
-        hidden: set[tuple[int, int]],
-        question: Question,
-        rng: np.random.Generator,
-        others: Callable[[], list[SongNotes]],
-    ):
+    def __init__(self, task: Task, rng: np.random.Generator, others: Callable[[], list[SongNotes]]):
+        song, question = task.song, task.question
         self.song, self.rng = song, rng
-        bars = [b for _, b in cells]
-        first, last = min(bars), max(bars) + 1
+        first, last = task.run
         low = 0 if question.before is None else max(0, first - question.before)
         high = song.n_bars if question.after is None else min(song.n_bars, last + question.after)
-        hidden = hidden | {(t, b) for t in range(song.n_tracks) for b in (*range(low), *range(high, song.n_bars))}
+        hidden = task.hidden | {(t, b) for t in range(song.n_tracks) for b in (*range(low), *range(high, song.n_bars))}
         if question.absent or question.empty:
-            gone = range(song.n_tracks) if question.empty else {t for t, _ in cells}
+            gone = range(song.n_tracks) if question.empty else task.tracks
             hidden |= {(t, b) for t in gone for b in range(song.n_bars)}
-        self.index = RunIndex(song, (first, last), hidden)
+        self.index = RunIndex(song, task.run, hidden)
         kind = rng.random()
         self.memory = PieceMemory([Rhythms(s) for s in others()]) if kind < 0.22 else None
         self.own = Rhythms(song) if self.memory else None
@@ -281,10 +280,6 @@ class _References:
             if best < alike < 1:
                 best, found = alike, notes
         return [Reference(found, best, Role.ITSELF)] if best > 0.2 else []
-
-
-def _moved(chords: list[Chord], shift: int) -> list[Chord]:
-    return [replace(c, root=(c.root + shift) % 12, bass=(c.bass + shift) % 12) for c in chords]
 
 
 def _keep_some(

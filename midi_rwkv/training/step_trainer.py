@@ -40,7 +40,7 @@ from .muon import Muon, has_fast_bf16
 from .parallel import Group, join
 from .rows import TrainingRows
 from .run_files import Curve, read_state, write_state
-from .trainer import stop_requests
+from .trainer import THIS_MACHINE, Machine, stop_requests
 from .valid import ATTRIBUTES, validation_fills
 
 LOG_STEPS = 20  # of the optimizer
@@ -67,17 +67,16 @@ class StepTrainer:
         model_config: ModelConfig,
         config: StepTrainConfig,
         *,
-        device: str = "auto",
+        machine: Machine = THIS_MACHINE,
         branch: Path | None = None,
-        compiled: bool = False,
     ):
-        """branch: the run whose state a new branch begins with. compiled: through torch.compile."""
+        """machine: its device, and whether to go through torch.compile. branch: the run that a branch begins with."""
         if not (shards / "tokenizer.json").exists():
             raise CorpusError(f"{shards} holds no note shards (no tokenizer.json)")
         self.folder, self.config = folder, config
         self.vocabulary = Vocabulary.load(shards / "tokenizer.json")
         self.rows = TrainingRows(shards, self.vocabulary, config.seq_len, seed=config.seed)
-        self.group: Group = join(device)
+        self.group: Group = join(machine.device)
         self.device = self.group.device
         torch.manual_seed(config.seed)
         self.model_config = model_config
@@ -94,7 +93,7 @@ class StepTrainer:
         elif branch is not None:
             self._resume(branch / "state.pt")
             self.config = replace(self.config, branch_at=self.steps)
-        if compiled:
+        if machine.compiled:
             compile_blocks(self.model.trunk)
 
     def _resume(self, path: Path) -> None:
@@ -327,9 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own["folder"],
         model,
         StepTrainConfig(**options),
-        device=own["device"],
+        machine=Machine(device=own["device"], compiled=own["compiled"]),
         branch=own["branch"],
-        compiled=own["compiled"],
     )
     trainer.run(own["total"])
 

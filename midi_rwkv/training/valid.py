@@ -12,7 +12,7 @@ from midi_rwkv.tokens.layout import CellAsk, cell_answer, cell_steps
 from midi_rwkv.tokens.notes import SongNotes
 from midi_rwkv.tokens.references import RunIndex
 
-from .rows import PLAIN, RUN_LENGTHS, RUN_WEIGHTS, Question, RowSampler
+from .rows import PLAIN, RUN_LENGTHS, RUN_WEIGHTS, Question, RowSampler, Task
 
 ATTRIBUTES = ("place", "micro", "pitch", "velocity", "duration")
 FILLS_PER_SOURCE = 12
@@ -93,6 +93,6 @@ def lay_out(
         ]
         index.write(t, b, song.cell(t, b))
     left = STEPS - sum(map(len, parts))
-    prompt = RowSampler(vocabulary).prompt(song, tracks, run, hidden, question, left)
+    prompt = RowSampler(vocabulary).prompt(Task(song, tracks, run, hidden, question), left)
     end = np.zeros((1, len(Column)), np.int16)
     return np.concatenate([prompt, *parts, end]), int(sum(len(song.cell(t, b)) for t, b in cells))

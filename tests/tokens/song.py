@@ -8,7 +8,7 @@ import numpy as np
 
 from midi_rwkv.score.score import Bar
 from midi_rwkv.tokens.attributes import DRUMS, Vocabulary, make_vocabulary
-from midi_rwkv.tokens.notes import SongNotes, encode_arrays
+from midi_rwkv.tokens.notes import SongNotes, TrackArray, encode_arrays
 
 TICKS = 480
 BAR = 4 * TICKS
@@ -23,12 +23,13 @@ def vocabulary() -> Vocabulary:
 def song_of(tracks: list[tuple[int, list[tuple[int, int, int]]]], bars: int) -> SongNotes:
     """A song in 4/4: per track its program and notes (sixteenth from the start, pitch, length in sixteenths)."""
     arrays = [
-        np.array([(120 * at, pitch, 120 * length, 79) for at, pitch, length in notes], np.int64).reshape(-1, 4)
-        for _, notes in tracks
+        TrackArray(
+            np.array([(120 * at, pitch, 120 * length, 79) for at, pitch, length in notes]).reshape(-1, 4), program, 20
+        )
+        for program, notes in tracks
     ]
     grid = [Bar(BAR * b, BAR * (b + 1), 4, 4) for b in range(bars)]
-    programs = [program for program, _ in tracks]
-    return encode_arrays(vocabulary(), arrays, programs, grid, [120.0] * bars, ticks_per_beat=TICKS)
+    return encode_arrays(vocabulary(), arrays, grid, [120.0] * bars, ticks_per_beat=TICKS)
 
 
 def random_song(seed: int, *, tracks: int = 3, bars: int = 12) -> SongNotes:
