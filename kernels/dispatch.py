@@ -36,13 +36,14 @@ def wkv7(
 ) -> tuple[Tensor, Tensor]:
     """The WKV-7 recurrence over a sequence; shapes as in `wkv7_reference`.
 
-    backend: "reference" (token by token, the definition), "chunked" (parallel within chunks; any device), "numba" (a
-    compiled scan on the CPU), "triton" (chunk-parallel on a GPU's tensor cores), or "auto": the reference for a single
-    token, else numba on a CPU and triton on a GPU where they can run, else chunked. The choice of "auto" and the reason
-    are logged once (logger "midi_rwkv.kernels.dispatch", level INFO).
+    Args:
+        backend: "reference" (token by token, the definition), "chunked" (parallel within chunks; any device), "numba"
+            (a compiled scan on the CPU), "triton" (chunk-parallel on a GPU's tensor cores), or "auto": the reference
+            for a single token, else numba on a CPU and triton on a GPU where they can run, else chunked. The choice of
+            "auto" and the reason are logged once (logger "midi_rwkv.kernels.dispatch", level INFO).
 
     Raises:
-        ValueError: an unknown backend, or one that was asked for and cannot run these tensors; and `wkv7_reference`'s.
+        ValueError: an unknown backend, or a requested one that cannot run these tensors; and as `wkv7_reference`.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, given {backend!r}")

@@ -61,8 +61,13 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class BarPlan:
-    """One bar of the middle: what is given, and which tracks are to be written, in this order. In the order "tracks" it
-    is a bar of one track. program_ids: of every track, in this bar."""
+    """One bar of the middle, or in the order "tracks" a bar of one track.
+
+    Attributes:
+        given: the header and the given cells.
+        targets: the tracks to write, in this order.
+        program_ids: of every track in this bar.
+    """
 
     bar: int
     given: list[int]  # header and given cells
@@ -72,7 +77,7 @@ class BarPlan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`asked` + `context` is read once; then, plan by plan, `given` is read and each target cell written."""
+    """`asked` + `context` is read once; then, plan by plan, `given` is read and each target cell is written."""
 
     asked: list[int]
     context: list[int]  # up to and including Context_Middle
@@ -87,12 +92,14 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What of the song a prompt may show, apart from the cells to write.
+    """The part of the song that a prompt may show, apart from the cells to write.
 
-    budget: tokens of `asked`, context and given cells together; the run's own bars are always kept. context_bars: at
-    most this many bars on each side of the run, None for no limit. masked: further cells that are hidden because they
-    are not filled yet. absent: tracks of which nothing is shown. open_end: the song goes on after the run
-    and nothing of that is known (a continuation).
+    Attributes:
+        budget: tokens of `asked`, context and given cells together; the run's own bars are always kept.
+        context_bars: at most this many bars on each side of the run; None for no limit.
+        masked: further cells that are hidden because they are not filled yet.
+        absent: tracks of which nothing is shown.
+        open_end: the song continues after the run, and nothing of that is known (a continuation).
     """
 
     budget: int = 2048
@@ -115,7 +122,9 @@ def build_prompt(
 ) -> Prompt:
     """The prompt for one run of bars.
 
-    targets: per bar of the run (consecutive bar indices), the tracks to write. order: one of ORDERS.
+    Args:
+        targets: for each bar of the run (consecutive bar indices), the tracks to write.
+        order: one of ORDERS.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, given {order!r}")

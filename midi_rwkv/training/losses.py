@@ -21,16 +21,18 @@ class LanguageModel(Protocol):
     head: nn.Linear
 
     def hidden(self, x: Tensor, state: Any = None, /) -> tuple[Tensor, Any]:
-        """ids (B, T) and what was read before -> the last layer's output (B, T, C), and the state after it."""
+        """The last layer's output (B, T, C) for ids (B, T) after a state, and the state after them."""
 
 
 def music_nats(
     model: nn.Module, ids: Tensor, roles: Tensor, *, starts: Tensor | None = None, context_weight: float = 1.0
 ) -> Tensor:
-    """Sum of nats over the target ids that carry music; differentiable. ids, roles, starts: (B, T + 1).
+    """Sum of nats over the target tokens that carry music; differentiable.
 
-    starts: where packed samples begin; None: a sample a row. model: one whose forward takes `starts` (packing.py).
-    context_weight: what an id of the context counts, one of a fill counting 1.
+    Args:
+        model: a model whose forward takes `starts` (packing.py).
+        ids, roles, starts: (B, T + 1). `starts` is where packed samples begin; None is one sample per row.
+        context_weight: weight of a context token; a fill token has 1.
     """
     logits, _ = model(ids[:, :-1], starts=None if starts is None else starts[:, :-1])
     return targets_nats(logits, music_targets(ids, roles), target_weights(roles, context_weight))
@@ -49,10 +51,15 @@ def target_weights(roles: Tensor, context_weight: float) -> Tensor | None:
 
 
 def targets_nats(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum of nats, each times its weight. logits (B, T, V), targets (B, T) with -100 where nothing is asked, weights
-    (B, T), None: 1.
+    """Sum of nats, each times its weight.
 
-    All rows of one shape through the head: picking out the music first makes a new shape, and new buffers, every step.
+    All positions go through the head, because selecting the music first would make a new shape, and new buffers, in
+    every step.
+
+    Args:
+        logits: (B, T, V).
+        targets: (B, T), -100 where there is no target.
+        weights: (B, T); None is 1.
     """
     flat, wanted = logits.float().flatten(0, 1), targets.flatten()
     if weights is None:
