@@ -8,39 +8,41 @@ function makeHeads() {
   song.className = "mr-song";
   song.textContent = song.title = model.song.name;
   heads.append(song);
-  model.song.tracks.forEach((track, t) => {
-    const head = document.createElement("div");
-    head.className = "mr-head";
-    const whole = document.createElement("button");
-    whole.type = "button";
-    whole.className = "mr-whole";
-    whole.title = `Mark the whole of ${track.name}; with shift, beside what is marked`;
-    whole.onclick = (event) => markTrack(t, event.shiftKey);
-    const name = document.createElement("b");
-    name.textContent = `${t + 1} ${track.name}`;
-    const kind = document.createElement("small");
-    kind.textContent = track.instrument;
-    whole.append(name, kind);
-    const buttons = document.createElement("span");
-    buttons.className = "mr-ms";
-    for (const [letter, set, what] of [["M", sounding.muted, "Mute"], ["S", sounding.solo, "Solo"]]) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = letter;
-      button.title = `${what} ${track.name}`;
-      button.setAttribute("aria-pressed", "false");
-      button.onclick = () => {
-        if (!set.delete(t)) set.add(t);
-        button.setAttribute("aria-pressed", String(set.has(t)));
-        soundChanged();
-        redraw();
-      };
-      buttons.append(button);
-    }
-    head.append(whole, buttons);
-    heads.append(head);
-  });
+  heads.append(...model.song.tracks.map(makeHead));
   placeHeads();
+}
+
+function makeHead(track, t) {
+  const head = document.createElement("div");
+  head.className = "mr-head";
+  const whole = document.createElement("button");
+  whole.type = "button";
+  whole.className = "mr-whole";
+  whole.title = `Mark the whole of ${track.name}; with shift, beside what is marked`;
+  whole.onclick = (event) => markTrack(t, event.shiftKey);
+  const name = document.createElement("b");
+  name.textContent = `${t + 1} ${track.name}`;
+  const kind = document.createElement("small");
+  kind.textContent = track.instrument;
+  whole.append(name, kind);
+  const buttons = document.createElement("span");
+  buttons.className = "mr-ms";
+  for (const [letter, set, what] of [["M", sounding.muted, "Mute"], ["S", sounding.solo, "Solo"]]) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = letter;
+    button.title = `${what} ${track.name}`;
+    button.setAttribute("aria-pressed", "false");
+    button.onclick = () => {
+      if (!set.delete(t)) set.add(t);
+      button.setAttribute("aria-pressed", String(set.has(t)));
+      soundChanged();
+      redraw();
+    };
+    buttons.append(button);
+  }
+  head.append(whole, buttons);
+  return head;
 }
 
 function markTrack(t, add) {

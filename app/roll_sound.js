@@ -68,14 +68,7 @@ async function play() {
         requestAnimationFrame(() => follow(run));
       }
       at = Math.max(at, player.audio.currentTime + 0.01);
-      const source = player.audio.createBufferSource();
-      source.buffer = buffer;
-      source.connect(player.audio.destination);
-      source.start(at);
-      player.sources.push(source);
-      const begin = seconds(model.song.bars[bar]), length = seconds(model.song.bars[end]) - begin;
-      player.plan.push({ at, begin, until: at + length });
-      at += length;
+      at = schedule(buffer, at, bar, end);
       bar = end;
       if (span && bar >= span[1]) bar = span[0];
       while (run === player.run && at - player.audio.currentTime > AHEAD) await new Promise((done) => setTimeout(done, 100));
@@ -90,6 +83,18 @@ async function play() {
     stop();
     complain(`No sound: ${error.message}`);
   }
+}
+
+// Has bars [bar, end) sound from `at` on (seconds of the audio clock); returns when they end.
+function schedule(buffer, at, bar, end) {
+  const source = player.audio.createBufferSource();
+  source.buffer = buffer;
+  source.connect(player.audio.destination);
+  source.start(at);
+  player.sources.push(source);
+  const begin = seconds(model.song.bars[bar]), until = at + seconds(model.song.bars[end]) - begin;
+  player.plan.push({ at, begin, until });
+  return until;
 }
 
 // The bar after the last one that sounds.

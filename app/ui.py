@@ -12,7 +12,7 @@ from midi_rwkv.score.instruments import program_name
 
 from .api import add_api
 from .desk import ADD_TRACK, AS_FILE, TAKE_FOR, Desk, style_names
-from .fills import ANY_KEY, LABELS, NO_STYLE
+from .fills import ANY_KEY, FIELDS, LABELS, NO_STYLE
 from .piano_roll import piano_roll
 from .style_desk import StyleDesk
 
@@ -98,40 +98,9 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         keep = gr.Button("Keep this one", elem_id="mr-keep", size="md", scale=2)
         more = gr.Button("More like this", elem_id="mr-alike", size="md", scale=2)
     with gr.Row():
-        candidates = gr.Slider(1, 8, 3, step=1, label=LABELS["candidates"], info="answers to choose from")
-        temperature = gr.Slider(
-            0.3,
-            1.5,
-            SamplingConfig.temperature,
-            step=0.05,
-            label=LABELS["temperature"],
-            info="lower: plainer, higher: bolder",
-        )
-        recall = gr.Slider(
-            0, 1, 1.0, step=0.05, label=LABELS["recall"], info="how much of the song's own music returns; 0: all new"
-        )
-        style = gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces")
-        strength = gr.Slider(
-            0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="how strong the style is; 0: without it"
-        )
+        settings = _drawing()
     with gr.Accordion("What the notes should be like", open=False) as wishes, gr.Row():
-        density = gr.Textbox(
-            "", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"
-        )
-        polyphony = gr.Textbox(
-            "", label=LABELS["polyphony"], placeholder="as it comes; 1-3", info="struck together, from-to"
-        )
-        pitch_range = gr.Textbox(
-            "",
-            label=LABELS["pitch_range"],
-            placeholder="the track's; C3-C6",
-            info="lowest-highest pitch, C4 is middle C",
-        )
-        key = gr.Dropdown([ANY_KEY, *KEYS], value=ANY_KEY, label=LABELS["key"], info="only notes of this scale")
-        # A text, because Gradio's number field turns an empty value into 0, and JavaScript rounds large numbers.
-        seed = gr.Textbox(
-            "", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"
-        )
+        settings += _wishes()
         track = gr.Dropdown([], value=None, label="Take track", info="of the song's file", elem_id="mr-take")
         instrument = gr.Dropdown(
             [TAKE_FOR, AS_FILE, *INSTRUMENTS],
@@ -140,7 +109,7 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
             info="the file keeps its own",
             elem_id="mr-take-for",
         )
-    settings: list[Any] = [candidates, temperature, recall, style, strength, density, polyphony, pitch_range, key, seed]
+    style: gr.Dropdown = settings[FIELDS.index("style")]
 
     tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set by IN_TAB and AS_SHOWN when a call is sent
     is_running = gr.Textbox(visible=False)
@@ -168,9 +137,44 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     return style
 
 
+def _drawing() -> list[Any]:
+    """The first of `FIELDS`: how many candidates, and how they are drawn."""
+    return [
+        gr.Slider(1, 8, 3, step=1, label=LABELS["candidates"], info="answers to choose from"),
+        gr.Slider(
+            0.3,
+            1.5,
+            SamplingConfig.temperature,
+            step=0.05,
+            label=LABELS["temperature"],
+            info="lower: plainer, higher: bolder",
+        ),
+        gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["recall"], info="of the song's own music; 0: none"),
+        gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces"),
+        gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="0: without the style; 1: as learned"),
+    ]
+
+
+def _wishes() -> list[Any]:
+    """The rest of `FIELDS`: what the notes must be like."""
+    return [
+        gr.Textbox("", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"),
+        gr.Textbox("", label=LABELS["polyphony"], placeholder="as it comes; 1-3", info="struck together, from-to"),
+        gr.Textbox(
+            "",
+            label=LABELS["pitch_range"],
+            placeholder="the track's; C3-C6",
+            info="lowest-highest pitch, C4 is middle C",
+        ),
+        gr.Dropdown([ANY_KEY, *KEYS], value=ANY_KEY, label=LABELS["key"], info="only notes of this scale"),
+        # A text, because Gradio's number field turns an empty value into 0, and JavaScript rounds large numbers.
+        gr.Textbox("", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"),
+    ]
+
+
 def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
     """Builds the tab in which a style is learned from the composer's own files."""
-    gr.Markdown("Give it a handful of your own pieces, five or more are best. It takes one to three minutes.")
+    gr.Markdown("Give it a handful of your own pieces; five or more are best. It takes one to three minutes.")
     with gr.Row():
         with gr.Column(scale=3):
             pieces = gr.File(

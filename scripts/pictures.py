@@ -178,14 +178,14 @@ SMALL, LARGE = {"width": 1280, "height": 800}, {"width": 1920, "height": 1080}
 
 
 def save_page(page: Page, out: Path, name: str) -> None:
-    """One picture, of few colours."""
+    """One picture, of few colours; k-means keeps the colour of the notes, which are small."""
     from PIL import Image
 
     page.evaluate("window.scrollTo(0, 0)")
     page.page.wait_for_timeout(300)
     shot = Image.open(io.BytesIO(page.page.screenshot(type="png"))).convert("RGB")
     with whole_file(out / f"app-{name}.png") as partial:
-        shot.quantize(96, dither=Image.Dither.NONE).save(partial, format="PNG", optimize=True)
+        shot.quantize(200, kmeans=3, dither=Image.Dither.NONE).save(partial, format="PNG", optimize=True)
 
 
 def picture_song(app: App, browser: Any, out: Path, names: dict[str, str], *, dark: bool = False) -> None:
@@ -236,7 +236,7 @@ def picture_learning(app: App, browser: Any, out: Path, pieces: list[Path]) -> N
         page.page.get_by_text("skipped: notes.mid").first.wait_for(state="attached")
     page.get_by_label("Name of the style").fill("mine")
     page.press("Learn the style")
-    page.locator("#mr-told").get_by_text("is learned").wait_for(timeout=600_000)
+    page.locator("#mr-told").get_by_text("is learned").wait_for(timeout=1_800_000)
     page.press("Hear the same bars")
     page.page.wait_for_function("document.querySelectorAll('[data-testid^=waveform]').length >= 2", timeout=60_000)
     page.page.wait_for_timeout(1500)
@@ -295,8 +295,8 @@ def picture_app(options: argparse.Namespace) -> None:
         try:
             if options.only != "learning":
                 states = ("empty", "marked", "writing", "candidates", "playing")
-                picture_song(app, browser, options.out, {s: s for s in states})
                 picture_song(app, browser, options.out, {"candidates": "dark"}, dark=True)
+                picture_song(app, browser, options.out, {s: s for s in states})  # now everything is compiled
             if options.pieces and options.only != "song":
                 picture_learning(app, browser, options.out, sorted(options.pieces.glob("*.mid"))[:5])
         finally:
