@@ -17,7 +17,8 @@ from midi_rwkv.model.checkpoint import Checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import render
-from midi_rwkv.style.personalize import Personalized, PersonalizeProgress, Piece, personalize, read_pieces
+from midi_rwkv.style.personalize import Personalized, PersonalizeProgress, personalize
+from midi_rwkv.style.pieces import Piece, read_pieces
 from midi_rwkv.style.style import find_style
 
 from .work import FillRequest, Worker

@@ -57,7 +57,7 @@ def style_names(folder: Path) -> list[str]:
 def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
     """Samples of the test pieces, and the numbers of their notes."""
     from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.style.personalize import draw_fills, read_pieces
+    from midi_rwkv.style.pieces import draw_fills, read_pieces
 
     pieces, _ = read_pieces([folder / style / "test"])
     units = [(p, (0, len(p.score.bars))) for p in pieces]
@@ -93,7 +93,8 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     """Runs one method on one style."""
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.adapters import STEPS, adapt
-    from midi_rwkv.style.personalize import prepare, read_pieces
+    from midi_rwkv.style.personalize import prepare
+    from midi_rwkv.style.pieces import read_pieces
     from midi_rwkv.style.style import Style, save_style
     from midi_rwkv.style.tuning import fills_nats
 
@@ -288,7 +289,7 @@ def more(folder: Path, out: Path, valid: Path, count: int) -> str:
 def valid_fills(valid: Path) -> tuple[list[Any], str]:
     """Fills of every source's first pieces, and what to call them."""
     from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.style.personalize import draw_fills, read_pieces
+    from midi_rwkv.style.pieces import draw_fills, read_pieces
 
     sources: dict[str, list[Path]] = {}
     fills = []

@@ -32,7 +32,7 @@ from midi_rwkv.tokens.prompt import PromptTokens
 from midi_rwkv.training.dataset import NOT_MUSIC, Sample, to_batches
 from midi_rwkv.training.losses import fill_nats, wanted_nats
 
-from .personalize import Piece, draw_fills
+from .pieces import Piece, draw_fills
 from .tuning import fills_nats, read_fill
 
 # Chosen among two to four rates on pieces 9-16 of two of the styles (lang, giuliani); initial-state: the paper's.
@@ -95,7 +95,7 @@ def _inject(model: RWKV7, method: str, adapted: Adapted) -> tuple[RWKV7, list[Te
     """The model with the learnable parameters in place, and these parameters."""
     if method == "full":
         return model, list(model.parameters())
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     if method == "initial-state":
         adapted.wkv = model.new_state(1).wkv[:, 0].requires_grad_()
         return model, [adapted.wkv]

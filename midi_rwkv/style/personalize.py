@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,29 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from midi_rwkv.errors import MidiRwkvError, StyleError
+from midi_rwkv.errors import StyleError
 from midi_rwkv.files import check_writable, whole_file
 from midi_rwkv.model.config import check_seed, check_threads
 from midi_rwkv.tokens.prompt import ORDERS
 
+from .pieces import Piece, draw_fills, read_pieces
 from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
     from midi_rwkv.model.checkpoint import Checkpoint
-    from midi_rwkv.score.score import Score
-    from midi_rwkv.tokens.tokenizer import TokenizedSong
-    from midi_rwkv.training.dataset import Sample
+    from midi_rwkv.model.rwkv7 import RWKV7
 
     from .tuning import Check, Fill, Tuning
 
-LEAST_NOTES, LEAST_BARS = 24, 4  # in a usable file
-TRANSPOSITIONS = range(-5, 7)  # semitones
 MOST_FOLDS = 5
 PARTS = {1: 4, 2: 2}  # number of files -> parts into which each file's bars are divided
 TUNE_FILLS, HELD_OUT_FILLS = 200, 60
-LONGEST_RUN = 400  # tokens; longer runs would only cost time
 CONTEXT = 1536  # at most this many tokens are read for a fill; more would not help
-ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
 
 @dataclass(frozen=True)
@@ -71,19 +66,6 @@ class Personalized:
         return self.after < self.before
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A usable file."""
-
-    name: str
-    score: Score
-    data: bytes
-
-    @property
-    def n_notes(self) -> int:
-        return sum(len(t.notes) for t in self.score.tracks)
-
-
 def personalize(
     files: Sequence[str | Path],
     name: str | None = None,
@@ -94,8 +76,8 @@ def personalize(
     keep_anyway: bool = False,
     seed: int = 0,
     threads: int | None = None,
-    on_progress: Callable[[PersonalizeProgress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Personalized:
     """Tunes a style to MIDI files (or folders of them) and keeps it under `name`, or in the file `output`.
 
@@ -113,7 +95,6 @@ def personalize(
     import torch
 
     from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
-    from midi_rwkv.model.rwkv7 import RWKV7
 
     from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
@@ -124,17 +105,8 @@ def personalize(
         check_threads(threads)
         torch.set_num_threads(threads)
     checkpoint = checkpoint or load_checkpoint()
-    model = checkpoint.model().requires_grad_(False)
-    if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
-        raise StyleError(
-            f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
-            f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
-        )
-    pieces, skipped = read_pieces(files)
-    for file, why in skipped.items():
-        say(f"skipped {file}: {why}")
-    if not pieces:
-        raise StyleError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
+    model = _model(checkpoint)
+    pieces, skipped = _usable(files, say)
     base = checkpoint_hash(checkpoint)
     how = (LEARNING_RATES, RATE_STEPS, STEPS, TUNE_FILLS, HELD_OUT_FILLS, CONTEXT)
     digest = hashlib.sha256(repr((base, seed, how, [p.data for p in pieces])).encode()).hexdigest()
@@ -202,34 +174,26 @@ def personalize(
     return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
 
 
-def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str]]:
-    """The usable files, and the reasons why the others are not."""
-    from midi_rwkv.score.midi import read_midi
+def _model(checkpoint: Checkpoint) -> RWKV7:
+    """The model to tune a state of. StyleError where it has none."""
+    from midi_rwkv.model.rwkv7 import RWKV7
 
-    pieces: list[Piece] = []
-    skipped: dict[str, str] = {}
-    seen: list[tuple[str, set[bytes]]] = []
-    for path in _midi_files(files):
-        try:
-            data = path.read_bytes()
-            score = read_midi(data, path.name)
-        except (MidiRwkvError, OSError) as error:
-            skipped[str(path)] = " ".join(str(error).split())
-            continue
-        piece = Piece(path.name, score, data)
-        cells = _bars_content(score)
-        if piece.n_notes < LEAST_NOTES or len(cells) < LEAST_BARS:
-            skipped[str(path)] = (
-                f"{piece.n_notes} notes in {len(cells)} different bars are too few to learn from; "
-                f"it takes {LEAST_NOTES} notes and {LEAST_BARS} bars"
-            )
-            continue
-        twin = next((n for n, known in seen if len(cells & known) >= ALIKE * min(len(cells), len(known))), None)
-        if twin is not None:
-            skipped[str(path)] = f"its bars are those of {twin}"
-            continue
-        seen.append((path.name, cells))
-        pieces.append(piece)
+    model = checkpoint.model().requires_grad_(requires_grad=False)
+    if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
+        raise StyleError(
+            f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
+            f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
+        )
+    return model
+
+
+def _usable(files: Sequence[str | Path], say: Callable[[str], None]) -> tuple[list[Piece], dict[str, str]]:
+    """`read_pieces`; says what was skipped. StyleError where nothing is left."""
+    pieces, skipped = read_pieces(files)
+    for file, why in skipped.items():
+        say(f"skipped {file}: {why}")
+    if not pieces:
+        raise StyleError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     return pieces, skipped
 
 
@@ -239,7 +203,7 @@ def prepare(
     model: Any,
     *,
     seed: int = 0,
-    on_progress: Callable[[PersonalizeProgress], None] = lambda progress: None,
+    on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
 ) -> Tuning:
     """Draws the fills, reads their contexts, and measures the base model on the held-out fills."""
     import torch
@@ -270,99 +234,6 @@ def prepare(
     folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
     fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
     return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
-
-
-def draw_fills(
-    units: Sequence[tuple[Piece, tuple[int, int]]],
-    checkpoint: Checkpoint,
-    *,
-    count: int,
-    seed: int,
-    held_out: bool,
-    budget: int | None = None,
-) -> Iterator[tuple[int, Sample, int]]:
-    """(unit, sample, notes) of `count` fills. Fills to tune on are randomly transposed.
-
-    Args:
-        units: pieces with a range of bars to draw from; they take turns.
-        budget: tokens per sample; None is what the model was trained to read.
-    """
-    from midi_rwkv.training.dataset import RegionSampler, count_notes
-
-    tokenizer = checkpoint.tokenizer
-    sampler = RegionSampler(tokenizer, evaluation=held_out, order=checkpoint.prompt)
-    rng = np.random.default_rng((seed, int(held_out)))
-    encoded: dict[tuple[int, int], TokenizedSong] = {}
-    shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]
-    found, tried = 0, 0
-    while found < count and tried < 40 * count:
-        unit = tried % len(units)
-        tried += 1
-        (piece, bars), shift = units[unit], int(rng.choice(shifts[unit]))
-        key = id(piece), shift  # not the name, which files in different folders may share
-        if key not in encoded:
-            encoded[key] = tokenizer.encode(transposed(piece.score, shift))
-        sample = sampler.draw(encoded[key], rng, budget or checkpoint.context, bars)
-        if sample is None:
-            continue
-        run = len(sample.ids) - sample.ids.index(sampler.tokens.middle)
-        notes = count_notes(tokenizer, sample)
-        if notes and run <= LONGEST_RUN:
-            found += 1
-            yield unit, sample, notes
-
-
-def transpositions(score: Score) -> list[int]:
-    """Semitones by which all pitched tracks can be transposed within their instrument's range, or their own range."""
-    from midi_rwkv.score.instruments import playable
-
-    possible = []
-    for shift in TRANSPOSITIONS:
-        for track in score.tracks:
-            by_program = [(p, {n.pitch for n in track.notes_of(p)}) for p in ([] if track.is_drum else track.programs)]
-            allowed = [(playable(program, pitches), pitches) for program, pitches in by_program]
-            if not all(0 <= p + shift <= 127 and can[p + shift] for can, pitches in allowed for p in pitches):
-                break
-        else:
-            possible.append(shift)
-    pitched = any(t.notes and not t.is_drum for t in score.tracks)
-    return possible if pitched else [0]
-
-
-def transposed(score: Score, semitones: int) -> Score:
-    """The score with every pitched track transposed by `semitones`."""
-    if semitones:
-        for t, track in enumerate(score.tracks):
-            if not track.is_drum:
-                score = score.with_notes(t, [n._replace(pitch=n.pitch + semitones) for n in track.notes])
-    return score
-
-
-def _midi_files(files: Sequence[str | Path]) -> list[Path]:
-    """The MIDI files, with folders expanded and each file once. Raises StyleError if there is none."""
-    found: list[Path] = []
-    for path in map(Path, files):
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi")) if path.is_dir() else [path]
-        )
-        found += [p for p in inside if p not in found]
-    if not found:
-        raise StyleError(f"no MIDI files in {', '.join(map(str, files)) or 'nothing'}; name files or folders of them")
-    return found
-
-
-def _bars_content(score: Score) -> set[bytes]:
-    """The onsets and pitches of each sounding bar, whatever the order of tracks."""
-    found = set()
-    for b, bar in enumerate(score.bars):
-        notes = sorted(
-            (n.onset_ticks - bar.start_ticks, n.pitch, track.is_drum)
-            for t, track in enumerate(score.tracks)
-            for n in score.notes_in(t, b)
-        )
-        if notes:
-            found.add(repr([(48 * onset // score.ticks_per_beat, *rest) for onset, *rest in notes]).encode())
-    return found
 
 
 def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:

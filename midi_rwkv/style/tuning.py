@@ -170,7 +170,7 @@ class Tuning:
         """The best state so far."""
         return self.scale * torch.stack(self.best_states).mean(0)
 
-    def run(self, on_check: Callable[[Check], None] = lambda check: None) -> None:
+    def run(self, on_check: Callable[[Check], None] = lambda _: None) -> None:
         """Tunes to the end, or until there is no more gain, and finds the scale."""
         began, first = time.monotonic(), self.step
         while self.step < self.steps and not self._is_over():

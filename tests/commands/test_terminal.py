@@ -178,7 +178,7 @@ def test_functions_are_functions_whatever_was_imported():
         "import midi_rwkv, importlib\n"
         "importlib.import_module('midi_rwkv.fill.infill')\n"
         "assert all(map(callable, (midi_rwkv.infill, midi_rwkv.evaluate, midi_rwkv.personalize)))\n"
-        "from midi_rwkv.style.personalize import read_pieces\n"
+        "from midi_rwkv.style.pieces import read_pieces\n"
         "assert midi_rwkv.personalize.__name__ == 'personalize'\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

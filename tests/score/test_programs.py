@@ -10,7 +10,7 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Bar, Cell, Note, ProgramChange, Region, Score, Track
 from midi_rwkv.score.splice import splice
-from midi_rwkv.style.personalize import transpositions
+from midi_rwkv.style.pieces import transpositions
 
 BAR = 1920
 BASS, FLUTE, OBOE = 33, 73, 68

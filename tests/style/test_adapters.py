@@ -11,7 +11,7 @@ import torch
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.style import adapters as adapters
 from midi_rwkv.style.adapters import adapt, full_nats
-from midi_rwkv.style.personalize import draw_fills, read_pieces
+from midi_rwkv.style.pieces import draw_fills, read_pieces
 from midi_rwkv.style.style import Style
 from midi_rwkv.style.tuning import styled_nats
 

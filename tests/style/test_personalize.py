@@ -23,7 +23,8 @@ from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
 from midi_rwkv.score.instruments import playable
 from midi_rwkv.score.midi import read_midi, write_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
-from midi_rwkv.style.personalize import Piece, _parts, draw_fills, prepare, read_pieces, transposed, transpositions
+from midi_rwkv.style.personalize import _parts, prepare
+from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces, transposed, transpositions
 from midi_rwkv.style.style import Style, find_style, load_style, read_info, styles_folder
 from midi_rwkv.style.tuning import batches, fill_losses, fills_nats, styled_nats
 from midi_rwkv.training.dataset import FILL
@@ -142,7 +143,7 @@ def test_the_same_seed_gives_the_same_style(run, pieces, checkpoint):
 
 def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
     """Reading the context once and tuning only the run gives the loss of the plain form, and its gradient is right."""
-    model = checkpoint.model().requires_grad_(False)
+    model = checkpoint.model().requires_grad_(requires_grad=False)
     found, _ = read_pieces(pieces(3))
     tuning = prepare(found, checkpoint, model)
     fills = tuning.held_out[:5]
@@ -165,7 +166,7 @@ def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
 @pytest.mark.parametrize(("count", "folds", "kind"), [(1, 4, "bars"), (2, 4, "bars"), (3, 3, "files"), (7, 5, "files")])
 def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count, folds, kind):
     found, _ = read_pieces(pieces(count, bars=16))
-    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(False))
+    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False))
     assert len(tuning.folds) == folds
     assert sorted(u for fold in tuning.folds for u in fold) == sorted({f.unit for f in tuning.fills})
     for fold, train, left_out in zip(tuning.folds, tuning._train, tuning._left_out, strict=True):
@@ -177,7 +178,7 @@ def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count
 
 def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpoint):
     found, _ = read_pieces(pieces(3))
-    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(False))
+    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False))
     checks = []
     tuning.run(checks.append)
     first, second = (c["losses"] for c in tuning.curve)
@@ -249,7 +250,7 @@ def test_transposed_copies_stay_within_the_instrument():
 
 def test_batches_are_all_the_fills_once(pieces, checkpoint):
     found, _ = read_pieces(pieces(3))
-    fills = prepare(found, checkpoint, checkpoint.model().requires_grad_(False)).fills
+    fills = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False)).fills
     for rng in (None, np.random.default_rng(0)):
         found = batches(fills, 300, rng)
         assert sorted(i for batch in found for i in batch) == list(range(len(fills)))
