@@ -22,9 +22,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 from script_helpers.app_driver import App, Page, serve, visit
 from script_helpers.tables import markdown
@@ -223,7 +225,8 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
     infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
-    infiller(score, Ask(region, seed=1))
+    ask = Ask(region, seed=1)
+    infiller(score, ask)
     spent: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
 
@@ -237,7 +240,7 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
 
         return call
 
-    for owner, attribute, name in (
+    parts = (
         (infiller.engine, "prefill", "reading"),
         (infiller.engine, "step", "steps"),
         (CellState, "allowed", "grammar"),
@@ -248,9 +251,11 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
         (SongMemory, "cell", "looking up"),
         (SongMemory, "write", "looking up"),
         (CellWriter, "choose", "choosing"),
-    ):
-        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
-    timed("whole", infiller)(score, region, seed=1)
+    )
+    with ExitStack() as patched:
+        for owner, attribute, name in parts:
+            patched.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        timed("whole", infiller)(score, ask)
     return spent, calls["choosing"]
 
 

@@ -62,11 +62,11 @@ def test_another_model_or_a_damaged_state_does_not_resume(shards, tmp_path):
 def test_a_new_run_starts_from_a_checkpoints_weights(shards, tmp_path):
     first = Trainer(shards, tmp_path / "first", MODEL, CONFIG, machine=CPU)
     with torch.no_grad():
-        first.model.head.weight.fill_(0.5)
+        first.model.get_parameter("head.weight").fill_(0.5)
     first.save()
     folder = tmp_path / "first" / "checkpoint"
     second = Trainer(shards, tmp_path / "second", MODEL, CONFIG, machine=CPU, start=folder)
-    assert torch.equal(second.model.head.weight, first.model.head.weight)
+    assert torch.equal(second.model.get_parameter("head.weight"), first.model.get_parameter("head.weight"))
     assert second.tokens == 0
     with pytest.raises(ValueError, match="use its preset"):
         Trainer(shards, tmp_path / "third", replace(MODEL, n_layer=3), CONFIG, machine=CPU, start=folder)
@@ -94,7 +94,7 @@ def test_a_step_in_parts_has_the_same_gradients(shards, tmp_path, context_weight
         )
         batch = next(iter(trainer.batches()))
         nats = trainer.gradients(batch, batch.targets)
-        found.append((nats, trainer.model.head.weight.grad))
+        found.append((nats, trainer.model.get_parameter("head.weight").grad))
     for nats, gradient in found[1:]:
         assert float(nats) == pytest.approx(float(found[0][0]), rel=1e-6)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-7)
