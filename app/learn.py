@@ -17,7 +17,7 @@ from midi_rwkv.model.checkpoint import Checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import render
-from midi_rwkv.style.personalize import Personalized, PersonalizeProgress, personalize
+from midi_rwkv.style.personalize import Personalized, PersonalizeOptions, PersonalizeProgress, personalize
 from midi_rwkv.style.pieces import Piece, read_pieces
 from midi_rwkv.style.style import find_style
 
@@ -45,12 +45,14 @@ def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
     return rows, pieces
 
 
-def alone(paths: Sequence[Path | str], name: str, checkpoint: Checkpoint, **options: Any) -> Personalized:
+def alone(
+    paths: Sequence[Path | str], name: str, checkpoint: Checkpoint, *, overwrite: bool, **more: Any
+) -> Personalized:
     """`personalize` for the page and for programs. Raises RequestError while another style is being learned."""
     if not _one_at_a_time.acquire(blocking=False):
         raise RequestError("busy: another style is being learned; try again in a few minutes")
     try:
-        return personalize(paths, name, checkpoint=checkpoint, **options)
+        return personalize(paths, name, PersonalizeOptions(overwrite=overwrite), checkpoint=checkpoint, **more)
     finally:
         _one_at_a_time.release()
 

@@ -86,19 +86,21 @@ def run_personalize(options: argparse.Namespace) -> None:
         check_threads(options.threads, "--threads")
 
     from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.style.personalize import personalize
+    from midi_rwkv.style.personalize import PersonalizeOptions, personalize
 
     try:
         with stoppable() as check:
             made = personalize(
                 options.files,
                 options.name,
+                PersonalizeOptions(
+                    output=options.output,
+                    overwrite=options.overwrite,
+                    keep_anyway=options.keep_anyway,
+                    seed=options.seed,
+                    threads=options.threads,
+                ),
                 checkpoint=load_checkpoint(options.checkpoint),
-                output=options.output,
-                overwrite=options.overwrite,
-                keep_anyway=options.keep_anyway,
-                seed=options.seed,
-                threads=options.threads,
                 on_progress=show_progress(check),
                 say=lambda line: say(line, sys.stderr),
             )

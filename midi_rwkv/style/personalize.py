@@ -66,25 +66,46 @@ class Personalized:
         return self.after < self.before
 
 
+@dataclass(frozen=True, kw_only=True)
+class PersonalizeOptions:
+    """How a style is learned and kept.
+
+    Args:
+        output: the file to keep it in, instead of a name.
+        overwrite: replace a style that has this name, or a file that is there.
+        keep_anyway: keep the style even if it does not help on held-out music.
+        seed: the same files and seed give the same style.
+        threads: CPU threads; None lets PyTorch choose.
+    """
+
+    output: str | Path | None = None
+    overwrite: bool = False
+    keep_anyway: bool = False
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.threads is not None:
+            check_threads(self.threads)
+
+
+DEFAULTS = PersonalizeOptions()
+
+
 def personalize(
     files: Sequence[str | Path],
     name: str | None = None,
+    options: PersonalizeOptions = DEFAULTS,
     *,
     checkpoint: Checkpoint | None = None,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    keep_anyway: bool = False,
-    seed: int = 0,
-    threads: int | None = None,
     on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Personalized:
-    """Tunes a style to MIDI files (or folders of them) and keeps it under `name`, or in the file `output`.
+    """Tunes a style to MIDI files (or folders of them) and keeps it under `name`, or in the file `options.output`.
 
     Args:
         checkpoint: None for the one that ships.
-        keep_anyway: keep the style even if it does not help on held-out music.
-        threads: CPU threads; None lets PyTorch choose.
         on_progress: may raise KeyboardInterrupt. The best state so far is then kept if it helps, and the same call
             resumes from there.
 
@@ -99,11 +120,9 @@ def personalize(
     from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
     began = time.monotonic()
-    target = _target(name, output)
-    check_seed(seed)
-    if threads is not None:
-        check_threads(threads)
-        torch.set_num_threads(threads)
+    target, seed = _target(name, options.output), options.seed
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     checkpoint = checkpoint or load_checkpoint()
     model = _model(checkpoint)
     pieces, skipped = _usable(files, say)
@@ -113,7 +132,7 @@ def personalize(
     progress = progress_path(target)
     saved = _read_progress(progress, digest)
     stopped = _stopped_style(target) if saved is not None else None
-    if target.exists() and not overwrite and stopped is None:
+    if target.exists() and not options.overwrite and stopped is None:
         raise StyleError(f"{target.stem} is taken ({target}); choose another name, or add --overwrite")
     _check_writable(target)
 
@@ -142,9 +161,9 @@ def personalize(
         return Style(target.stem, run=tuning.best_state.cpu().numpy(), info=info)
 
     def keep(made: Style) -> None:
-        replace = overwrite or stopped is not None
+        replace = options.overwrite or stopped is not None
         try:
-            save_style(made, target, overwrite=replace, unchanged=None if overwrite else stopped)
+            save_style(made, target, overwrite=replace, unchanged=None if options.overwrite else stopped)
         except FileExistsError:
             raise FileExistsError(
                 f"{target} was made by another program meanwhile; add --overwrite and the same command goes on"
@@ -167,7 +186,7 @@ def personalize(
             raise KeyboardInterrupt(f"the best so far is kept in {target}; the same command goes on") from None
         raise KeyboardInterrupt("no style was kept; the same command goes on") from None
     made = style(seconds=f"{time.monotonic() - began:.0f}")
-    kept = tuning.best < tuning.before or keep_anyway
+    kept = tuning.best < tuning.before or options.keep_anyway
     if kept:
         keep(made)
     progress.unlink(missing_ok=True)

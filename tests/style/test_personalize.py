@@ -23,7 +23,7 @@ from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
 from midi_rwkv.score.instruments import playable
 from midi_rwkv.score.midi import read_midi, write_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
-from midi_rwkv.style.personalize import _parts, prepare
+from midi_rwkv.style.personalize import PersonalizeOptions, _parts, prepare
 from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces, transposed, transpositions
 from midi_rwkv.style.style import Style, find_style, load_style, read_info, styles_folder
 from midi_rwkv.style.tuning import batches, fill_losses, fills_nats, styled_nats
@@ -118,7 +118,7 @@ def test_the_main_job(run, pieces, checkpoint, tmp_path, capsys):
 
 def test_what_is_learned_helps_on_music_that_was_not_seen(pieces, checkpoint, midi, tmp_path):
     """The loss on a sixth piece falls, by the same measure that evaluate uses."""
-    made = public_personalize(pieces(5), "mine", checkpoint=checkpoint, threads=1)
+    made = public_personalize(pieces(5), "mine", PersonalizeOptions(threads=1), checkpoint=checkpoint)
     assert made.helps
     assert made.after < made.before
     other = tmp_path / "other.mid"
@@ -377,24 +377,27 @@ def test_a_full_disk_is_one_line(run, pieces, monkeypatch):
 
 def test_interrupted_it_keeps_the_best_and_goes_on_where_it_was(pieces, checkpoint, tmp_path):
     files = pieces(3)
-    whole = public_personalize(files, output=tmp_path / "whole.safetensors", checkpoint=checkpoint, threads=1)
+    whole = public_personalize(
+        files, options=PersonalizeOptions(output=tmp_path / "whole.safetensors", threads=1), checkpoint=checkpoint
+    )
     target = tmp_path / "part.safetensors"
+    asked = PersonalizeOptions(output=target, threads=1)
 
     def stop(progress):
         if progress.check and progress.check.step >= 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"the best so far is kept in .*part.safetensors; the same command"):
-        public_personalize(files, output=target, checkpoint=checkpoint, threads=1, on_progress=stop)
+        public_personalize(files, options=asked, checkpoint=checkpoint, on_progress=stop)
     assert read_info(target)["stopped_at_step"] == "4"
     said = []
-    again = public_personalize(files, output=target, checkpoint=checkpoint, threads=1, say=said.append)
+    again = public_personalize(files, options=asked, checkpoint=checkpoint, say=said.append)
     assert said == ["going on at step 4 of 8"]
     assert np.array_equal(again.style.run, whole.style.run)
     assert again.curve == whole.curve
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     with pytest.raises(ValueError, match="part is taken"):
-        public_personalize(files, output=target, checkpoint=checkpoint, threads=1)
+        public_personalize(files, options=asked, checkpoint=checkpoint)
 
 
 def test_another_kind_of_model_is_named(pieces, checkpoint):
