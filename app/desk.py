@@ -30,7 +30,7 @@ from .faults import one_line
 from .fills import FIELDS, NO_STYLE, plan, settings_of
 from .folder import InUse
 from .running import RunningFill
-from .session import Session
+from .session import TabSession
 from .store import Sessions
 from .work import Worker
 
@@ -51,7 +51,7 @@ class Desk:
     soundfont: Path
     _running: dict[Path, RunningFill] = field(default_factory=dict)  # by session folder
 
-    def session(self, tab: str, request: gr.Request) -> Session:
+    def session(self, tab: str, request: gr.Request) -> TabSession:
         """The session of the tab that sent the click."""
         return self.sessions.get(_browser(request, tab), tab)
 
@@ -163,12 +163,12 @@ class Desk:
         with suppress(MidiRwkvError, OSError):
             self._stop(self.session(tab, request))
 
-    def _stop(self, session: Session) -> None:
+    def _stop(self, session: TabSession) -> None:
         running = self._running.get(session.folder.path)
         if running:
             running.stop()
 
-    def _is_running(self, session: Session) -> bool:
+    def _is_running(self, session: TabSession) -> bool:
         return session.folder.path in self._running
 
     def keep(self, tab: str, shown: str, request: gr.Request) -> Any:
@@ -285,7 +285,7 @@ def _browser(request: gr.Request, tab: str) -> str:
     return str(request.cookies.get(cookie_name(request.url), tab))
 
 
-def _catch_up(session: Session, shown: str) -> None:
+def _catch_up(session: TabSession, shown: str) -> None:
     """Marks and chooses what the page shows, because its own events for that may not have arrived yet."""
     page = json.loads(shown)
     session.mark(page["cells"])

@@ -14,7 +14,7 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style, find_style
 
-from .session import Session
+from .session import TabSession
 from .versions import Fill
 from .work import FillRequest, half_of
 
@@ -98,7 +98,7 @@ class Plan:
     kept: Fill
 
 
-def plan(session: Session, settings: Settings, checkpoint: Checkpoint, *, alike: bool) -> Plan:
+def plan(session: TabSession, settings: Settings, checkpoint: Checkpoint, *, alike: bool) -> Plan:
     """A plan for all marked cells, or with `alike` for about half of the chosen candidate's, keeping its other cells.
 
     With `alike`, a single cell is rewritten at a lower temperature. Raises RequestError if nothing is marked or chosen,

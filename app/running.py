@@ -11,15 +11,15 @@ from midi_rwkv.score.score import Score
 from . import view
 from .faults import one_line
 from .fills import Plan
-from .session import Session
+from .session import TabSession
 from .versions import StoredCandidate
-from .work import Stopped, Waiting, Worker, Written
+from .work import CellWritten, Stopped, Waiting, Worker
 
 
 class RunningFill:
     """A fill that is written in a thread of its own and puts its candidates into the session."""
 
-    def __init__(self, worker: Worker, session: Session, plan: Plan, on_end: Callable[[RunningFill], None]):
+    def __init__(self, worker: Worker, session: TabSession, plan: Plan, on_end: Callable[[RunningFill], None]):
         """`on_end` is called once, when the fill has ended for whatever reason."""
         self.session = session
         self.is_replaced = False  # by another fill of the session, which the page shows instead
@@ -95,7 +95,7 @@ class RunningFill:
         took = f"{time.monotonic() - began:.1f} s (seed {seed})"
         return f"{many} in {took}. Pick one below, listen, then Keep it."
 
-    def _show(self, event: Waiting | Written) -> None:
+    def _show(self, event: Waiting | CellWritten) -> None:
         with self._changed:
             if self.session.version.number != self._version.number:  # a track was added
                 self._version, self._head = self.session.version, self._make_head()
@@ -106,7 +106,7 @@ class RunningFill:
         return view.head(self.session, self._plan.answered.cells, self._plan.request.candidates)
 
 
-def _line(score: Score, event: Waiting | Written) -> str:
+def _line(score: Score, event: Waiting | CellWritten) -> str:
     if isinstance(event, Waiting):
         return view.status_line(f"busy: {event.before} before you")
     text = f"{event.done} of {event.total} cells written, {event.seconds_left:.0f} s left"

@@ -30,7 +30,7 @@ EXTRA_BARS = 8  # empty bars shown after the song's end, to continue it
 
 
 @dataclass
-class Session:
+class TabSession:
     """The work in one tab. Methods that change it write it to disk; if that fails, nothing changes."""
 
     folder: Folder
@@ -253,7 +253,7 @@ class Session:
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             self.versions, self.at, self.settings = [], 0, {}
 
-    def adopt(self, other: Session) -> None:
+    def adopt(self, other: TabSession) -> None:
         """Becomes a copy of another session."""
         with self.lock:
             for file in {v.file for v in other.versions}:

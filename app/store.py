@@ -20,7 +20,7 @@ from midi_rwkv.errors import RequestError
 
 from .cookie import ID
 from .folder import Folder, InUse
-from .session import Session
+from .session import TabSession
 
 MAX_OPEN = 64  # sessions kept in memory
 MAX_TABS = 32  # sessions of one browser kept on disk
@@ -34,11 +34,11 @@ class Sessions:
     def __init__(self, folder: Path | None = None):
         """`folder` is None for the user's data folder."""
         self.folder = folder or Path(platformdirs.user_data_dir("midi-rwkv", appauthor=False)) / "sessions"
-        self._open: OrderedDict[Path, Session] = OrderedDict()
+        self._open: OrderedDict[Path, TabSession] = OrderedDict()
         self._lock = threading.RLock()
         self._forget_old()
 
-    def get(self, browser: str, tab: str) -> Session:
+    def get(self, browser: str, tab: str) -> TabSession:
         """A tab's session. Raises RequestError for an invalid id, and InUse if another server has it open."""
         folder = self._folder(browser, tab)
         with self._lock:
@@ -50,7 +50,7 @@ class Sessions:
                 self._open.popitem(last=False)[1].folder.release()
             return session
 
-    def begin(self, browser: str, tab: str, browsers: Iterable[str]) -> tuple[Session, str]:
+    def begin(self, browser: str, tab: str, browsers: Iterable[str]) -> tuple[TabSession, str]:
         """The session of a tab whose page has just opened.
 
         A new tab gets a copy of the session that was used last in any of `browsers` (the names that this browser has
@@ -69,12 +69,12 @@ class Sessions:
         latest = max(known, key=_last_used, default=None)
         return self._copy(latest, session) if latest else (session, "")
 
-    def copy(self, browser: str, tab: str, new_tab: str) -> tuple[Session, str]:
+    def copy(self, browser: str, tab: str, new_tab: str) -> tuple[TabSession, str]:
         """A copy of a session that another server has open, and a line that says so."""
         return self._copy(self._folder(browser, tab), self.get(browser, new_tab))
 
-    def _copy(self, source: Path, session: Session) -> tuple[Session, str]:
-        original = Session(Folder(source))
+    def _copy(self, source: Path, session: TabSession) -> tuple[TabSession, str]:
+        original = TabSession(Folder(source))
         original.load()
         if not original.is_open:
             return session, ""
@@ -130,8 +130,8 @@ class Sessions:
         return True
 
 
-def _opened(folder: Path) -> Session:
-    session = Session(Folder(folder))
+def _opened(folder: Path) -> TabSession:
+    session = TabSession(Folder(folder))
     if folder.is_dir():
         session.folder.hold()
         session.load()

@@ -16,7 +16,7 @@ from midi_rwkv.score.keyswitches import keyswitches
 from midi_rwkv.score.score import Cell, Note, Score
 
 from .names import track_name
-from .session import EXTRA_BARS, Session
+from .session import EXTRA_BARS, TabSession
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def flat_fill(score: Score, track: int, notes: Sequence[Note]) -> list[int]:
     return flat(notes, (score.bar_of(track, n.onset_ticks) for n in notes))
 
 
-def song_line(session: Session) -> str:
+def song_line(session: TabSession) -> str:
     """Line 1, or an empty line if no song is open."""
     if not session.is_open:
         return ""
@@ -78,7 +78,7 @@ def song_line(session: Session) -> str:
     )
 
 
-def view_line(session: Session, text: str = "", running: int = 0, answered: Iterable[Cell] | None = None) -> str:
+def view_line(session: TabSession, text: str = "", running: int = 0, answered: Iterable[Cell] | None = None) -> str:
     """Line 2. Its `undo` and `redo` are what these buttons would take back or do again, or empty if they cannot act.
 
     Args:
@@ -116,12 +116,12 @@ def cell_line(score: Score, track: int, notes: list[list[Note]], status: Status)
     return _line({"track": track, "notes": [flat_fill(score, track, n) for n in notes], "status": vars(status)})
 
 
-def head(session: Session, answered: Iterable[Cell], running: int) -> str:
+def head(session: TabSession, answered: Iterable[Cell], running: int) -> str:
     """Both lines while this many candidates for these cells are being written."""
     return f"{song_line(session)}\n{view_line(session, running=running, answered=answered)}"
 
 
-def show(session: Session, text: str = "") -> str:
+def show(session: TabSession, text: str = "") -> str:
     """The component's whole value."""
     return f"{song_line(session)}\n{view_line(session, text)}" if session.is_open else ""
 

@@ -98,7 +98,7 @@ class FillRequest:
 
 
 @dataclass(frozen=True)
-class Written:
+class CellWritten:
     """A finished cell: the notes of each candidate, and the progress."""
 
     track: int
@@ -159,12 +159,12 @@ class Worker:
 
     def infill(
         self, request: FillRequest, stop: threading.Event | None = None
-    ) -> Generator[Waiting | Written | list[Fill]]:
+    ) -> Generator[Waiting | CellWritten | list[Fill]]:
         """Yields the progress, and at the end the fills.
 
         Setting `stop` ends it at the next token with Stopped; so does closing the iterator.
         """
-        happened: queue.Queue[Waiting | Written | list[Fill] | Exception] = queue.Queue()
+        happened: queue.Queue[Waiting | CellWritten | list[Fill] | Exception] = queue.Queue()
         stop = stop or threading.Event()
 
         def check() -> None:
@@ -178,7 +178,7 @@ class Worker:
 
                     def on_progress(p: Progress) -> None:
                         left = (time.monotonic() - began) / p.done * (p.total - p.done)
-                        happened.put(Written(p.track, p.notes, p.done, p.total, left))
+                        happened.put(CellWritten(p.track, p.notes, p.done, p.total, left))
 
                     self.engine.check = check
                     self.infiller.style = request.style or Style("none")

@@ -9,7 +9,7 @@ import pytest
 from midi_rwkv.app.fills import Plan
 from midi_rwkv.app.folder import Folder
 from midi_rwkv.app.running import RunningFill
-from midi_rwkv.app.session import Session
+from midi_rwkv.app.session import TabSession
 from midi_rwkv.app.work import FillRequest, Worker
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
@@ -25,7 +25,7 @@ def worker(checkpoint_folder):
 @pytest.fixture
 def session(build_midi, note, tmp_path):
     lead = [e for b in range(300) for e in note(b * BAR, 60 + b % 7, 960)]
-    made = Session(Folder(tmp_path / "tab"))
+    made = TabSession(Folder(tmp_path / "tab"))
     made.open(build_midi([[(0, bytes.fromhex("ff580404021808")), *lead]]), "song.mid")
     return made
 
@@ -57,7 +57,7 @@ def test_it_goes_on_without_its_page(begin, session):
     next(page)
     page.close()
     assert ended.wait(60)
-    again = Session(Folder(session.folder.path))
+    again = TabSession(Folder(session.folder.path))
     again.load()
     assert [c.seed for c in again.view.candidates] == [3, 3]
     assert again.view.answered == ((0, 2), (0, 3))

@@ -10,7 +10,7 @@ from midi_rwkv.app import folder as folder_module
 from midi_rwkv.app import session as module
 from midi_rwkv.app import view
 from midi_rwkv.app.folder import Folder, InUse
-from midi_rwkv.app.session import Session
+from midi_rwkv.app.session import TabSession
 from midi_rwkv.app.versions import StoredCandidate
 from midi_rwkv.errors import RequestError
 from midi_rwkv.score.midi import read_midi
@@ -31,7 +31,7 @@ def song(build_midi, note):
 
 @pytest.fixture
 def session(song, tmp_path):
-    made = Session(Folder(tmp_path / "tab"))
+    made = TabSession(Folder(tmp_path / "tab"))
     made.open(song, "song.mid")
     return made
 
@@ -51,7 +51,7 @@ def state(session):
 
 def from_disk(session):
     """What another server would find."""
-    found = Session(Folder(session.folder.path))
+    found = TabSession(Folder(session.folder.path))
     found.load()
     return found
 
@@ -278,7 +278,7 @@ def test_cells_outside_the_song_are_refused(session, cells):
 
 
 def test_what_cannot_be_done_is_said(session, tmp_path, monkeypatch, song):
-    empty = Session(Folder(tmp_path / "empty"))
+    empty = TabSession(Folder(tmp_path / "empty"))
     for do in (lambda: empty.data, lambda: empty.mark([(0, 0)]), empty.keep, lambda: empty.add_track(0)):
         with pytest.raises(RequestError, match=r"open a song first|no candidate"):
             do()
@@ -324,7 +324,7 @@ def test_only_this_user_can_read_it(session):
     old = os.umask(0)
     try:
         session.add_track(FLUTE)
-        other = Session(Folder(session.folder.path.parent / "deep" / "er"))
+        other = TabSession(Folder(session.folder.path.parent / "deep" / "er"))
         other.adopt(session)
     finally:
         os.umask(old)

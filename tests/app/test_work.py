@@ -9,7 +9,7 @@ import pytest
 
 from midi_rwkv import Ask
 from midi_rwkv.app import learn, work
-from midi_rwkv.app.work import FillRequest, PatientEngine, Stopped, Waiting, Worker, Written, half_of
+from midi_rwkv.app.work import CellWritten, FillRequest, PatientEngine, Stopped, Waiting, Worker, half_of
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.fill.infill import infill
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -94,7 +94,7 @@ def test_memory_is_bounded(checkpoint, monkeypatch):
 
 def test_progress_is_told_cell_by_cell(worker, score):
     *events, found = worker.infill(asked(score, candidates=2, seed=3))
-    assert all(isinstance(e, Written) for e in events)
+    assert all(isinstance(e, CellWritten) for e in events)
     assert [(e.done, e.total) for e in events] == [(k, 4) for k in range(1, 5)]
     assert all(len(e.notes) == 2 and e.seconds_left >= 0 for e in events)
     assert events[-1].seconds_left == 0
