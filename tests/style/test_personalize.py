@@ -347,7 +347,7 @@ def test_a_taken_name_is_refused_before_the_work(run, pieces):
 
 
 def test_a_style_that_does_not_help_is_not_kept_unless_asked(run, pieces, monkeypatch):
-    monkeypatch.setattr(tuning_module.Tuning, "run", lambda self, on_check: None)  # no step is better
+    monkeypatch.setattr(tuning_module.Tuning, "run", lambda *_: None)  # no step is better
     files = pieces(3)
     code, out, _ = run(*files, "--name", "mine")
     assert code == 0
