@@ -122,8 +122,7 @@ class Tokenizer:
         self._id_of: dict[str, int] = {}
         self.opens_word = np.zeros(self.vocab_size, bool)  # ids with a word-start mark (the paper's tokenizer)
         for text, i in vocab.items():
-            expansion = tuple(base_of_char[c] for c in text if c != "▁")
-            self.expansions[i] = expansion
+            expansion = self.expansions[i] = tuple(base_of_char[c] for c in text if c != "▁")
             self.opens_word[i] = "▁" in text
             if len(expansion) == 1 and "▁" not in text:
                 self._id_of[self.base_names[expansion[0]]] = i
@@ -180,8 +179,6 @@ class Tokenizer:
         with whole_file(Path(path)) as partial:
             partial.write_text(json.dumps(self.params, ensure_ascii=False), encoding="utf-8")
 
-    # -- single tokens ----------------------------------------------------------------------------------------------
-
     def id(self, name: str) -> int:
         """The id for exactly one base token. Raises KeyError if the vocabulary has none."""
         return self._id_of[name]
@@ -211,8 +208,6 @@ class Tokenizer:
 
     def tempo_id(self, beats_per_minute: float) -> int:
         return self.id(min(self._tempos, key=lambda t: abs(t[0] - beats_per_minute))[1])
-
-    # -- cells ------------------------------------------------------------------------------------------------------
 
     def ticks_per_position(self, denominator: int, ticks_per_beat: int) -> float:
         if self.grid == "quarter":

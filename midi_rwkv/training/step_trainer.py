@@ -195,7 +195,7 @@ class StepTrainer:
         steps, starts = (np.stack(x) for x in zip(*mine, strict=True))
         nats, weight = self.loss(steps, starts)
         total = float(g.total(np.array([weight]))[0])
-        (nats / total).backward()
+        torch.autograd.backward(nats / total)
         self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         for optimizer in self.optimizers:
