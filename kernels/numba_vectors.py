@@ -240,7 +240,7 @@ class Emitter:
         return Sum(self, length)
 
     @contextmanager
-    def span(self, count: Index | int, step: int = 1) -> Iterator[Index]:
+    def span(self, count: Index | int, step: Index | int = 1) -> Iterator[Index]:
         """Emits the block as the body of a loop over 0, step, 2 step ... below count; yields the loop variable."""
         bounds = [self.index(x).value for x in (0, count, step)]
         with cgutils.for_range_slice(self.builder, *bounds) as (i, _):
@@ -254,7 +254,7 @@ class Emitter:
         return cgutils.get_or_insert_function(self.builder.module, kind, name)
 
 
-def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> Any:
+def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> Callable[..., None]:
     """A numba function of a tuple of flat arrays and a tuple of integers, whose instructions `body` emits.
 
     It remains a separate function in the compiled program, so that many calls cost no more compile time than one.
@@ -272,7 +272,8 @@ def vector_kernel(body: Callable[[Emitter, list[Array], list[Index]], None]) -> 
     def typed(typingctx: Any, arrays: Any, integers: Any) -> Any:  # noqa: ARG001 -- numba's signature
         return types.void(arrays, integers), generate
 
-    return intrinsic(typed)
+    kernel: Callable[..., None] = intrinsic(typed)
+    return kernel
 
 
 _count = itertools.count()

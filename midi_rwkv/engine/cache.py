@@ -43,11 +43,13 @@ def compiled(signature: Any, sources: Sequence[str]) -> Callable[[Callable[..., 
             folder = cache_folder(sources)
             folder.mkdir(parents=True, exist_ok=True)
             config.CACHE_DIR = str(folder)
-            return numba.njit(signature, nogil=True, cache=True)(function)
+            kept: Callable[..., Any] = numba.njit(signature, nogil=True, cache=True)(function)
+            return kept
         except (OSError, EOFError, pickle.PickleError, RuntimeError) as error:
             log.info("compiled for this process alone, nothing kept: %s", error)
         finally:
             config.CACHE_DIR = before
-        return numba.njit(signature, nogil=True)(function)
+        made: Callable[..., Any] = numba.njit(signature, nogil=True)(function)
+        return made
 
     return decorate

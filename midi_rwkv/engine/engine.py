@@ -76,7 +76,7 @@ class State(Rows):
 
     @property
     def batch(self) -> int:
-        return self.wkv.shape[1]
+        return int(self.wkv.shape[1])
 
     def select(self, rows: ArrayLike) -> State:
         taken = np.asarray(rows, dtype=np.intp)

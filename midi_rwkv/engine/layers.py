@@ -6,7 +6,6 @@ the number of tokens in it, `size` the model's width C, and `w_at` where a kerne
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from midi_rwkv.kernels.numba_vectors import LANES, Array, Emitter, Index, Row, vector_kernel
 
@@ -107,7 +106,7 @@ def mix(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
         work.put(out_at + (row * steps + t) * size + i, now + (before - now) * weights.row(w_at + i))
 
 
-def in_place(function: Callable[[Row], Row]) -> Any:
+def in_place(function: Callable[[Row], Row]) -> Callable[..., None]:
     @vector_kernel
     def kernel(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
         (work,), (x_at, size) = arrays, at
@@ -171,7 +170,7 @@ def prepare(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:
             work.put(b + here, kk * rate)
 
 
-def recurrence(width: int) -> Any:
+def recurrence(width: int) -> Callable[..., None]:
     """The recurrence (kernels/wkv7_reference.py), `width` value channels at a time."""
 
     @vector_kernel

@@ -17,9 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import numba.extending
 import numpy as np
 from numba import types
-from numba.extending import register_jitable
 from numpy.typing import ArrayLike
 
 from midi_rwkv.kernels import numba_vectors
@@ -44,6 +44,7 @@ from .layers import (
 )
 from .pack import BLOCK, normalised, pack
 
+jitable: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.register_jitable
 SOURCES = [__file__, layers.__file__, numba_vectors.__file__]
 MATRIX_TYPES = {"float32": types.float32, "int8": types.int8}  # by precision
 
@@ -57,7 +58,7 @@ def advance(precision: str) -> Callable[..., None]:
     return compiled(types.void(*arrays, *[types.intp] * 13), SOURCES)(_advance)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def project(arrays: Any, place: Any, shape: Any) -> Any:
     """`matmul` by the matrix at `place` in (matrices, scales). Returns the place of the next one."""
     rows, cols, count, x, out = shape

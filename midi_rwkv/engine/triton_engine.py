@@ -99,7 +99,7 @@ class TritonEngine:
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], state: DeviceState) -> Floats:
         ids = torch.as_tensor(check_tokens(tokens, self.vocab_size), device=self.device).expand(state.batch, -1)
-        for part in ids.split(max(1, self.block_tokens // state.batch), 1):
+        for part in ids.split(max(1, self.block_tokens // state.batch), 1):  # type: ignore[no-untyped-call]
             h, after = self.model.hidden(part, state)
             for old, new in zip(state.tensors, (after.att_shift, after.ffn_shift, after.wkv), strict=True):
                 old.copy_(new)
@@ -136,7 +136,7 @@ class TritonEngine:
             logits = torch.empty(batch, self.vocab_size, device=self.device)
             buffers = self.buffers[batch] = _Buffers(ids, self.new_state(batch), logits)
             if self.graphs:
-                side = torch.cuda.Stream()
+                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):  # compile and warm up outside the capture
                     for _ in range(3):

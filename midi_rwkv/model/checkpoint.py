@@ -186,7 +186,7 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        tensors = deserialize(path.read_bytes())
+        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy the checkpoint again") from error
     weights = {}

@@ -21,9 +21,9 @@ def engine(request: pytest.FixtureRequest) -> Engine[State]:
 def test_a_prompt_read_in_pieces_is_the_prompt(engine: Engine[State]):
     tokens = random_tokens(300)
     whole, pieces = engine.new_state(), engine.new_state()
-    logits = engine.prefill(tokens, whole)
+    logits = engine.prefill(tokens.tolist(), whole)
     for piece in np.split(tokens, [1, 5, 133, 250]):
-        last = engine.prefill(piece, pieces)
+        last = engine.prefill(piece.tolist(), pieces)
     assert relative_error(last, logits) < 1e-5
     assert relative_error(pieces.wkv, whole.wkv) < 1e-5
 
@@ -75,8 +75,8 @@ def test_quantised_is_within_half_a_step():
 
 def test_auto_precision_is_int8_where_it_can_be_had():
     said: list[str] = []
-    for options in ({}, {"backend": "torch"}):
-        make_engine(WEIGHTS, precision="auto", on_choice=said.append, **options)
+    for backend in ("auto", "torch"):
+        make_engine(WEIGHTS, backend=backend, precision="auto", on_choice=said.append)
     assert said == ["decoding with numba in int8", "decoding with torch: as asked"]
 
 
@@ -109,7 +109,8 @@ def test_auto_takes_numba_and_says_so(monkeypatch):
 
 
 def test_auto_takes_torch_for_odd_heads():
-    weights, said = random_weights(1, 48, 24), []
+    weights = random_weights(1, 48, 24)
+    said: list[str] = []
     engine = make_engine(weights, 24, on_choice=said.append)
     assert engine.name == "torch"
     assert "multiple of 16" in said[0]
