@@ -107,9 +107,9 @@ def test_a_song_that_is_saved_during_the_fill(song, checkpoint_folder, tmp_path,
     read, newer = song.read_bytes(), build_midi([note(0, 60, 480), note(0, 50, 1920)])
     path, write = tmp_path / "song.mid", cli_infill.write
 
-    def saved_meanwhile(*arguments):
+    def saved_meanwhile(*arguments, **options):
         path.write_bytes(newer)
-        write(*arguments)
+        write(*arguments, **options)
 
     monkeypatch.setattr(cli_infill, "write", saved_meanwhile)
     options = ["--bars", "3", "--seed", "1", "--checkpoint", str(checkpoint_folder)]
@@ -128,7 +128,7 @@ def test_a_song_that_is_saved_during_the_fill(song, checkpoint_folder, tmp_path,
 def test_no_free_channel_is_said_before_the_fill(build_midi, note, checkpoint_folder, tmp_path, capsys, monkeypatch):
     import midi_rwkv.fill.infill
 
-    monkeypatch.setattr(sys.modules["midi_rwkv.fill.infill"], "infill", lambda *_, **__: pytest.fail("the fill began"))
+    monkeypatch.setattr(midi_rwkv.fill.infill, "Infiller", lambda *_, **__: pytest.fail("the fill began"))
     channels = [c for c in range(16) if c != 9]
     tracks = [[(0, bytes([0xC0 | c, c])), *note(0, 60, 480, channel=c)] for c in channels]
     path = tmp_path / "full.mid"

@@ -147,9 +147,7 @@ def test_what_is_no_keyswitch(track):
     assert not keyswitches(track, 480)
 
 
-def test_a_file_keeps_its_keyswitches_and_inspect_names_them(
-    build_midi, note, checkpoint_folder, tmp_path, capsys, check_fill
-):
+def test_a_file_keeps_its_keyswitches_and_inspect_names_them(build_midi, note, checkpoint_folder, tmp_path, capsys):
     """Also one that is held beyond the region, to the byte; and the new notes are not counted with them."""
     events = [
         e for n in strings(lengths=2500).notes for e in note(n.onset_ticks, n.pitch, n.duration_ticks, n.velocity)

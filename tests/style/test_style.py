@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_style(keep, monkeypatch):
     path = keep("mine", random_state(0))
     before = path.read_bytes()
 
-    def full(self, data):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
