@@ -38,7 +38,6 @@ GRID = 8  # groove positions per quarter
 ONSET_TOLERANCE = 1 / 8  # quarters
 LONGEST_TWELFTHS = 16 * 12  # durations are compared up to 16 quarters
 EPS = 1e-6  # quarters; far below a tick, far above float64 rounding
-
 Key = tuple[int, Literal["major", "minor"]]
 
 # Krumhansl & Kessler probe-tone profiles (Krumhansl 1990, Cognitive Foundations of Musical Pitch), tonic first.
@@ -64,8 +63,9 @@ class Section:
     def __post_init__(self) -> None:
         onsets, pitches, durations, bars = self.onsets, self.pitches, self.durations, self.bars
         if not (onsets.ndim == 1 and onsets.shape == pitches.shape == durations.shape):
-            shapes = f"{onsets.shape}, {pitches.shape}, {durations.shape}"
-            raise ValueError(f"onsets, pitches and durations must have one shape (n,), not {shapes}")
+            raise ValueError(
+                f"onsets, pitches and durations must have one shape (n,), not {onsets.shape}, {pitches.shape}, ..."
+            )
         if bars.ndim != 1 or len(bars) < 2 or bars[0] != 0 or not (np.diff(bars) > 0).all():
             raise ValueError("bars must be (N + 1,) rising bar lines with N >= 1 and bars[0] == 0")
         if not ((onsets >= 0) & (onsets < bars[-1])).all():
@@ -128,8 +128,7 @@ def _chroma(section: Section) -> np.ndarray:
     frames /= np.linalg.norm(frames, axis=1, keepdims=True) + 1e-8
     i = np.arange(len(frames))
     near = (i >= i[:, None] - 4) & (i < i[:, None] + 4)  # clipped at the edges; a product keeps silence exactly 0
-    means: np.ndarray = (near / near.sum(1, keepdims=True)) @ frames
-    return means
+    return np.asarray((near / near.sum(1, keepdims=True)) @ frames)
 
 
 def _content(fill: Section, original: Section, *, over_silence: bool) -> float:
@@ -274,8 +273,8 @@ def key_of(pitches: np.ndarray, weights: np.ndarray) -> Key:
     profiles -= profiles.mean(1, keepdims=True)
     # The histogram's own norm is the same for all 24, so it is left out; 9 decimals make ties exact.
     scores = profiles @ (histogram - histogram.mean()) / (np.linalg.norm(profiles, axis=1) * histogram.sum())
-    best = int(np.argmax(np.around(scores, 9)))
-    return best % 12, "major" if best < 12 else "minor"
+    mode, tonic = divmod(int(np.argmax(np.around(scores, 9))), 12)
+    return tonic, "minor" if mode else "major"
 
 
 def out_of_key_rate(section: Section, key: Key | None) -> float:
