@@ -63,9 +63,7 @@ class Section:
     def __post_init__(self) -> None:
         onsets, pitches, durations, bars = self.onsets, self.pitches, self.durations, self.bars
         if not (onsets.ndim == 1 and onsets.shape == pitches.shape == durations.shape):
-            raise ValueError(
-                f"onsets, pitches and durations must have one shape (n,), not {onsets.shape}, {pitches.shape}, ..."
-            )
+            raise ValueError(f"onsets, pitches and durations must have one shape (n,), not {onsets.shape} and others")
         if bars.ndim != 1 or len(bars) < 2 or bars[0] != 0 or not (np.diff(bars) > 0).all():
             raise ValueError("bars must be (N + 1,) rising bar lines with N >= 1 and bars[0] == 0")
         if not ((onsets >= 0) & (onsets < bars[-1])).all():
