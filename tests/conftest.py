@@ -40,7 +40,7 @@ def _length(value: int) -> bytes:
     return bytes(reversed(groups))
 
 
-def midi_chunk(events: Iterable[RawEvent], running: bool = False, end: int | None = 0) -> bytes:
+def midi_chunk(events: Iterable[RawEvent], *, running: bool = False, end: int | None = 0) -> bytes:
     """A track chunk of events in the order given. `end` is the tick of the end-of-track at least, None for none."""
     body, now, last = bytearray(), 0, -1
     events = list(events)
@@ -57,11 +57,12 @@ def midi_file(
     tracks: Sequence[Iterable[RawEvent] | bytes],
     ticks_per_beat: int = 480,
     kind: int = 1,
+    *,
     running: bool = False,
     end: int | None = 0,
 ) -> bytes:
     """A file of tracks, each a list of raw events or a chunk ready made; chunks that are not tracks are not counted."""
-    chunks = [t if isinstance(t, bytes) else midi_chunk(t, running, end) for t in tracks]
+    chunks = [t if isinstance(t, bytes) else midi_chunk(t, running=running, end=end) for t in tracks]
     count = sum(chunk[:4] == b"MTrk" for chunk in chunks)
     return b"MThd" + struct.pack(">IHHH", 6, kind, count, ticks_per_beat) + b"".join(chunks)
 

@@ -216,7 +216,7 @@ def test_bad_paths(run, song, tmp_path, tmp_path_factory):
     assert song.read_bytes() == before
 
 
-def test_a_checkpoint_that_does_not_fit_together(run, checkpoint_folder, tmp_path, tmp_path_factory):
+def test_a_checkpoint_that_does_not_fit_together(run, checkpoint_folder, tmp_path_factory):
     folder = shutil.copytree(checkpoint_folder, tmp_path_factory.mktemp("c") / "c")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])

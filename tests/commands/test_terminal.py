@@ -100,7 +100,9 @@ def test_output_that_nobody_reads_or_that_finds_no_room(song):
     assert "No space left" in done.stderr
 
 
-def test_a_song_that_is_saved_during_the_fill(song, checkpoint_folder, tmp_path, build_midi, note, capsys, monkeypatch):
+def test_a_song_that_is_saved_during_the_fill(  # noqa: PLR0913 -- fixtures
+    song, checkpoint_folder, tmp_path, build_midi, note, capsys, monkeypatch
+):
     """What is written belongs to what was read; the file itself is replaced only while it is what was read."""
     import midi_rwkv.commands.infill as cli_infill
 

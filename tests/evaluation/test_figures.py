@@ -99,7 +99,7 @@ def shown_of(case, score):
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), score.tempos, end_ticks=case.last * BAR)
 
 
-def nats_by_hand(checkpoint, case, score, open_end):
+def nats_by_hand(checkpoint, case, score, *, open_end):
     """Of the fill's ids, one softmax after another."""
     tokens = PromptTokens(checkpoint.tokenizer)
     shown = shown_of(case, score)
@@ -123,11 +123,11 @@ def test_nats_are_the_models(done, songs, tiny):
         assert record["original_notes"] == count
         if case.setting == "controls" or not count or (case.setting in checked and case.setting != "song"):
             continue
-        nats = nats_by_hand(checkpoint, case, score, case.setting == "continuation")
+        nats = nats_by_hand(checkpoint, case, score, open_end=case.setting == "continuation")
         assert record["metrics"]["nats_per_note"] == pytest.approx(nats / count, rel=1e-4), case.id
         checked.add(case.setting)
         if case.setting == "song":
-            left = nats_by_hand(checkpoint, case, score, True)
+            left = nats_by_hand(checkpoint, case, score, open_end=True)
             assert record["metrics"]["nats_per_note_left_only"] == pytest.approx(left / count, rel=1e-4)
             assert record["metrics"]["nats_per_note_left_only"] != record["metrics"]["nats_per_note"]
         else:

@@ -111,7 +111,7 @@ def definition(model: Transformer, ids: list[int]) -> np.ndarray:
 
 
 def test_it_agrees_with_the_equations():
-    exact = random_transformer().double().requires_grad_(False)
+    exact = random_transformer().double().requires_grad_(requires_grad=False)
     ids = random_ids(1, 23)
     expected = definition(exact, ids[0].tolist())
     got = exact(ids)[0][0].numpy()

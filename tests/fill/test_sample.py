@@ -59,7 +59,9 @@ def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
     end_bias=st.sampled_from([-20.0, 0.0, 20.0]),
 )
 @settings(max_examples=80, deadline=None)
-def test_density_and_polyphony_are_met(tokenizer, tables, seed, low, extra, together, end_bias):
+def test_density_and_polyphony_are_met(  # noqa: PLR0913 -- fixtures and draws
+    tokenizer, tables, seed, low, extra, together, end_bias
+):
     high = low + extra + together[1]
     rules = CellRules(tables[False], limits(48, [60, 62, 64, 65, 67], (low, high), together))
     config = SamplingConfig(density=(low, high), polyphony=together)

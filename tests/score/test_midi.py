@@ -87,7 +87,7 @@ def test_the_song_ends_with_its_music_not_with_its_end_of_track(build_midi, note
     assert len(read_midi(build_midi([[*note(0, 60, 10), (1920, signature(3, 2))]])).bars) == 2
 
 
-def test_unknown_chunks_running_status_over_meta_and_bytes_after_the_end_are_read_over(build_midi, build_chunk):
+def test_unknown_chunks_running_status_over_meta_and_bytes_after_the_end_are_read_over(build_midi):
     body = b"\x00\x90\x3c\x50\x60\xff\x01\x01x\x00\x3c\x00\x00\xff\x2f\x00trailing"
     chunk = b"MTrk" + struct.pack(">I", len(body)) + body
     data = build_midi([b"XFIH\x00\x00\x00\x02ab", chunk]) + b"more bytes"

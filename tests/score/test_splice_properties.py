@@ -121,7 +121,7 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
     @settings(max_examples=60, deadline=None)
     @given(data=st.data())
     def check(data):
-        song = data.draw(songs(build_midi, build_chunk, True))
+        song = data.draw(songs(build_midi, build_chunk, whole=True))
         score = read_midi(song, allow_empty=True)
         region, fills, mask = region_and_fills(data, score, new=1)
         kind, index = song[9], len(score.tracks)
@@ -147,7 +147,7 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
     check()
 
 
-def test_a_song_filled_with_its_own_notes_reads_the_same(build_midi, build_chunk):
+def test_a_song_filled_with_its_own_notes_reads_the_same(build_midi):
     """Where no pitch sounds twice at a time, reading and splicing are inverse."""
 
     @settings(max_examples=80, deadline=None)

@@ -53,7 +53,7 @@ def checkpoint(checkpoint_folder):
 def midi(build_midi, note):
     """midi(seed, bars=12, drums=False, one_note=False) -> bytes of a little piece."""
 
-    def call(seed, bars=12, drums=False):
+    def call(seed, bars=12, *, drums=False):
         rng = np.random.default_rng(seed)
         events = [(0, bytes.fromhex("ff580404021808")), (0, b"\xc0\x00")]
         channel = 9 if drums else 0
@@ -163,8 +163,10 @@ def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
     assert float((state.grad * direction).sum()) == pytest.approx((up - down) / (2 * step), rel=0.05)
 
 
-@pytest.mark.parametrize(("count", "folds", "kind"), [(1, 4, "bars"), (2, 4, "bars"), (3, 3, "files"), (7, 5, "files")])
-def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count, folds, kind):
+@pytest.mark.parametrize(
+    ("count", "folds"), [(1, 4), (2, 4), (3, 3), (7, 5)], ids=["bars", "bars of two", "files", "five of seven"]
+)
+def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count, folds):
     found, _ = read_pieces(pieces(count, bars=16))
     tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False))
     assert len(tuning.folds) == folds
