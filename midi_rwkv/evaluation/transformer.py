@@ -93,7 +93,7 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, T, D) -> (B, T, C). mask (B, 1, T, S), True where to look; None: causal."""
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
-        return self.output(y.transpose(1, 2).flatten(2))
+        return cast(Tensor, self.output(y.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(size, C, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return cast(Tensor, self.down(F.silu(self.gate(x)) * self.up(x)))
 
 
 class TransformerBlock(nn.Module):

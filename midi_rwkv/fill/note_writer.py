@@ -53,11 +53,10 @@ class NoteWriter:
         if stage == PLACE:
             return self._places(classes)
         if stage == MICRO:
-            micro = np.arange(classes) + MICRO_MIN
-            if self.on_grid:
-                return micro == 0
             earliest = MICRO_MIN if self._note[0] == 0 else EARLIEST
-            return (micro >= earliest) & (micro < MICROS_PER_POSITION // 2)
+            lowest, highest = (0, 0) if self.on_grid else (earliest, MICROS_PER_POSITION // 2 - 1)
+            micro: np.ndarray = np.arange(classes) + MICRO_MIN
+            return (micro >= lowest) & (micro <= highest)
         if stage == PITCH:
             return self._pitches(classes)
         return np.ones(classes, bool)
