@@ -184,12 +184,12 @@ def _kept(r: Tensor) -> Tensor:
 
 
 @wkv7_forward.register_fake
-def _(r, log_decay, k, v, a, b, state, starts, lengths, first, chunk, keep):  # type: ignore[no-untyped-def]
+def _(r, log_decay, k, v, a, b, state, starts, lengths, first, chunk, keep):
     return _outputs(r, v, state, starts, keep)
 
 
 @wkv7_backward.register_fake
-def _(r, log_decay, k, v, a, b, state, *rest):  # type: ignore[no-untyped-def]
+def _(r, log_decay, k, v, a, b, state, *rest):
     return tuple(torch.empty_like(x) for x in (r, log_decay, k, v, a, b, state))
 
 
