@@ -2,13 +2,11 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,76 +18,17 @@ from midi_rwkv import personalize as public_personalize
 from midi_rwkv.commands.cli import main
 from midi_rwkv.fill.infill import infill
 from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
-from midi_rwkv.score.instruments import playable
 from midi_rwkv.score.midi import read_midi, write_midi
-from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
-from midi_rwkv.style.personalize import PersonalizeOptions, _parts, prepare
-from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces, transposed, transpositions
+from midi_rwkv.score.score import Region, TimeSignature
+from midi_rwkv.style.personalize import PersonalizeOptions, prepare
+from midi_rwkv.style.pieces import draw_fills, read_pieces
 from midi_rwkv.style.style import Style, find_style, load_style, read_info, styles_folder
 from midi_rwkv.style.tuning import batches, fill_losses, fills_nats, styled_nats
-from midi_rwkv.training.dataset import FILL
 
 module = sys.modules["midi_rwkv.style.personalize"]  # `midi_rwkv.style.personalize` is the function
 tuning_module = sys.modules["midi_rwkv.style.tuning"]
 STYLES = Path(__file__).parents[3] / "shared" / "corpus" / "styles.zip"
-
-
-@pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    """A data folder of this test's own, and fewer fills and steps than a real model needs."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(module, "TUNE_FILLS", 40)
-    monkeypatch.setattr(module, "HELD_OUT_FILLS", 15)
-    for name, steps in {"STEPS": 8, "RATE_STEPS": 4, "CHECK_EVERY": 4}.items():
-        monkeypatch.setattr(tuning_module, name, steps)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(checkpoint_folder):
-    return load_checkpoint(checkpoint_folder)
-
-
-@pytest.fixture(scope="module")
-def midi(build_midi, note):
-    """midi(seed, bars=12, drums=False, one_note=False) -> bytes of a little piece."""
-
-    def call(seed, bars=12, *, drums=False):
-        rng = np.random.default_rng(seed)
-        events = [(0, bytes.fromhex("ff580404021808")), (0, b"\xc0\x00")]
-        channel = 9 if drums else 0
-        for b in range(bars):
-            for k in range(4):
-                pitch = int(rng.choice([36, 38, 42])) if drums else 60 + int(rng.integers(0, 12))
-                events += note(b * 1920 + k * 480, pitch, 240, channel=channel)
-        return build_midi([sorted(events, key=lambda e: e[0])], end=bars * 1920)
-
-    return call
-
-
-@pytest.fixture
-def pieces(midi, tmp_path):
-    """pieces(5) -> files of so many pieces."""
-
-    def call(count, **options):
-        folder = tmp_path / "pieces"
-        folder.mkdir(exist_ok=True)
-        paths = [folder / f"{i}.mid" for i in range(count)]
-        for i, path in enumerate(paths):
-            path.write_bytes(midi(i, **options))
-        return paths
-
-    return call
-
-
-@pytest.fixture
-def run(checkpoint_folder, capsys):
-    """run(*arguments) -> (exit code, stdout, stderr) of `midi-rwkv personalize ... --checkpoint tiny --threads 1`."""
-
-    def call(*arguments):
-        code = main(["personalize", *map(str, arguments), "--checkpoint", str(checkpoint_folder), "--threads", "1"])
-        return code, *capsys.readouterr()
-
-    return call
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def test_the_main_job(run, pieces, checkpoint, tmp_path, capsys):
@@ -196,60 +135,6 @@ def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpo
     torch.testing.assert_close(tuning.best_state, tuning.scale * sum(tuning.best_states) / 3)
 
 
-def test_parts_cover_the_bars():
-    for n in (2, 5, 16, 33):
-        parts = _parts(n, 4)
-        assert parts[0][0] == 0
-        assert parts[-1][1] == n
-        assert all(a[1] == b[0] for a, b in pairwise(parts))
-        assert all(hi - lo >= 2 for lo, hi in parts)
-
-
-def test_regions_stay_within_their_part(checkpoint):
-    """Every bar has a pitch of its own, so that what is to be written says where it stood."""
-    notes = tuple(Note(b * 1920 + k * 480, 40 + b, 240, 80) for b in range(16) for k in range(4))
-    piece = Piece("x", Score(480, (Track("Piano", 0, notes),)), b"")
-    tokenizer = checkpoint.tokenizer
-    for low, high in _parts(16, 4):
-        found = set()
-        for _, sample, _ in draw_fills([(piece, (low, high))], checkpoint, count=20, seed=0, held_out=True):
-            fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
-            names = [tokenizer.base_names[b] for i in fill for b in tokenizer.expansions[i]]
-            found |= {int(n.removeprefix("Pitch_")) - 40 for n in names if n.startswith("Pitch_")}
-        assert found == set(range(low, high))
-
-
-def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_path):
-    [first] = pieces(1)
-    (tmp_path / "other").mkdir()
-    second = tmp_path / "other" / first.name
-    second.write_bytes(midi(7, bars=30, drums=True))
-    found, skipped = read_pieces([first, second])
-    assert not skipped
-    units = [(p, (0, len(p.score.bars))) for p in found]
-    together = list(draw_fills(units, checkpoint, count=8, seed=0, held_out=True))
-    assert {unit for unit, _, _ in together} == {0, 1}
-    programs = [int(checkpoint.tokenizer.encode(p.score).programs[0]) for p in found]
-    assert programs[0] != programs[1]
-    for unit, sample, _ in together:
-        assert programs[unit] in sample.ids
-        assert programs[1 - unit] not in sample.ids
-
-
-def test_transposed_copies_stay_within_the_instrument():
-    high = Score(480, (Track("Flute", 73, (Note(0, 96, 480, 80), Note(480, 60, 480, 80))),))
-    shifts = transpositions(high)
-    assert 0 in shifts
-    assert 6 not in shifts  # 102 is above a flute
-    for shift in shifts:
-        assert all(playable(73, [60, 96])[n.pitch] for n in transposed(high, shift).tracks[0].notes)
-    kit = Score(480, (Track("Drums", 0, (Note(0, 36, 120, 80),), is_drum=True),))
-    assert transpositions(kit) == [0]
-    both = Score(480, (*kit.tracks, Track("Piano", 0, (Note(0, 60, 480, 80),))))
-    moved = transposed(both, 3)
-    assert [t.notes[0].pitch for t in moved.tracks] == [36, 63]
-
-
 def test_batches_are_all_the_fills_once(pieces, checkpoint):
     found, _ = read_pieces(pieces(3))
     fills = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False)).fills
@@ -257,50 +142,6 @@ def test_batches_are_all_the_fills_once(pieces, checkpoint):
         found = batches(fills, 300, rng)
         assert sorted(i for batch in found for i in batch) == list(range(len(fills)))
         assert all(len(b) == 1 or len(b) * max(len(fills[i].ids) for i in b) <= 300 for b in found)
-
-
-def test_what_cannot_serve_is_named_and_skipped(run, pieces, build_midi, note, tmp_path):
-    good = pieces(3)
-    twin, three, broken = tmp_path / "twin.mid", tmp_path / "three.mid", tmp_path / "broken.mid"
-    shutil.copy(good[0], twin)
-    three.write_bytes(build_midi([[*note(0, 60, 240), *note(480, 62, 240), *note(960, 64, 240)]]))
-    broken.write_bytes(b"MThd and no more")
-    code, _, err = run(*good, twin, three, broken, tmp_path / "gone.mid", "--name", "mine")
-    assert code == 0
-    assert f"skipped {twin}: its bars are those of 0.mid" in err
-    assert f"skipped {three}: 3 notes in 1 different bars are too few to learn from" in err
-    assert f"skipped {broken}: " in err
-    assert f"skipped {tmp_path / 'gone.mid'}: " in err
-    assert read_info(styles_folder() / "mine.safetensors")["files"] == "3"
-
-
-@pytest.mark.parametrize("options", [{"drums": True}, {}], ids=["only drums", "pitched"])
-def test_one_file_is_enough(run, pieces, options):
-    code, _, err = run(*pieces(1, bars=24, **options), "--name", "mine")
-    assert code == 0, err
-    assert read_info(styles_folder() / "mine.safetensors")["held_out"] == "bars"
-
-
-def test_copies_of_one_file_count_once(run, pieces, tmp_path):
-    [file] = pieces(1, bars=24)
-    for i in range(3):
-        shutil.copy(file, tmp_path / f"copy{i}.mid")
-    code, _, err = run(file, *sorted(tmp_path.glob("copy*.mid")), "--name", "mine")
-    assert code == 0
-    assert err.count("its bars are those of 0.mid") == 3
-    assert read_info(styles_folder() / "mine.safetensors")["files"] == "1"
-
-
-def test_a_folder_stands_for_its_files(run, pieces):
-    assert run(pieces(3)[0].parent, "--name", "mine")[0] == 0
-    assert read_info(styles_folder() / "mine.safetensors")["files"] == "3"
-
-
-def test_a_long_file_serves(run, tmp_path, midi):
-    """Forty minutes at 120 beats a minute: 1,200 bars."""
-    (tmp_path / "long.mid").write_bytes(midi(0, bars=1200))
-    assert run(tmp_path / "long.mid", "--name", "mine")[0] == 0
-    assert read_info(styles_folder() / "mine.safetensors")["bars"] == "1200"
 
 
 @pytest.mark.parametrize(
@@ -321,18 +162,6 @@ def test_bad_options_are_one_line_and_write_nothing(pieces, capsys, arguments, w
     assert words in err
     assert err.count("\n") == 1
     assert not styles_folder().exists()
-
-
-def test_nothing_to_learn_from_is_an_error(run, tmp_path):
-    (tmp_path / "a.mid").write_bytes(b"nothing")
-    code, out, err = run(tmp_path / "a.mid", "--name", "mine")
-    assert (code, out) == (2, "")
-    assert err.splitlines()[-1].startswith("midi-rwkv: error: nothing to learn from: ")
-    (tmp_path / "empty").mkdir()
-    code, _, err = run(tmp_path / "empty", "--name", "mine")
-    assert code == 2
-    assert "no MIDI files in" in err
-    assert not list(styles_folder().glob("*"))
 
 
 def test_a_taken_name_is_refused_before_the_work(run, pieces):

@@ -1,0 +1,125 @@
+"""The files that a style is learned from: which of them serve, what is drawn from them, and what is said of others."""
+
+import shutil
+from itertools import pairwise
+
+import pytest
+
+from midi_rwkv.score.instruments import playable
+from midi_rwkv.score.score import Note, Score, Track
+from midi_rwkv.style.personalize import _parts
+from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces, transposed, transpositions
+from midi_rwkv.style.style import read_info, styles_folder
+from midi_rwkv.training.dataset import FILL
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+def test_parts_cover_the_bars():
+    for n in (2, 5, 16, 33):
+        parts = _parts(n, 4)
+        assert parts[0][0] == 0
+        assert parts[-1][1] == n
+        assert all(a[1] == b[0] for a, b in pairwise(parts))
+        assert all(hi - lo >= 2 for lo, hi in parts)
+
+
+def test_regions_stay_within_their_part(checkpoint):
+    """Every bar has a pitch of its own, so that what is to be written says where it stood."""
+    notes = tuple(Note(b * 1920 + k * 480, 40 + b, 240, 80) for b in range(16) for k in range(4))
+    piece = Piece("x", Score(480, (Track("Piano", 0, notes),)), b"")
+    tokenizer = checkpoint.tokenizer
+    for low, high in _parts(16, 4):
+        found = set()
+        for _, sample, _ in draw_fills([(piece, (low, high))], checkpoint, count=20, seed=0, held_out=True):
+            fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
+            names = [tokenizer.base_names[b] for i in fill for b in tokenizer.expansions[i]]
+            found |= {int(n.removeprefix("Pitch_")) - 40 for n in names if n.startswith("Pitch_")}
+        assert found == set(range(low, high))
+
+
+def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_path):
+    [first] = pieces(1)
+    (tmp_path / "other").mkdir()
+    second = tmp_path / "other" / first.name
+    second.write_bytes(midi(7, bars=30, drums=True))
+    found, skipped = read_pieces([first, second])
+    assert not skipped
+    units = [(p, (0, len(p.score.bars))) for p in found]
+    together = list(draw_fills(units, checkpoint, count=8, seed=0, held_out=True))
+    assert {unit for unit, _, _ in together} == {0, 1}
+    programs = [int(checkpoint.tokenizer.encode(p.score).programs[0]) for p in found]
+    assert programs[0] != programs[1]
+    for unit, sample, _ in together:
+        assert programs[unit] in sample.ids
+        assert programs[1 - unit] not in sample.ids
+
+
+def test_transposed_copies_stay_within_the_instrument():
+    high = Score(480, (Track("Flute", 73, (Note(0, 96, 480, 80), Note(480, 60, 480, 80))),))
+    shifts = transpositions(high)
+    assert 0 in shifts
+    assert 6 not in shifts  # 102 is above a flute
+    for shift in shifts:
+        assert all(playable(73, [60, 96])[n.pitch] for n in transposed(high, shift).tracks[0].notes)
+    kit = Score(480, (Track("Drums", 0, (Note(0, 36, 120, 80),), is_drum=True),))
+    assert transpositions(kit) == [0]
+    both = Score(480, (*kit.tracks, Track("Piano", 0, (Note(0, 60, 480, 80),))))
+    moved = transposed(both, 3)
+    assert [t.notes[0].pitch for t in moved.tracks] == [36, 63]
+
+
+def test_what_cannot_serve_is_named_and_skipped(run, pieces, build_midi, note, tmp_path):
+    good = pieces(3)
+    twin, three, broken = tmp_path / "twin.mid", tmp_path / "three.mid", tmp_path / "broken.mid"
+    shutil.copy(good[0], twin)
+    three.write_bytes(build_midi([[*note(0, 60, 240), *note(480, 62, 240), *note(960, 64, 240)]]))
+    broken.write_bytes(b"MThd and no more")
+    code, _, err = run(*good, twin, three, broken, tmp_path / "gone.mid", "--name", "mine")
+    assert code == 0
+    assert f"skipped {twin}: its bars are those of 0.mid" in err
+    assert f"skipped {three}: 3 notes in 1 different bars are too few to learn from" in err
+    assert f"skipped {broken}: " in err
+    assert f"skipped {tmp_path / 'gone.mid'}: " in err
+    assert read_info(styles_folder() / "mine.safetensors")["files"] == "3"
+
+
+@pytest.mark.parametrize("options", [{"drums": True}, {}], ids=["only drums", "pitched"])
+def test_one_file_is_enough(run, pieces, options):
+    code, _, err = run(*pieces(1, bars=24, **options), "--name", "mine")
+    assert code == 0, err
+    assert read_info(styles_folder() / "mine.safetensors")["held_out"] == "bars"
+
+
+def test_copies_of_one_file_count_once(run, pieces, tmp_path):
+    [file] = pieces(1, bars=24)
+    for i in range(3):
+        shutil.copy(file, tmp_path / f"copy{i}.mid")
+    code, _, err = run(file, *sorted(tmp_path.glob("copy*.mid")), "--name", "mine")
+    assert code == 0
+    assert err.count("its bars are those of 0.mid") == 3
+    assert read_info(styles_folder() / "mine.safetensors")["files"] == "1"
+
+
+def test_a_folder_stands_for_its_files(run, pieces):
+    assert run(pieces(3)[0].parent, "--name", "mine")[0] == 0
+    assert read_info(styles_folder() / "mine.safetensors")["files"] == "3"
+
+
+def test_a_long_file_serves(run, tmp_path, midi):
+    """Forty minutes at 120 beats a minute: 1,200 bars."""
+    (tmp_path / "long.mid").write_bytes(midi(0, bars=1200))
+    assert run(tmp_path / "long.mid", "--name", "mine")[0] == 0
+    assert read_info(styles_folder() / "mine.safetensors")["bars"] == "1200"
+
+
+def test_nothing_to_learn_from_is_an_error(run, tmp_path):
+    (tmp_path / "a.mid").write_bytes(b"nothing")
+    code, out, err = run(tmp_path / "a.mid", "--name", "mine")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("midi-rwkv: error: nothing to learn from: ")
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(tmp_path / "empty", "--name", "mine")
+    assert code == 2
+    assert "no MIDI files in" in err
+    assert not list(styles_folder().glob("*"))
