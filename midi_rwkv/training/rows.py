@@ -65,6 +65,17 @@ TRANSPOSE = 6  # semitones up or down
 CONTROL_KINDS = ("density", "polyphony", "duration")
 CONTROL_SHARE = 0.2  # of the samples, each control and the chords
 RANGE_SHARE = 0.1
+# What a sample's cells are shown before they are written: cells of the song, of other pieces, or of neither; or one
+# that is like the cell itself, as what a variation is made of.
+REFERENCE_SHARES = {
+    "none": 0.1,
+    "best": 0.48,
+    "best two": 0.13,
+    "second": 0.07,
+    "pieces": 0.09,
+    "pieces and best": 0.09,
+    "itself": 0.04,
+}
 KEPT_SHARE = 0.12
 
 
@@ -247,24 +258,22 @@ class _References:
             gone = range(song.n_tracks) if question.empty else task.tracks
             hidden |= {(t, b) for t in gone for b in range(song.n_bars)}
         self.index = RunIndex(song, task.run, hidden)
-        kind = rng.random()
-        self.memory = PieceMemory([Rhythms(s) for s in others()]) if kind < 0.22 else None
-        self.own = Rhythms(song) if self.memory else None
-        self.count = 0 if kind < 0.12 else 1 if kind < 0.8 else 2
-        self.second = kind > 0.93
-        self.itself = 0.3 <= kind < 0.34
+        self.kind = str(rng.choice(list(REFERENCE_SHARES), p=list(REFERENCE_SHARES.values())))
+        self.memory = PieceMemory([Rhythms(s) for s in others()] if "pieces" in self.kind else [])
+        self.own = Rhythms(song) if self.memory.pieces else None
 
     def find(self, track: int, bar: int) -> list[Reference]:
         """References for a cell, the best first."""
-        if self.itself:
-            return self._something_like(track, bar)
-        found = self.index.find(track, bar, self.count) if self.count else []
-        if self.second and len(found) > 1:
-            found = found[1:2]
-        if self.memory and self.own:
-            more = self.memory.find(self.own, track, bar, self.index.shown, int(self.rng.integers(1, 4)))
-            found = more + found if self.rng.random() < 0.5 else more
-        return found
+        found: list[Reference] = []
+        if self.own:
+            found += self.memory.find(self.own, track, bar, self.index.shown, int(self.rng.integers(1, 4)))
+        if self.kind == "itself":
+            found += self._something_like(track, bar)
+        elif self.kind in ("best", "pieces and best"):
+            found += self.index.find(track, bar)
+        elif self.kind in ("best two", "second"):
+            found += self.index.find(track, bar, 2)
+        return found[-1:] if self.kind == "second" else found
 
     def write(self, track: int, bar: int, notes: np.ndarray) -> None:
         self.index.write(track, bar, notes)
