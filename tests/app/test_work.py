@@ -124,10 +124,10 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
     order, threads, gate = [], [], threading.Event()
     original = worker.infiller.__class__.__call__
 
-    def slow(self, score, region, sampling, *, seed, **options):
+    def slow(self, score, ask, **options):
         gate.wait(30)
-        order.append(seed)
-        return original(self, score, region, sampling, seed=seed, **options)
+        order.append(ask.seed)
+        return original(self, score, ask, **options)
 
     monkeypatch.setattr(worker.infiller.__class__, "__call__", slow)
     told = {}
@@ -139,6 +139,7 @@ def test_others_wait_in_turn(worker, score, monkeypatch):
         threads.append(threading.Thread(target=one, args=(seed,)))
         threads[-1].start()
         while len(worker._turns) <= seed:
+            assert threads[-1].is_alive(), "it came to no turn"
             time.sleep(0.01)
     gate.set()
     for thread in threads:
@@ -161,22 +162,22 @@ def test_too_many_are_sent_away(worker, score, monkeypatch):
 def test_one_style_is_learned_at_a_time(checkpoint, monkeypatch):
     going, gate = threading.Event(), threading.Event()
 
-    def slow(_paths, name, **_options):
+    def slow(_paths, name, *_, **_options):
         going.set()
         gate.wait(30)
         return name
 
     monkeypatch.setattr(learn, "personalize", slow)
-    first = threading.Thread(target=learn.alone, args=([], "first", checkpoint))
+    first = threading.Thread(target=learn.alone, args=([], "first", checkpoint), kwargs={"overwrite": False})
     first.start()
     going.wait(30)
     with pytest.raises(ValueError, match="busy: another style is being learned"):
-        learn.alone([], "second", checkpoint)
+        learn.alone([], "second", checkpoint, overwrite=False)
     with pytest.raises(ValueError, match="busy: another style is being learned"):
         list(learn.tune([], "third", overwrite=False, checkpoint=checkpoint, stop=threading.Event()))
     gate.set()
     first.join(30)
-    assert learn.alone([], "fourth", checkpoint) == "fourth"
+    assert learn.alone([], "fourth", checkpoint, overwrite=False) == "fourth"
 
 
 def test_errors_reach_the_caller(worker, score):
