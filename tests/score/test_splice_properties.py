@@ -66,9 +66,10 @@ def songs(draw, build, chunk, whole):
     end, running = draw(st.sampled_from([0, span, 3 * span])), draw(st.booleans())
     kind = draw(st.integers(0, 1))
     if kind == 0:
-        return build([sorted([*conductor, *tracks[0]], key=lambda e: e[0])], tpq, 0, running, end)
+        return build([sorted([*conductor, *tracks[0]], key=lambda e: e[0])], tpq, 0, running=running, end=end)
     unknown = [b"JUNK\x00\x00\x00\x02ab"] if draw(st.booleans()) else []
-    return build([sorted(conductor), *unknown, *(chunk(t, running, end) for t in tracks)], tpq, 1, running, end)
+    chunks = [chunk(t, running=running, end=end) for t in tracks]
+    return build([sorted(conductor), *unknown, *chunks], tpq, 1, running=running, end=end)
 
 
 def onsets_of(score, track, lo, hi):
