@@ -13,8 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import midi_rwkv
+
+# No property fails because the machine is busy.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Tests of what needs no PyTorch run where it is not installed.
 if importlib.util.find_spec("torch") is None or not importlib.import_module("torch").cuda.is_available():

@@ -32,7 +32,7 @@ cut = st.integers(1, 600)
 sequence = st.tuples(cut, st.integers(0, 3), st.integers(0, 40))  # common up to there, then one of few endings
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(list(ENGINES)), st.lists(sequence, min_size=1, max_size=5))
 def test_they_read_to_the_same_bits(kind, described):
     sequences = [TOKENS[:common] + [ending] * more for common, ending, more in described]

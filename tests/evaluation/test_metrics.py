@@ -294,7 +294,7 @@ UNIT = [k for k, v in m.METRICS.items() if v.unit in ("0-1", "0 or 1", "1/N-1")]
 NO_RUNS = np.zeros(0, np.uint64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sections, sections)
 def test_properties(fill, original):
     there, back = (

@@ -58,7 +58,7 @@ def written_places(tokenizer, rules, seed) -> list[tuple[int, int]]:
     drum=st.booleans(),
     locked=st.sets(st.tuples(st.integers(0, 47), st.integers(40, 69)), max_size=6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cell_has_every_locked_note(tokenizer, tables, seed, drum, locked):
     """Whatever the model would rather write, and whatever it writes beside them."""
     allowed = np.zeros((48, 128), bool)

@@ -50,7 +50,7 @@ def cell_limits(draw: st.DrawFn) -> CellLimits:
     return CellLimits(allowed, density, polyphony)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cell_limits(), st.integers(0, 1000), st.booleans())
 def test_every_cell_meets_its_limits(limits: CellLimits, seed: int, is_drum: bool) -> None:  # noqa: FBT001 - hypothesis
     if limits.conflict() is not None:

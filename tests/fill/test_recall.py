@@ -61,7 +61,7 @@ def situations(draw):
     return bars, hidden, draw(st.integers(0, len(hidden) - 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(situations())
 def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
     """Against the definition, note by note, with some of the cells written on the way."""
@@ -89,7 +89,7 @@ def test_likeness_is_the_weighted_dice_of_what_is_shown(tokenizer, situation):
         np.testing.assert_allclose(memory.likeness(bar), expected, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(10, 12), max_size=6), min_size=1, max_size=5),
     st.lists(st.integers(10, 12), max_size=7),

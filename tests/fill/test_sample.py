@@ -41,7 +41,7 @@ def tables(tokenizer):
 
 
 @given(seed=st.integers(0, 10**6), drum=st.booleans(), quarters=st.sampled_from([1, 2, 3, 4, 7]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
     bar = Bar(960, 960 + 480 * quarters, quarters, 4)
     rules = CellRules(tables[drum], limits(tokenizer.positions_in(bar, 480), range(40, 70)))
@@ -58,7 +58,7 @@ def test_whatever_is_drawn_parses(tokenizer, tables, seed, drum, quarters):
     together=st.sampled_from([(1, 1), (1, 3), (2, 4)]),
     end_bias=st.sampled_from([-20.0, 0.0, 20.0]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_density_and_polyphony_are_met(  # noqa: PLR0913 -- fixtures and draws
     tokenizer, tables, seed, low, extra, together, end_bias
 ):

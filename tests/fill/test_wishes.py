@@ -55,7 +55,7 @@ def answers(limits):
 
 
 @given(limits=small_limits(), seed=st.integers(0, 10**6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_limits_are_refused_exactly_where_no_cell_meets_them(tokenizer, tables, limits, seed):
     """Against a list of all cells; and where there is one, writing from random logits ends in one of them."""
     found = answers(limits)
@@ -116,7 +116,7 @@ def wishes(draw):
     lock=st.lists(st.tuples(st.integers(0, 1439), st.integers(50, 70), st.integers(10, 700)), max_size=3),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_wish_is_met_or_refused(  # noqa: PLR0913 -- a fixture and draws
     infiller, asked, track, first, bars, lock, seed
 ):

@@ -100,7 +100,7 @@ def bar_by_hand(score, track, onset):
 
 
 def test_reading_masking_and_splicing_agree_on_every_note(build_midi, note, tokenizer, check_fill):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(data=st.data())
     def check(data):
         song = data.draw(rushed_songs(build_midi, note))

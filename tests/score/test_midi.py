@@ -213,7 +213,7 @@ def test_unreadable_paths(tmp_path):
     refuses(tmp_path / "two\nlines.mid", "there is no file")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_bytes_are_read_or_refused(data, build_midi, note):
     """Mutations of a good file: whatever comes of it, it is a Score or a MidiError."""
@@ -228,7 +228,7 @@ def test_any_bytes_are_read_or_refused(data, build_midi, note):
     assert all(n.duration_ticks > 0 and n.velocity > 0 for t in score.tracks for n in t.notes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_any_track_bytes_are_read_or_refused(body):
     read_or_refuse(header() + b"MTrk" + struct.pack(">I", len(body)) + body)

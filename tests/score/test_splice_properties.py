@@ -102,7 +102,7 @@ def region_and_fills(data, score, new=0):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_nothing_changes_but_the_masked_cells(build_midi, build_chunk, check_fill, whole):
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=120)
     @given(data=st.data())
     def check(data):
         song = data.draw(songs(build_midi, build_chunk, whole))
@@ -119,7 +119,7 @@ def test_nothing_changes_but_the_masked_cells(build_midi, build_chunk, check_fil
 
 
 def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(data=st.data())
     def check(data):
         song = data.draw(songs(build_midi, build_chunk, whole=True))
@@ -151,7 +151,7 @@ def test_new_tracks_leave_the_song_as_it_is(build_midi, build_chunk, check_fill)
 def test_a_song_filled_with_its_own_notes_reads_the_same(build_midi):
     """Where no pitch sounds twice at a time, reading and splicing are inverse."""
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(data=st.data())
     def check(data):
         ticks = data.draw(st.sets(st.integers(0, 100), min_size=2, max_size=30))

@@ -35,7 +35,7 @@ def whole(song: SongNotes, first: int, last: int) -> Window:
     return Window(first, last, 0, song.n_bars)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_notes_come_back_from_their_steps(seed: int) -> None:
     song = random_song(seed)
@@ -120,7 +120,7 @@ def test_controls_describe_the_cell() -> None:
     assert [n for n in told[3:] if n.endswith("_1")] == ["ACBarNoteDurationHalf_1", "ACBarNoteDurationQuarter_1"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(0, 8), st.integers(1, 4))
 def test_what_is_hidden_is_nowhere_in_the_prompt(seed: int, first: int, bars: int) -> None:
     song, other = random_song(seed), random_song(seed + 1)
@@ -137,7 +137,7 @@ def test_what_is_hidden_is_nowhere_in_the_prompt(seed: int, first: int, bars: in
     assert np.array_equal(*prompts)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(60, 400))
 def test_a_window_keeps_to_its_budget(seed: int, budget: int) -> None:
     song = random_song(seed, bars=40)

@@ -50,7 +50,7 @@ notes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(notes, min_size=1, max_size=40, unique_by=lambda n: (n.onset_ticks // 4, n.pitch)))
 def test_every_note_comes_back_within_the_grid(vocabulary: Vocabulary, written: list[Note]) -> None:
     written.sort()

@@ -93,7 +93,7 @@ cells = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(cells, min_size=2, max_size=5), st.booleans())
 def test_votes_are_the_ids_that_begin_what_a_source_goes_on_with(tokenizer, bars, drum):
     """The last cell is written id by id; the others are the sources."""

@@ -53,7 +53,7 @@ def test_a_track_that_doubles_another_lends_its_cell(octave: int) -> None:
     assert np.array_equal(reference.notes[:, AT.pitch], song.cell(0, 8)[:, AT.pitch])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(0, 10), st.integers(1, 4))
 def test_an_index_that_was_written_to_is_an_index_of_what_was_written(seed: int, first: int, bars: int) -> None:
     song = random_song(seed)
@@ -67,7 +67,7 @@ def test_an_index_that_was_written_to_is_an_index_of_what_was_written(seed: int,
         assert index.likeness(bar) == pytest.approx(fresh.likeness(bar))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(0, 10))
 def test_what_is_hidden_changes_nothing(seed: int, first: int) -> None:
     song, other = random_song(seed), random_song(seed + 1)

@@ -47,7 +47,7 @@ def scores(draw):
 
 
 @given(score=scores())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_round_trip_on_the_grid_is_exact(tokenizer, score):
     song = tokenizer.encode(score)
     for t, track in enumerate(score.tracks):
@@ -61,7 +61,7 @@ def test_round_trip_on_the_grid_is_exact(tokenizer, score):
 
 
 @given(score=scores())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_every_cell_stands_in_its_own_bar(tokenizer, score):
     song = tokenizer.encode(score)
     assert song.n_bars == len(score.bars)

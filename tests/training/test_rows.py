@@ -69,7 +69,7 @@ def test_rows_are_full_and_hold_answers(shards: Path) -> None:
     assert answers > 0.05 * filled
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 100_000))
 def test_answers_and_kept_notes_are_the_songs_own(seed: int) -> None:
     song = random_song(seed % 7, bars=20)
