@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Engine, Floats, State
+from midi_rwkv.engine.engine import Floats, State, TokenEngine
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
@@ -48,7 +48,7 @@ class PatientEngine:
     the state before them are the same.
     """
 
-    def __init__(self, engine: Engine[State]) -> None:
+    def __init__(self, engine: TokenEngine[State]) -> None:
         self.engine, self.name = engine, engine.name
         self.check: Callable[[], None] = lambda: None
         self.vocab_size = engine.vocab_size

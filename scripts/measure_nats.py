@@ -30,7 +30,7 @@ import numpy as np
 from script_helpers.tables import markdown
 
 from midi_rwkv.corpus.shards import Shard
-from midi_rwkv.engine.engine import Engine
+from midi_rwkv.engine.engine import TokenEngine
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.evaluation.ngram import ORDER, NGram, fill_grams, sampled_stream
 from midi_rwkv.evaluation.transformer import module_of
@@ -76,7 +76,7 @@ def deviation_from_one(model: NGram, contexts: np.ndarray) -> float:
     return worst
 
 
-def engine_nats(engine: Engine[Any], sample: Sample) -> float:
+def engine_nats(engine: TokenEngine[Any], sample: Sample) -> float:
     """Negative log likelihood of the fill, in nats."""
     ids, state, total = sample.ids, engine.new_state(), 0.0
     first = sample.roles.index(FILL)

@@ -6,6 +6,11 @@
     state = state.repeat(8)                        # eight candidates from here on
     logits = engine.step(chosen, state)            # (8, V)
 
+A step model's trunk has neither embedding nor head; its engine reads vectors and returns what the heads read:
+
+    h = engine.prefill_vectors(vectors, state)     # (T, C) -> (1, C)
+    h = engine.step_vectors(chosen, state)         # (8, C) -> (8, C)
+
 Three engines run an RWKV-7: "numba" (numba_engine.py: one compiled function, no torch), "torch" (torch_engine.py: the
 model itself, where numba cannot run) and "triton" (triton_engine.py, on a GPU). tests/engine/test_agreement.py compares
 all of them with `model/rwkv7.py`. Neither torch nor numba is imported before an engine is made.
@@ -29,7 +34,7 @@ Ids = NDArray[np.int64]
 R = TypeVar("R", bound=Rows)
 
 
-class Engine(Protocol[R]):
+class TokenEngine(Protocol[R]):
     """Reads and writes tokens. Its states hold one row per candidate and are updated in place.
 
     A row's `prefill` may be cut at any multiple of `block_tokens` without changing a bit of the result.
@@ -47,6 +52,20 @@ class Engine(Protocol[R]):
 
     def step(self, tokens: ArrayLike, state: R) -> Floats:
         """Reads one token per row, (B,). Returns the logits (B, V)."""
+
+
+class Engine(TokenEngine[R], Protocol[R]):
+    """A `TokenEngine` that also reads vectors in place of tokens' embeddings. Of a trunk's weights, which have neither
+    embedding nor head, that is all it reads, and `vocab_size` is 0.
+
+    The result is the last layer's normalised output, which heads read.
+    """
+
+    def prefill_vectors(self, vectors: Floats, state: R) -> Floats:
+        """Reads the same vectors (T, C) into every row of `state`. Returns the output after the last one, (B, C)."""
+
+    def step_vectors(self, vectors: Floats, state: R) -> Floats:
+        """Reads one vector per row, (B, C). Returns the output (B, C)."""
 
 
 @dataclass
@@ -89,13 +108,10 @@ class State(Rows):
 
 
 def shape_of(weights: Mapping[str, Floats], head_size: int) -> ModelConfig:
-    """The shape of an RWKV-7 with heads of this size. Raises ValueError for another model or other heads.
-
-    A trunk alone, without embedding and head, has a vocabulary of 0.
-    """
-    if "emb.weight" not in weights and "ln_out.weight" in weights:
-        weights = {**weights, "emb.weight": np.empty((0, len(weights["ln_out.weight"])), np.float32)}
+    """The shape of an RWKV-7 with heads of this size. Raises ValueError for another model or other heads."""
     config = config_of(weights)
+    if bool(config.vocab_size) != ("head.weight" in weights):
+        raise ValueError("the weights have only one of emb.weight and head.weight; give both, or neither for a trunk")
     if config.head_size != head_size:
         raise ValueError(f"the weights have heads of {config.head_size} channels, given head_size={head_size}")
     return config
@@ -103,6 +119,8 @@ def shape_of(weights: Mapping[str, Floats], head_size: int) -> ModelConfig:
 
 def check_tokens(tokens: ArrayLike, vocab_size: int, count: int | None = None) -> Ids:
     """The tokens as an array. Raises ValueError if there are none, not `count`, or some outside the vocabulary."""
+    if not vocab_size:
+        raise ValueError("the weights are a trunk without an embedding; read vectors in place of tokens")
     ids = np.asarray(tokens, dtype=np.int64)
     if ids.ndim != 1 or not len(ids):
         raise ValueError(f"tokens must be a sequence of at least one id, given shape {ids.shape}")
@@ -112,3 +130,13 @@ def check_tokens(tokens: ArrayLike, vocab_size: int, count: int | None = None) -
         wrong = int(ids.min() if ids.min() < 0 else ids.max())
         raise ValueError(f"token ids must lie in 0-{vocab_size - 1}, given {wrong}")
     return ids
+
+
+def check_vectors(vectors: ArrayLike, size: int, count: int | None = None) -> Floats:
+    """The vectors as float32. Raises ValueError if there are none, not `count`, or they have not `size` numbers."""
+    x = np.asarray(vectors, dtype=np.float32)
+    if x.ndim != 2 or not len(x) or x.shape[1] != size:
+        raise ValueError(f"vectors must be one or more of {size} numbers each, given shape {x.shape}")
+    if count is not None and len(x) != count:
+        raise ValueError(f"there must be one vector for each of the state's {count} rows, given {len(x)}")
+    return x

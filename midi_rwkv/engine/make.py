@@ -29,7 +29,8 @@ def make_engine(
     on_choice: Callable[[str], None] = log.info,
     precision: str = "float32",
 ) -> Engine[Any]:
-    """An engine over `weights`, which are float32 arrays by RWKV-LM's names.
+    """An engine over `weights`, which are float32 arrays by RWKV-LM's names: a whole RWKV-7's, or its trunk's alone
+    (no emb.weight, no head.weight), for vectors.
 
     Args:
         backend: "numba", "torch", "triton" (on a GPU; never chosen by "auto"), or "auto", which is numba unless it is

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba.extending
 import numpy as np
@@ -26,7 +26,7 @@ from midi_rwkv.kernels import numba_vectors
 
 from . import layers
 from .cache import compiled
-from .engine import Floats, State, check_tokens, shape_of
+from .engine import Floats, State, check_tokens, check_vectors, shape_of
 from .layers import (
     add,
     enter,
@@ -168,6 +168,16 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
                 out[first_row * size + i] = work[m + i]
 
 
+class Output(NamedTuple):
+    """What `_advance` leaves of each row's last input."""
+
+    values: Floats  # (B, vocabulary) logits or (B, C) vectors; empty where neither is wanted
+    vocabulary: int = 0  # padded; 0 for vectors
+
+
+NOTHING = Output(np.empty(0, np.float32))
+
+
 class NumbaEngine:
     """An `Engine`. With two threads, prefill is a pipeline of two halves of the layers, and a step halves its rows."""
 
@@ -188,46 +198,56 @@ class NumbaEngine:
         return State.new(self.config, batch, wkv0)
 
     def prefill(self, tokens: Sequence[int], state: State) -> Floats:
-        return self._prefill(self.embedding[check_tokens(tokens, self.vocab_size)], state)[:, : self.vocab_size]
+        out = self._logits(state.batch)
+        self._prefill(self.embedding[check_tokens(tokens, self.vocab_size)], state, out)
+        return out.values[:, : self.vocab_size]
 
     def step(self, tokens: ArrayLike, state: State) -> Floats:
-        return self._step(self.embedding[check_tokens(tokens, self.vocab_size, state.batch)], state)[
-            :, : self.vocab_size
-        ]
+        out = self._logits(state.batch)
+        self._step(self.embedding[check_tokens(tokens, self.vocab_size, state.batch)], state, out)
+        return out.values[:, : self.vocab_size]
 
     def prefill_vectors(self, vectors: Floats, state: State) -> Floats:
-        """Read the same vectors (T, C) in place of tokens' embeddings -> what the heads read after the last, (B, C)."""
-        return self._prefill(normalised(vectors, self.packed.ln0), state)
+        out = self._hidden(state.batch)
+        self._prefill(normalised(check_vectors(vectors, self.config.n_embd), self.packed.ln0), state, out)
+        return out.values
 
     def step_vectors(self, vectors: Floats, state: State) -> Floats:
-        """Read one vector a row, (B, C) -> what the heads read, (B, C)."""
-        return self._step(normalised(vectors, self.packed.ln0), state)
+        out = self._hidden(state.batch)
+        self._step(normalised(check_vectors(vectors, self.config.n_embd, state.batch), self.packed.ln0), state, out)
+        return out.values
 
-    def _prefill(self, inputs: Floats, state: State) -> Floats:
-        out = self._out(state.batch)
+    def _logits(self, batch: int) -> Output:
+        vocabulary = self.packed.vocabulary
+        return Output(np.empty((batch, vocabulary), np.float32), vocabulary)
+
+    def _hidden(self, batch: int) -> Output:
+        return Output(np.empty((batch, self.config.n_embd), np.float32))
+
+    def _prefill(self, inputs: Floats, state: State, out: Output) -> None:
+        """Advances every row of `state` by the same inputs (T, C)."""
         steps = max(1, self.block_tokens // state.batch)
         pieces = [np.tile(inputs[i : i + steps], (state.batch, 1)) for i in range(0, len(inputs), steps)]
-        wanted = [None] * (len(pieces) - 1) + [out]
+        wanted = [NOTHING] * (len(pieces) - 1) + [out]
         n_layer, middle = self.config.n_layer, self.config.n_layer // 2
         if self.other is None or len(pieces) == 1 or middle == 0:
             work = self._workspace(state.batch * steps, state.batch)
             for piece, last in zip(pieces, wanted, strict=True):
                 self._advance(piece, state, work, last, (0, n_layer))
-            return out
+            return
         spaces = [self._workspace(state.batch * steps, state.batch) for _ in range(2)]
         upper: list[Future[None]] = []
         for i, (piece, last) in enumerate(zip(pieces, wanted, strict=True)):
             if i >= len(spaces):
                 upper[i - len(spaces)].result()  # its workspace is free again
             work = spaces[i % len(spaces)]
-            self._advance(piece, state, work, None, (0, middle))
+            self._advance(piece, state, work, NOTHING, (0, middle))
             upper.append(self.other.submit(self._advance, piece, state, work, last, (middle, n_layer)))
         for future in upper:
             future.result()
-        return out
 
-    def _step(self, inputs: Floats, state: State) -> Floats:
-        out = self._out(state.batch)
+    def _step(self, inputs: Floats, state: State, out: Output) -> None:
+        """Advances each row of `state` by an input of its own, (B, C)."""
         layers, half = (0, self.config.n_layer), (state.batch // 2 + 3) // 4 * 4  # products use four rows at a time
         if self.other is None or not 0 < half < state.batch:
             self._advance(inputs, state, self._workspace(state.batch, state.batch), out, layers)
@@ -236,10 +256,6 @@ class NumbaEngine:
             first = self.other.submit(self._advance, inputs[:half], state, spaces[0], out, layers, (0, half))
             self._advance(inputs[half:], state, spaces[1], out, layers, (half, state.batch))
             first.result()
-        return out
-
-    def _out(self, batch: int) -> Floats:
-        return np.empty((batch, self.packed.vocabulary or self.config.n_embd), np.float32)
 
     def _workspace(self, tokens: int, batch: int) -> Floats:
         return np.empty((16 * tokens + batch) * self.config.n_embd + tokens * max(self.packed.ranks), np.float32)
@@ -249,21 +265,20 @@ class NumbaEngine:
         inputs: Floats,
         state: State,
         work: Floats,
-        out: Floats | None,
+        out: Output,
         layers: tuple[int, int],
         rows: tuple[int, int] | None = None,
     ) -> None:
         """Advances the state's rows first to last - 1 (None: all) by `inputs` (rows x tokens, C), through some layers.
 
-        What is requested of the last tokens is written into those rows of `out`.
+        What is wanted of the last inputs is written into those rows of `out`.
         """
         packed, (first, last) = self.packed, rows or (0, state.batch)
-        wanted = np.empty(0, np.float32) if out is None else out.reshape(-1)
         block = np.empty(BLOCK * 4 * self.config.n_embd if packed.matrices.itemsize == 1 else 0, np.float32)
         self.advance(
             inputs.reshape(-1), packed.vectors, packed.matrices, packed.scales, packed.starts, block, work,
-            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), wanted,
+            state.att_shift.reshape(-1), state.ffn_shift.reshape(-1), state.wkv.reshape(-1), out.values.reshape(-1),
             *layers, state.batch, first, last - first, len(inputs) // (last - first),
             self.config.n_embd, self.config.head_size,
-            *packed.ranks, packed.vocabulary,
+            *packed.ranks, out.vocabulary,
         )  # fmt: skip

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .engine import Engine, Floats, R
+from .engine import Floats, R, TokenEngine
 
 
-def read_from(engine: Engine[R], state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
+def read_from(engine: TokenEngine[R], state: R, sequences: Sequence[Sequence[int]]) -> tuple[Floats, R]:
     """Reads each sequence from the single row of `state`. Returns logits (sequences, V) and a state with a row for
     each.
 

@@ -1,9 +1,9 @@
 """Decodes on a GPU: prompts through the Triton training kernels, then one CUDA graph per token.
 
 A step of a small model is some sixty launches that take less time than issuing them, and a CUDA graph issues them at
-once. There is one graph, with its own buffers, for each number of candidates. The state that is stepped keeps its
-tensors in these buffers, so that nothing is copied between steps; another state of the same number of rows displaces
-it.
+once. There is one graph, with its own buffers, for each number of candidates and kind of input (tokens or vectors). The
+state that is stepped keeps its tensors in these buffers, so that nothing is copied between steps; another state of the
+same number of rows displaces it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from midi_rwkv.errors import RequestError
@@ -25,7 +25,7 @@ from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.model.rwkv7 import ModelState
 
-from .engine import Floats, State, check_tokens, shape_of
+from .engine import Floats, State, check_tokens, check_vectors, shape_of
 
 
 @dataclass
@@ -53,9 +53,9 @@ class DeviceState(ModelState, Rows):
 class _Buffers:
     """The buffers of a step with this many rows, and its graph."""
 
-    ids: Tensor  # (B,)
+    inputs: Tensor  # tokens (B,) or vectors (B, C)
     state: DeviceState
-    logits: Tensor  # (B, V)
+    out: Tensor  # of tokens the logits (B, V), of vectors the last layer's normalised output (B, C)
     graph: Any = None
     tenant: weakref.ref[DeviceState] | None = None  # the state whose tensors these are
 
@@ -85,10 +85,12 @@ class TritonEngine:
         self.graphs = graphs and self.device == "cuda"
         self.model = model_of(weights).to(self.device).requires_grad_(requires_grad=False)
         blocks = self.model.layers()
-        self.embedding = blocks[0].ln0(self.model.emb.weight)
+        self.ln0 = blocks[0].ln0
         self.packed = [LayerWeights(block.state_dict(), self.dtype) for block in blocks]
-        self.head = self.model.head.weight.to(self.dtype)
-        self.buffers: dict[int, _Buffers] = {}
+        if self.vocab_size:
+            self.embedding = self.ln0(self.model.emb.weight)
+            self.head = self.model.head.weight.to(self.dtype)
+        self.buffers: dict[tuple[torch.dtype, int], _Buffers] = {}  # by the inputs' dtype and the rows
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> DeviceState:
         state = State.new(self.config, batch, wkv0)
@@ -98,25 +100,41 @@ class TritonEngine:
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], state: DeviceState) -> Floats:
-        ids = torch.as_tensor(check_tokens(tokens, self.vocab_size), device=self.device).expand(state.batch, -1)
-        for part in ids.split(max(1, self.block_tokens // state.batch), 1):  # type: ignore[no-untyped-call]
-            h, after = self.model.hidden(part, state)
-            for old, new in zip(state.tensors, (after.att_shift, after.ffn_shift, after.wkv), strict=True):
-                old.copy_(new)
-        logits: Floats = self.model.head(h[:, -1]).cpu().numpy()
+        h = self._prefill(check_tokens(tokens, self.vocab_size), state)
+        logits: Floats = self.model.head(h).cpu().numpy()
         return logits
 
-    @torch.inference_mode()
     def step(self, tokens: ArrayLike, state: DeviceState) -> Floats:
-        ids = check_tokens(tokens, self.vocab_size, state.batch)
-        buffers = self._buffers(state.batch)
-        buffers.ids.copy_(torch.as_tensor(ids))
+        return self._step(check_tokens(tokens, self.vocab_size, state.batch), state)
+
+    @torch.inference_mode()
+    def prefill_vectors(self, vectors: Floats, state: DeviceState) -> Floats:
+        return self._prefill(check_vectors(vectors, self.config.n_embd), state).cpu().numpy()
+
+    def step_vectors(self, vectors: Floats, state: DeviceState) -> Floats:
+        return self._step(check_vectors(vectors, self.config.n_embd, state.batch), state)
+
+    def _prefill(self, inputs: NDArray[Any], state: DeviceState) -> Tensor:
+        """Advances every row by the same tokens (T,) or vectors (T, C). Returns the last output of each row (B, C)."""
+        given = torch.as_tensor(inputs, device=self.device)
+        for part in given.split(max(1, self.block_tokens // state.batch)):  # type: ignore[no-untyped-call]
+            h, after = self.model.hidden(part.expand(state.batch, *part.shape), state)
+            for old, new in zip(state.tensors, (after.att_shift, after.ffn_shift, after.wkv), strict=True):
+                old.copy_(new)
+        return h[:, -1]
+
+    @torch.inference_mode()
+    def _step(self, inputs: NDArray[Any], state: DeviceState) -> Floats:
+        """Advances each row by a token or a vector of its own."""
+        given = torch.as_tensor(inputs)
+        buffers = self._buffers(given.dtype, state.batch)
+        buffers.inputs.copy_(given)
         self._move_in(buffers, state)
         if buffers.graph is None:
-            self._step(buffers)
+            self._launch(buffers)
         else:
             buffers.graph.replay()
-        return buffers.logits.cpu().numpy()
+        return buffers.out.cpu().numpy()
 
     def _move_in(self, buffers: _Buffers, state: DeviceState) -> None:
         """Makes the buffers the state's own tensors. The state that had them before gets copies."""
@@ -130,28 +148,33 @@ class TritonEngine:
         state.att_shift, state.ffn_shift, state.wkv = buffers.state.tensors
         buffers.tenant = weakref.ref(state)
 
-    def _buffers(self, batch: int) -> _Buffers:
-        if batch not in self.buffers:
-            ids = torch.zeros(batch, dtype=torch.int64, device=self.device)
-            logits = torch.empty(batch, self.vocab_size, device=self.device)
-            buffers = self.buffers[batch] = _Buffers(ids, self.new_state(batch), logits)
+    def _buffers(self, kind: torch.dtype, batch: int) -> _Buffers:
+        if (kind, batch) not in self.buffers:
+            size = self.config.n_embd
+            inputs = torch.zeros((batch, size) if kind.is_floating_point else batch, dtype=kind, device=self.device)
+            out = torch.empty(batch, size if kind.is_floating_point else self.vocab_size, device=self.device)
+            buffers = self.buffers[kind, batch] = _Buffers(inputs, self.new_state(batch), out)
             if self.graphs:
                 side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):  # compile and warm up outside the capture
                     for _ in range(3):
-                        self._step(buffers)
+                        self._launch(buffers)
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph):
-                    self._step(buffers)
+                    self._launch(buffers)
                 buffers.graph = graph
-        return self.buffers[batch]
+        return self.buffers[kind, batch]
 
-    def _step(self, buffers: _Buffers) -> None:
-        x = F.embedding(buffers.ids, self.embedding)
+    def _launch(self, buffers: _Buffers) -> None:
+        inputs = buffers.inputs
+        x = self.ln0(inputs) if inputs.is_floating_point() else F.embedding(inputs, self.embedding)
         first_values = torch.empty_like(x)
         for layer, att_shift, ffn_shift, wkv in zip(self.packed, *buffers.state.tensors, strict=True):
             step_layer(layer, x, att_shift, ffn_shift, wkv, first_values)
         ln_out = self.model.ln_out
-        step_head(x, ln_out.weight, ln_out.bias, self.head, buffers.logits)
+        if inputs.is_floating_point():
+            buffers.out.copy_(ln_out(x))
+        else:
+            step_head(x, ln_out.weight, ln_out.bias, self.head, buffers.out)

@@ -181,7 +181,7 @@ class LastIds(Rows):
 
 
 class NGramEngine:
-    """An `Engine` in which an n-gram writes through the same prompt, grammar and sampling as the model."""
+    """A `TokenEngine` in which an n-gram writes through the same prompt, grammar and sampling as the model."""
 
     name = "n-gram"
     block_tokens = 128

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.engine.engine import Floats, TokenEngine
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory, SongMemory
@@ -82,7 +82,7 @@ class Meter:
 class Metered:
     """Wraps an engine and counts its work in `meter`."""
 
-    def __init__(self, engine: Engine[Any]) -> None:
+    def __init__(self, engine: TokenEngine[Any]) -> None:
         self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
         self.block_tokens = engine.block_tokens
         self.meter = Meter()
@@ -122,7 +122,7 @@ class System:
             assert self.reference is not None
             self.infiller = Infiller(replace(self.checkpoint, recall=None), engine=NGramEngine(self.reference.ngram))
 
-    def _transformer(self) -> Engine[Any] | None:
+    def _transformer(self) -> TokenEngine[Any] | None:
         """The engine of a Transformer's checkpoint; None for an RWKV-7's, whose engine the infiller makes."""
         if self.checkpoint.config.arch != "transformer":
             return None

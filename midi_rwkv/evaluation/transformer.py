@@ -204,7 +204,7 @@ class TransformerTrainer(Trainer):
 
 
 class TransformerEngine:
-    """See `Engine`: PyTorch, float32. `threads` are torch's, for the whole process."""
+    """See `TokenEngine`: PyTorch, float32. `threads` are torch's, for the whole process."""
 
     name = "transformer"
     block_tokens = 128

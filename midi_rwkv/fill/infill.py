@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.engine.engine import Engine
+from midi_rwkv.engine.engine import TokenEngine
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
@@ -77,7 +77,7 @@ class Infiller:
         *,
         backend: str = "auto",
         threads: int = 1,
-        engine: Engine[Any] | None = None,
+        engine: TokenEngine[Any] | None = None,
         style: Style | None = None,
         precision: str = "auto",
     ):

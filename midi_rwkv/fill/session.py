@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.engine.engine import Engine, Floats
+from midi_rwkv.engine.engine import Floats, TokenEngine
 from midi_rwkv.engine.prefix import read_from
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.style.style import Style
@@ -19,7 +19,7 @@ from .sample import CellWriter
 class Session:
     """The candidates' states while one run of bars is written."""
 
-    def __init__(self, engine: Engine[Any], tokens: PromptTokens, style: Style, prompts: Sequence[Prompt]):
+    def __init__(self, engine: TokenEngine[Any], tokens: PromptTokens, style: Style, prompts: Sequence[Prompt]):
         """`prompts` has one per candidate; candidates that read the same share one object."""
         self.engine, self.tokens, self.style, self.prompts = engine, tokens, style, prompts
         self.program_ids: list[int] = []  # of every track, in the bar that was entered

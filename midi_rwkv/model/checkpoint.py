@@ -212,7 +212,7 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter of the model."""
     C, V, H = config.n_embd, config.vocab_size, config.n_head
-    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)}
+    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)} if V else {}
     if config.arch == "transformer":
         F, D = config.ffn_size, config.head_size
         shapes["norm_out.weight"] = (C,)

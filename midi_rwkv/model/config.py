@@ -82,10 +82,11 @@ class ModelConfig(Config):
 def config_of(weights: Mapping[str, Any]) -> ModelConfig:
     """The shape of an RWKV-7, read off its parameters: RWKV-LM's names, arrays or tensors.
 
-    CheckpointError where they are not an RWKV-7's.
+    A trunk alone, without embedding and head, has a vocabulary of 0. CheckpointError where they are not an RWKV-7's.
     """
     try:
-        vocab_size, n_embd = weights["emb.weight"].shape
+        (n_embd,) = weights["ln_out.weight"].shape
+        vocab_size = weights["emb.weight"].shape[0] if "emb.weight" in weights else 0
         n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         decay, iclr, gate = (weights[f"blocks.{n_layer - 1}.att.{c}1"].shape[1] for c in "wag")
         value = weights[f"blocks.{n_layer - 1}.att.v1"].shape[1] if n_layer > 1 else 0

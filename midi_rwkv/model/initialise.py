@@ -32,8 +32,9 @@ def initialise(model: RWKV7) -> None:
     bound = 0.5 / math.sqrt(C)
     i = (torch.arange(C) / C).view(1, 1, C)
     i_full = (torch.arange(C) / (C - 1)).view(1, 1, C)
-    model.emb.weight.uniform_(-1e-4, 1e-4)
-    nn.init.orthogonal_(model.head.weight, gain=0.5 * math.sqrt(max(1.0, model.config.vocab_size / C)))
+    if model.config.vocab_size:
+        model.emb.weight.uniform_(-1e-4, 1e-4)
+        nn.init.orthogonal_(model.head.weight, gain=0.5 * math.sqrt(max(1.0, model.config.vocab_size / C)))
     for layer, block in enumerate(model.layers()):
         d, e = layer / max(1, L - 1), 1 - layer / L
         att, ffn = block.att, block.ffn

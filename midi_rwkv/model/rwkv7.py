@@ -148,16 +148,18 @@ class Block(nn.Module):
 
 
 class RWKV7(nn.Module):
-    """Embedding, blocks, head. A caller with its own input vectors and heads uses only `hidden`."""
+    """Embedding, blocks, head. With a vocabulary of 0 it is the trunk alone, of which only `hidden` is used."""
 
     def __init__(self, config: ModelConfig, *, fresh: bool = True) -> None:
         """With `fresh` the model is initialised for training; False is for weights that are loaded afterwards."""
         super().__init__()
         self.config = config
-        self.emb = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.vocab_size:
+            self.emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_out = nn.LayerNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.vocab_size:
+            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if fresh:
             initialise(self)
 

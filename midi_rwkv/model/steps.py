@@ -10,6 +10,7 @@ micro-timing, pitch, velocity and duration, each given the ones before. The prob
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -104,8 +105,7 @@ class StepModel(nn.Module):
         super().__init__()
         self.config, self.sizes = config, tuple(sizes)
         self.tables, self.heads = Tables(sizes, config.n_embd), Heads(sizes, config.n_embd)
-        self.trunk = RWKV7(config)
-        del self.trunk.emb, self.trunk.head
+        self.trunk = RWKV7(replace(config, vocab_size=0))
 
     def hidden(self, steps: Tensor, state: ModelState | None = None, starts: Tensor | None = None) -> Tensor:
         """steps (B, T, columns) -> the trunk's normalised output (B, T, C).

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from random_rwkv7 import Weights, random_tokens, random_weights, relative_error, rounded
 from torch import Tensor
 
@@ -57,46 +58,107 @@ def exact(head_size: int, *, is_rounded: bool = False) -> RWKV7:
 
 
 @cache
-def engine_of(name: str, head_size: int) -> Any:
+def engine_of(name: str, head_size: int, *, is_trunk: bool = False) -> Any:
+    """An engine of the whole model, or of its trunk alone."""
     if name == "triton":
         pytest.importorskip("triton")
-    return make_engine(weights_of(head_size), head_size, **ENGINES[name])  # type: ignore[arg-type]
+    weights = weights_of(head_size)
+    if is_trunk:
+        weights = {k: x for k, x in weights.items() if k not in ("emb.weight", "head.weight")}
+    return make_engine(weights, head_size, **ENGINES[name])  # type: ignore[arg-type]
 
 
-def check(name: str, head_size: int, rows: int, length: int) -> None:
-    """A tuned initial state, a prompt, then steps with a token of its own for each row."""
-    engine, model = engine_of(name, head_size), exact(head_size, is_rounded=name.startswith("int8"))
+def limit_of(name: str) -> float:
+    return GPU_LIMIT if name == "triton" and torch.cuda.is_available() else LIMIT
+
+
+def random_vectors(*shape: int, seed: int = 1) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def check(name: str, head_size: int, rows: int, length: int, *, is_trunk: bool = False) -> None:
+    """A tuned initial state, a prompt, then steps with a token (of a trunk: a vector) of its own for each row."""
+    engine = engine_of(name, head_size, is_trunk=is_trunk)
+    model = exact(head_size, is_rounded=name.startswith("int8"))
     c = model.config
     wkv0 = np.random.default_rng(5).normal(size=(c.n_layer, c.n_head, head_size, head_size)).astype(np.float32)
-    prompt, columns = random_tokens(length), random_tokens(3, rows, seed=2)
+    prompt: NDArray[Any]
+    if is_trunk:
+        prompt, columns = random_vectors(length, c.n_embd), random_vectors(3, rows, c.n_embd, seed=2)
+        prefill, step, size = engine.prefill_vectors, engine.step_vectors, c.n_embd
+    else:
+        prompt, columns = random_tokens(length), random_tokens(3, rows, seed=2)
+        prefill, step, size = engine.prefill, engine.step, c.vocab_size
     state = engine.new_state(rows, wkv0)
-    read = engine.prefill(prompt, state)
+    read = prefill(prompt, state)
     for column in columns:
-        logits = engine.step(column, state)
-    assert read.shape == logits.shape == (rows, c.vocab_size)
-    whole = np.concatenate([np.tile(prompt, (rows, 1)), columns.T], 1)
-    expected, after = model(torch.from_numpy(whole), model.new_state(rows, torch.from_numpy(wkv0)), "reference")
-    limit = GPU_LIMIT if name == "triton" and torch.cuda.is_available() else LIMIT
-    assert relative_error(read, expected[:, length - 1]) < limit
-    assert relative_error(logits, expected[:, -1]) < limit
+        stepped = step(column, state)
+    assert read.shape == stepped.shape == (rows, size)
+    whole = torch.from_numpy(np.concatenate([np.stack([prompt] * rows), columns.swapaxes(0, 1)], 1))
+    before = model.new_state(rows, torch.from_numpy(wkv0))
+    expected, after = model.hidden(whole.double() if is_trunk else whole, before, "reference")
+    expected = expected if is_trunk else model.head(expected)
+    assert relative_error(read, expected[:, length - 1]) < limit_of(name)
+    assert relative_error(stepped, expected[:, -1]) < limit_of(name)
     for kind in ("att_shift", "ffn_shift", "wkv"):
-        assert relative_error(torch.as_tensor(getattr(state, kind)).cpu(), getattr(after, kind)) < limit, kind
+        found = torch.as_tensor(getattr(state, kind)).cpu()
+        assert relative_error(found, getattr(after, kind)) < limit_of(name), kind
 
 
+@pytest.mark.parametrize("is_trunk", [False, True])
 @pytest.mark.parametrize(("rows", "length"), READINGS)
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "triton"])
-def test_engines(name: str, rows: int, length: int) -> None:
-    check(name, 64, rows, length)
+def test_engines(name: str, rows: int, length: int, *, is_trunk: bool) -> None:
+    check(name, 64, rows, length, is_trunk=is_trunk)
 
 
+@pytest.mark.parametrize("is_trunk", [False, True])
 @pytest.mark.parametrize("head_size", [16, 48, 128])
 @pytest.mark.parametrize("name", ["numba", "int8", "torch"])
-def test_engines_with_other_heads(name: str, head_size: int) -> None:
-    check(name, head_size, 5, 30)
+def test_engines_with_other_heads(name: str, head_size: int, *, is_trunk: bool) -> None:
+    check(name, head_size, 5, 30, is_trunk=is_trunk)
 
 
-def test_the_triton_engine() -> None:
-    check("triton", 16, 2, 7)
+@pytest.mark.parametrize("is_trunk", [False, True])
+def test_the_triton_engine(*, is_trunk: bool) -> None:
+    check("triton", 16, 2, 7, is_trunk=is_trunk)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_vectors_by_rows_that_come_and_go(name: str) -> None:
+    """Rows are repeated, selected and joined between steps; each ends where one prefill of its own vectors ends."""
+    engine = engine_of(name, 16, is_trunk=True)
+    size = engine.config.n_embd
+    prompt, given = random_vectors(9, size), random_vectors(4, 3, size, seed=2)
+    state = engine.new_state()
+    engine.prefill_vectors(prompt, state)
+    state = state.repeat(3)
+    engine.step_vectors(given[0], state)
+    state = state.select([2, 0])
+    engine.step_vectors(given[1, :2], state)
+    state = state.concat([state.select([1]), state.copy()])  # row 0, row 2, row 0
+    engine.step_vectors(given[2], state)
+    found = engine.step_vectors(given[3], state)
+    for row, first, second in ((0, 0, 1), (1, 2, 0), (2, 0, 1)):
+        own = [*prompt, given[0, first], given[1, second], given[2, row], given[3, row]]
+        alone = engine.new_state()
+        expected = engine.prefill_vectors(np.stack(own), alone)
+        assert relative_error(found[row], expected[0]) < limit_of(name)
+        kept, wanted = (torch.as_tensor(x).cpu() for x in (state.wkv[:, row], alone.wkv[:, 0]))
+        assert relative_error(kept, wanted) < limit_of(name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_tokens_embedding_is_the_vector_that_it_stands_for(name: str) -> None:
+    """A whole model reads vectors too; its head times the output is what it says of the token."""
+    engine, weights = engine_of(name, 16), weights_of(16)
+    tokens = random_tokens(7)
+    head = (rounded(weights) if name.startswith("int8") else weights)["head.weight"]
+    states = [engine.new_state() for _ in range(2)]
+    read = engine.prefill_vectors(weights["emb.weight"][tokens[:-1]], states[0])
+    assert relative_error(read @ head.T, engine.prefill(tokens[:-1], states[1])) < limit_of(name)
+    out = engine.step_vectors(weights["emb.weight"][tokens[-1:]], states[0])
+    assert relative_error(out @ head.T, engine.step(tokens[-1:], states[1])) < limit_of(name)
 
 
 def test_activations_beyond_the_exponentials_range() -> None:

@@ -63,6 +63,31 @@ def test_wrong_tokens_are_refused(engine: Engine[State]):
     assert not state.wkv.any()
 
 
+def test_wrong_vectors_are_refused(engine: Engine[State]) -> None:
+    state = engine.new_state(2)
+    for vectors, message in (
+        (np.zeros((2, 64), np.float32), r"128 numbers each, given shape \(2, 64\)"),
+        (np.zeros((0, 128), np.float32), r"given shape \(0, 128\)"),
+        (np.zeros((3, 128), np.float32), "each of the state's 2 rows, given 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.step_vectors(vectors, state)
+    with pytest.raises(ValueError, match=r"given shape \(128,\)"):
+        engine.prefill_vectors(np.zeros(128, np.float32), state)
+    assert not state.wkv.any()
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_trunk_reads_no_tokens(backend: str) -> None:
+    trunk = {k: x for k, x in WEIGHTS.items() if k not in ("emb.weight", "head.weight")}
+    engine = make_engine(trunk, backend=backend)
+    assert engine.vocab_size == 0
+    with pytest.raises(ValueError, match="a trunk without an embedding; read vectors"):
+        engine.prefill([1], engine.new_state())
+    with pytest.raises(ValueError, match=r"only one of emb\.weight and head\.weight"):
+        make_engine({**trunk, "emb.weight": WEIGHTS["emb.weight"]}, backend=backend)
+
+
 def test_quantised_is_within_half_a_step():
     rng = np.random.default_rng(2)
     matrix = (rng.normal(size=(40, 64)) * rng.exponential(size=(40, 1))).astype(np.float32)
