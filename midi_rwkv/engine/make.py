@@ -1,4 +1,5 @@
-"""Chooses the engine for some weights: `make_engine`. Neither torch nor numba is imported before it is called."""
+"""Chooses the engine for some weights, and the heads: `make_engine`, `make_heads`. Neither torch nor numba is imported
+before they are called."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import check_threads
 
 from .engine import Engine, Floats
+from .heads import Heads, NoteHeads
 
 BACKENDS = ("auto", "numba", "torch", "triton")
 PRECISIONS = ("auto", "float32", "int8")
@@ -66,6 +68,18 @@ def make_engine(
     check_threads(threads)
     on_choice(f"decoding with torch: {reason}")
     return TorchEngine(weights, head_size, threads)
+
+
+def make_heads(weights: Mapping[str, Floats], *, backend: str = "auto", precision: str = "float32") -> Heads:
+    """The heads of a step model's `weights` (by their names in its checkpoint), for the engine that `make_engine` makes
+    of the same backend and precision: compiled with numba, in NumPy beside another engine.
+    """
+    size = len(weights["heads.out.0.weight"][0])
+    if backend not in ("auto", "numba") or _no_numba(size):
+        return NoteHeads(weights)
+    from .numba_heads import NumbaHeads
+
+    return NumbaHeads(weights, "int8" if precision == "auto" else precision)
 
 
 def _numba(

@@ -42,7 +42,7 @@ from .layers import (
     sigmoid,
     tanh,
 )
-from .pack import BLOCK, normalised, pack
+from .pack import BLOCK, pack
 
 jitable: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.register_jitable
 SOURCES = [__file__, layers.__file__, numba_vectors.__file__]
@@ -72,9 +72,10 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
 ):  # fmt: skip
     """Layers first_layer to last_layer - 1 for `batch` rows of the state from first_row on, `steps` tokens per row.
 
-    The state's arrays have `rows` rows and are updated in place. Layer 0 begins with `inputs`, the tokens' vectors
-    (batch x steps). The last layer ends with `out`, if there is one: the logits of each row's last token, or without a
-    vocabulary its vector. Between layers, x is at the beginning of `work`, followed by the first layer's values.
+    The state's arrays have `rows` rows and are updated in place. Layer 0 begins with `inputs` (batch x
+    steps), the tokens' embeddings, to which ln0 has been applied, or with a vocabulary of 0 any vectors. The last layer
+    ends with `out`, if there is one: the logits of each row's last token, or with a vocabulary of 0 the normalised
+    output. Between layers, x is at the beginning of `work`, followed by the first layer's values.
     `starts` are the places where the weights of each layer begin, and those after the last. `block` is `matmul`'s.
     `vocabulary` and the ranks of the adapters are padded. The order of the weights is pack.py's.
     """
@@ -88,8 +89,11 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
     both, only, product = (vectors, work), (work,), (matrices, scales, block, work, work)
 
     if first_layer == 0:
+        entry = x if vocabulary > 0 else h
         for i in range(full):
-            work[i] = inputs[i]
+            work[entry + i] = inputs[i]
+        if vocabulary == 0:
+            leave(both, (starts[layers, 0] + 2 * size, entry, x, count, 1, size))  # ln0, of every vector
 
     for layer in range(first_layer, last_layer):
         at, place = starts[layer, 0], (starts[layer, 1], starts[layer, 2])
@@ -169,13 +173,10 @@ def _advance(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles
 
 
 class Output(NamedTuple):
-    """What `_advance` leaves of each row's last input."""
+    """What is wanted of each row's last input."""
 
-    values: Floats  # (B, vocabulary) logits or (B, C) vectors; empty where neither is wanted
-    vocabulary: int = 0  # padded; 0 for vectors
-
-
-NOTHING = Output(np.empty(0, np.float32))
+    values: Floats  # (B, vocabulary) logits of tokens, or (B, C) what heads read of vectors; empty: neither
+    vocabulary: int = 0  # padded; 0 where the inputs are vectors
 
 
 class NumbaEngine:
@@ -209,12 +210,12 @@ class NumbaEngine:
 
     def prefill_vectors(self, vectors: Floats, state: State) -> Floats:
         out = self._hidden(state.batch)
-        self._prefill(normalised(check_vectors(vectors, self.config.n_embd), self.packed.ln0), state, out)
+        self._prefill(check_vectors(vectors, self.config.n_embd), state, out)
         return out.values
 
     def step_vectors(self, vectors: Floats, state: State) -> Floats:
         out = self._hidden(state.batch)
-        self._step(normalised(check_vectors(vectors, self.config.n_embd, state.batch), self.packed.ln0), state, out)
+        self._step(check_vectors(vectors, self.config.n_embd, state.batch), state, out)
         return out.values
 
     def _logits(self, batch: int) -> Output:
@@ -228,7 +229,8 @@ class NumbaEngine:
         """Advances every row of `state` by the same inputs (T, C)."""
         steps = max(1, self.block_tokens // state.batch)
         pieces = [np.tile(inputs[i : i + steps], (state.batch, 1)) for i in range(0, len(inputs), steps)]
-        wanted = [NOTHING] * (len(pieces) - 1) + [out]
+        nothing = Output(np.empty(0, np.float32), out.vocabulary)
+        wanted = [nothing] * (len(pieces) - 1) + [out]
         n_layer, middle = self.config.n_layer, self.config.n_layer // 2
         if self.other is None or len(pieces) == 1 or middle == 0:
             work = self._workspace(state.batch * steps, state.batch)
@@ -241,7 +243,7 @@ class NumbaEngine:
             if i >= len(spaces):
                 upper[i - len(spaces)].result()  # its workspace is free again
             work = spaces[i % len(spaces)]
-            self._advance(piece, state, work, NOTHING, (0, middle))
+            self._advance(piece, state, work, nothing, (0, middle))
             upper.append(self.other.submit(self._advance, piece, state, work, last, (middle, n_layer)))
         for future in upper:
             future.result()

@@ -4,14 +4,14 @@ A matrix (rows, cols) is stored in blocks of 16 rows, each block column by colum
 zeros to multiples of 16. In int8 a row consists of integers from -127 to 127 and a scale; vectors are always float32.
 An adapter of rank D is two matrices, (D, C) and (C, D). The order in a layer: ln1; x_r, receptance; x_w, w1, w2; x_k,
 key; x_v, value, (v1, v2, v0: not in layer 0); x_a, a1, a2; x_g, g1, g2; w0, a0, k_k, k_a; r_k, ln_x; output; ln2;
-ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, and the head, if there is one. ln0 is applied to the
-embedding.
+ffn.x_k, ffn.key, ffn.value. After the last layer: ln_out, ln0 (for vectors; the embedding has it applied), and the
+head, if there is one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,29 +23,49 @@ BLOCK = 16
 
 
 @dataclass(frozen=True)
-class PackedModel:
-    embedding: Floats  # (V, C), ln0 applied; none where the model has no embedding of its own
-    ln0: tuple[Floats, Floats]  # weight and bias, (C,)
+class Packed:
+    """Weights in parts, such as layers."""
+
     vectors: Floats
     matrices: Floats | NDArray[np.int8]
     scales: Floats  # one per row of the matrices; empty for float32
-    starts: NDArray[np.int64]  # (L + 1, 3): where in these three each layer begins, and the part after the last
-    ranks: tuple[int, int, int, int]  # of w, v, a, g, padded
-    vocabulary: int  # padded; 0 without a head
+    starts: NDArray[np.int64]  # (parts, 3): where in these three each part begins
 
     @property
     def nbytes(self) -> int:
-        """The bytes that a token reads."""
+        """The bytes of all parts, which a token reads."""
         return self.vectors.nbytes + self.matrices.nbytes + self.scales.nbytes
+
+
+@dataclass(frozen=True)
+class PackedModel(Packed):
+    """An RWKV-7: a part for each layer, and what is after the last."""
+
+    embedding: Floats  # (V, C), ln0 applied; none where the model has no embedding of its own
+    ranks: tuple[int, int, int, int]  # of w, v, a, g, padded
+    vocabulary: int  # padded; 0 without a head
 
 
 def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32") -> PackedModel:
     """Packs the weights (by RWKV-LM's names) without a second copy. `precision` is that of the matrices."""
-    small = precision == "int8"
     parts = [_layer(weights, f"blocks.{layer}.", mixes_values=layer > 0) for layer in range(n_layer)]
+    norms = [f"{norm}.{x}" for norm in ("ln_out", "blocks.0.ln0") for x in ("weight", "bias")]
     head = weights.get("head.weight")
-    last_part = [Piece(weights["ln_out.weight"]), Piece(weights["ln_out.bias"])]
-    parts.append(last_part if head is None else [*last_part, Piece(head, is_matrix=True)])
+    parts.append([Piece(weights[name]) for name in norms] + ([] if head is None else [Piece(head, is_matrix=True)]))
+    packed = pack_parts(parts, precision)
+    last = f"blocks.{n_layer - 1}.att."
+    rank_w, rank_a, rank_g = (padded_size(weights[f"{last}{x}1"].shape[1]) for x in "wag")
+    rank_v = padded_size(weights[f"{last}v1"].shape[1]) if n_layer > 1 else 0
+    ln0 = weights["blocks.0.ln0.weight"].astype(np.float32), weights["blocks.0.ln0.bias"].astype(np.float32)
+    embedding = np.empty((0, len(ln0[0])), np.float32) if head is None else normalised(weights["emb.weight"], ln0)
+    vocabulary = 0 if head is None else padded_size(len(head))
+    ranks = (rank_w, rank_v, rank_a, rank_g)
+    return PackedModel(**vars(packed), embedding=embedding, ranks=ranks, vocabulary=vocabulary)
+
+
+def pack_parts(parts: Sequence[Sequence[Piece]], precision: str) -> Packed:
+    """Packs vectors and matrices one after another. `precision` is that of the matrices."""
+    small = precision == "int8"
     sizes = np.array([np.sum([piece.sizes for piece in part], 0) for part in parts])
     ends = sizes.cumsum(0)
     vectors, rows = aligned(ends[-1, 0]), ends[-1, 2] if small else 0
@@ -64,15 +84,7 @@ def pack(weights: Mapping[str, Floats], n_layer: int, precision: str = "float32"
         else:
             into_blocks(piece.padded(), matrix)
         at += piece.sizes
-    last = f"blocks.{n_layer - 1}.att."
-    rank_w, rank_a, rank_g = (_padded(weights[f"{last}{x}1"].shape[1]) for x in "wag")
-    rank_v = _padded(weights[f"{last}v1"].shape[1]) if n_layer > 1 else 0
-    ln0 = weights["blocks.0.ln0.weight"].astype(np.float32), weights["blocks.0.ln0.bias"].astype(np.float32)
-    size = len(ln0[0])
-    embedding = normalised(weights["emb.weight"], ln0) if head is not None else np.empty((0, size), np.float32)
-    vocabulary = 0 if head is None else _padded(len(head))
-    ranks = (rank_w, rank_v, rank_a, rank_g)
-    return PackedModel(embedding, ln0, vectors, matrices, scales, ends - sizes, ranks, vocabulary)
+    return Packed(vectors, matrices, scales, ends - sizes)
 
 
 @dataclass(frozen=True)
@@ -87,14 +99,14 @@ class Piece:
         """The padded size: numbers in a vector; numbers and rows in a matrix."""
         if not self.is_matrix:
             return self.values.size, 0, 0
-        rows, cols = map(_padded, self.values.shape)
+        rows, cols = map(padded_size, self.values.shape)
         return 0, rows * cols, rows
 
     def padded(self) -> Floats:
         rows, cols = self.values.shape
         if rows % BLOCK == 0 and cols % BLOCK == 0:
             return self.values
-        matrix = np.zeros((_padded(rows), _padded(cols)), np.float32)
+        matrix = np.zeros((padded_size(rows), padded_size(cols)), np.float32)
         matrix[:rows, :cols] = self.values
         return matrix
 
@@ -163,5 +175,6 @@ def normalised(vectors: Floats, ln0: tuple[Floats, Floats]) -> Floats:
     return out
 
 
-def _padded(size: int) -> int:
+def padded_size(size: int) -> int:
+    """The size, as a multiple of BLOCK."""
     return -(-size // BLOCK) * BLOCK

@@ -1,0 +1,82 @@
+"""The heads outside PyTorch are those of model/steps.py, attribute by attribute, for several candidates at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from random_rwkv7 import relative_error
+from song import vocabulary
+
+from midi_rwkv.engine.heads import STAGES, Heads, NoteHeads
+from midi_rwkv.engine.make import make_heads
+from midi_rwkv.engine.numba_heads import NumbaHeads
+from midi_rwkv.engine.pack import quantised
+from midi_rwkv.model import steps
+
+KINDS = {
+    "numpy": {"backend": "torch"},
+    "numba": {"backend": "numba"},
+    "int8": {"backend": "auto", "precision": "auto"},
+}
+
+
+def random_heads(size: int) -> steps.Heads:
+    torch.manual_seed(size)
+    made = steps.Heads(vocabulary().sizes, size)
+    for layer in made.down:
+        torch.nn.init.normal_(layer.weight, std=size**-0.5)
+    return made.requires_grad_(requires_grad=False)
+
+
+def weights_of(heads: steps.Heads) -> dict[str, np.ndarray]:
+    return {f"heads.{name}": x.numpy() for name, x in heads.state_dict().items()}
+
+
+def round_matrices(heads: steps.Heads) -> None:
+    """Makes the matrices what int8 stands for."""
+    for layer in [*heads.out, *heads.up, *heads.down]:
+        whole, scales = quantised(layer.weight.numpy())
+        layer.weight.copy_(torch.from_numpy(whole * scales[:, None]))
+
+
+@pytest.mark.parametrize("size", [48, 128])
+@pytest.mark.parametrize("candidates", [1, 3, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_stage_is_the_models(kind: str, candidates: int, size: int) -> None:
+    model = random_heads(size)
+    heads: Heads = make_heads(weights_of(model), **KINDS[kind])
+    assert type(heads) is (NoteHeads if kind == "numpy" else NumbaHeads)
+    if kind == "int8":
+        round_matrices(model)
+    z = torch.randn(candidates, size)
+    ours = z.numpy()
+    for stage in range(STAGES):
+        wanted = model.stage(stage, z)
+        found = heads.logits(stage, ours)
+        assert found.shape == wanted.shape == (candidates, model.classes[stage])
+        assert relative_error(found, wanted) < 1e-5
+        assert np.abs(found - wanted.numpy()).max() < 1e-5
+        if stage < STAGES - 1:
+            chosen = torch.randint(model.classes[stage], (candidates,))
+            z = z + model.given[stage](chosen)
+            ours = heads.given(stage, ours, chosen.numpy())
+    assert np.abs(ours - z.numpy()).max() < 1e-5
+
+
+def test_a_stage_needs_no_other_stages_logits() -> None:
+    """What is known anyway is not asked for; z is not changed by asking."""
+    model = random_heads(48)
+    heads = make_heads(weights_of(model))
+    z = np.random.default_rng(0).normal(size=(4, 48)).astype(np.float32)
+    alone = heads.logits(3, z)
+    for stage in range(STAGES):
+        heads.logits(stage, z)
+    assert np.array_equal(heads.logits(3, z), alone)
+    assert np.array_equal(heads.logits(3, np.asfortranarray(z)), alone)
+    assert relative_error(heads.logits(3, z[1:2])[0], alone[1]) < 1e-6
+
+
+def test_without_numba_the_heads_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
+    assert type(make_heads(weights_of(random_heads(48)))) is NoteHeads
