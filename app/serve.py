@@ -69,8 +69,9 @@ def _checked(options: argparse.Namespace) -> tuple[Hosts, tuple[str, str] | None
 def run_app(options: argparse.Namespace) -> None:
     """Serves until Ctrl-C. Raises RequestError for impossible options."""
     hosts, auth = _checked(options)
-    if find_spec("gradio") is None:  # which brings most of what the page needs, so it is named first
-        raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
+    for needed in ("gradio", "mcp") if options.mcp else ("gradio",):  # before all that takes its time
+        if find_spec(needed) is None:
+            raise ModuleNotFoundError(f"No module named '{needed}'", name=needed)
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     from midi_rwkv.model.checkpoint import load_checkpoint
