@@ -102,12 +102,13 @@ def test_ctrl_c_while_the_names_are_given_comes_after_them(tmp_path, monkeypatch
 
 
 RACE = """
-    import os, sys, time
+    import os, sys
     from pathlib import Path
     from midi_rwkv.files import whole_files
     os.fsync = lambda file: None  # only names are raced for; a busy disk takes its time
-    me, folder, start = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-    time.sleep(max(0, start - time.time()))
+    me, folder = sys.argv[1], Path(sys.argv[2])
+    print("ready", flush=True)
+    sys.stdin.readline()
     won = 0
     for i in range(60):
         paths = [folder / f"{i}-{k}" for k in ((0, 1) if me == "a" else (1, 0))]
@@ -123,16 +124,16 @@ RACE = """
 
 
 def test_of_two_processes_one_writes_all_its_files(tmp_path):
-    import time
-
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", textwrap.dedent(RACE)]
-    start = str(time.time() + 3)
-    racers = [
-        subprocess.Popen([*command, me, str(tmp_path), start], stdout=subprocess.PIPE, text=True, env=environment)
-        for me in "ab"
-    ]
-    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    racers = [subprocess.Popen([*command, me, str(tmp_path)], env=environment, **pipes) for me in "ab"]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    won = [int(racer.communicate(timeout=120)[0]) for racer in racers]
     pairs = {}
     for path in tmp_path.iterdir():
         pairs.setdefault(path.name.split("-")[0], []).append(path.read_text())

@@ -26,7 +26,7 @@ print(midi_rwkv.__file__, midi_rwkv.kernels.__file__, midi_rwkv.app.__file__)
 
 def python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.fixture

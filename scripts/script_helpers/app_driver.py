@@ -6,6 +6,7 @@ This is not a command: tests/app/page, benchmark_use.py and pictures.py use it.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 NO_ROLL = "{model: {candidates: []}, view: {}, player: {}}"  # between two pages
+STILL = """document.getAnimations().every((a) =>
+    a.playState !== "running" || a.effect.getComputedTiming().endTime === Infinity)"""
 IN_ROLL = f"(({{model, view, player}}) => %s)(document.querySelector('.mr-roll')?.roll || {NO_ROLL})"
 
 
@@ -31,22 +34,32 @@ class App:
     def stop(self) -> None:
         """Ends the server, if it has not ended."""
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)
+
+
+def free_port() -> int:
+    """A free port below those that the system gives out by itself, so that it is still free when a server binds it."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def serve(folder: Path, *arguments: object, port: int | None = None) -> App:
     """`midi-rwkv app ARGUMENTS` on a port (None: a free one), its user data in `folder`, once it listens. RuntimeError:
     it ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = port or free.getsockname()[1]
+    port = port or free_port()
     environment = {**os.environ, "XDG_DATA_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     command = [sys.executable, "-m", "midi_rwkv", "app", "--port", str(port), *map(str, arguments)]
     log = folder / "log.txt"
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
     app = App(f"http://127.0.0.1:{port}/", folder, process)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while True:
         try:
             urllib.request.urlopen(app.url, timeout=5).close()
@@ -73,6 +86,10 @@ class Page:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        self.sent: set[Any] = set()  # calls that the server has not answered
+        page.on("request", lambda r: self.sent.add(r) if "/gradio_api/run/" in r.url else None)
+        for ended in ("requestfinished", "requestfailed"):
+            page.on(ended, lambda r: self.sent.discard(r))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.page, name)
@@ -81,7 +98,15 @@ class Page:
         """The value of a JavaScript expression over the song view's `model`, `view` and `player`."""
         return self.page.evaluate(IN_ROLL % expression)
 
-    def wait(self, expression: str, seconds: float = 30) -> None:
+    def settle(self, seconds: float = 120) -> None:
+        """Waits until the server knows what was done, and colours no longer change."""
+        self.page.wait_for_timeout(150)  # what was done is sent by then
+        until = time.monotonic() + seconds
+        while self.sent and time.monotonic() < until:
+            self.page.wait_for_timeout(20)
+        self.page.wait_for_function(STILL, timeout=1000 * seconds, polling=20)
+
+    def wait(self, expression: str, seconds: float = 120) -> None:
         """Waits until the expression is true."""
         self.page.wait_for_function(IN_ROLL % expression, timeout=1000 * seconds, polling=20)
 
@@ -128,7 +153,7 @@ class Page:
         self.page.mouse.up()
         if shift:
             self.page.keyboard.up("Shift")
-        self.page.wait_for_timeout(150)  # until the server knows
+        self.settle()
 
     def infill(self, seed: int | None = None) -> None:
         if seed is not None:

@@ -24,14 +24,14 @@ def app(start_app, checkpoint_folder):
 
 @pytest.fixture(scope="module")
 def client(app):
-    return Client(app.url, verbose=False)
+    return Client(app.url, verbose=False, httpx_kwargs={"timeout": 120})
 
 
 def post(url, body, headers=()):
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json", **dict(headers)}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return answer.read().decode()
 
 
@@ -137,7 +137,7 @@ def test_files_that_were_not_uploaded_are_not_read(app, client, tmp_path):
         client.predict(song=handle_file(broken), api_name="/inspect")
     for song in ({"path": str(SONG)}, {"path": str(SONG), "meta": {"_type": "gradio.FileData"}}, str(SONG), None):
         event = json.loads(post(f"{app.url}gradio_api/call/inspect", {"data": [song]}))["event_id"]
-        with urllib.request.urlopen(f"{app.url}gradio_api/call/inspect/{event}", timeout=60) as answer:
+        with urllib.request.urlopen(f"{app.url}gradio_api/call/inspect/{event}", timeout=120) as answer:
             text = answer.read().decode()
         assert "event: error" in text
         assert "Violin" not in text
@@ -146,7 +146,7 @@ def test_files_that_were_not_uploaded_are_not_read(app, client, tmp_path):
 @pytest.mark.slow
 def test_personalize_and_the_style_it_makes(start_app, checkpoint_folder, build_midi, note, tmp_path):
     app = start_app("--checkpoint", checkpoint_folder)
-    client = Client(app.url, verbose=False)
+    client = Client(app.url, verbose=False, httpx_kwargs={"timeout": 120})
     files = []
     for i in range(3):
         pitches = [60 + (i + 2 * b + 3 * k) % 12 for b in range(24) for k in range(4)]
@@ -173,7 +173,7 @@ def test_personalize_and_the_style_it_makes(start_app, checkpoint_folder, build_
 
 def test_by_plain_http(app):
     event = json.loads(post(f"{app.url}gradio_api/call/styles", {"data": []}))["event_id"]
-    with urllib.request.urlopen(f"{app.url}gradio_api/call/styles/{event}", timeout=60) as answer:
+    with urllib.request.urlopen(f"{app.url}gradio_api/call/styles/{event}", timeout=120) as answer:
         assert "event: complete\ndata: [[]]" in answer.read().decode()
 
 

@@ -41,7 +41,7 @@ def app(start_app, checkpoint_folder):
 
 @pytest.fixture(scope="module")
 def client(app):
-    with httpx.Client(base_url=app.url, timeout=60) as client:
+    with httpx.Client(base_url=app.url, timeout=120) as client:
         yield client
 
 
@@ -75,7 +75,7 @@ def test_this_machines_names_are_answered(client, port, name):
 
 @pytest.mark.parametrize("hosts", [b"", b"Host: localhost:%d\r\nHost: evil.example\r\n", b"Host: a@localhost:%d\r\n"])
 def test_no_host_or_two(port, hosts):
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         connection.sendall(b"GET /config HTTP/1.0\r\n" + hosts.replace(b"%d", b"%d" % port) + b"\r\n")
         status = int(connection.makefile("rb").readline().split()[1])
     assert status in (400, 403)
@@ -170,11 +170,11 @@ def test_an_allowed_host_is_a_name():
 
 
 def test_the_cookie_carries_the_port(client, port):
-    cookie = httpx.get(client.base_url).headers["set-cookie"]
+    cookie = httpx.get(client.base_url, timeout=120).headers["set-cookie"]
     assert cookie.startswith(f"midi-rwkv-session-{port}=")
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
-    known = httpx.get(client.base_url, headers={"Cookie": f"midi-rwkv-session-{port}={'a' * 32}"})
+    known = httpx.get(client.base_url, headers={"Cookie": f"midi-rwkv-session-{port}={'a' * 32}"}, timeout=120)
     assert "set-cookie" not in known.headers
 
 
@@ -258,17 +258,17 @@ def test_an_upload_is_bounded_and_private(client, app):
     assert client.post("gradio_api/upload", content=iter([b"--x"]), headers=kind).status_code == 411
     too_long = {**kind, "Content-Length": str(2**30)}
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(urllib.request.Request(f"{app.url}gradio_api/upload", b"", too_long), timeout=30)
+        urllib.request.urlopen(urllib.request.Request(f"{app.url}gradio_api/upload", b"", too_long), timeout=120)
 
 
 def test_a_session_is_private(client, app):
     join = {"data": ["1" * 32, None], "event_data": None, "session_hash": "abc", "trigger_id": None}
     dependencies = client.get("config").json()["dependencies"]
     example = next(d["id"] for d in dependencies if [t[1] for t in d["targets"]] == ["click"] and d["backend_fn"])
-    with httpx.Client(base_url=app.url) as browser:
+    with httpx.Client(base_url=app.url, timeout=120) as browser:
         browser.get("")
         browser.post("gradio_api/queue/join", json={**join, "fn_index": example}).raise_for_status()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not (found := list((app.folder / "midi-rwkv").rglob("session.json"))) and time.monotonic() < until:
             time.sleep(0.1)
     for path in (*found, *found[0].parent.glob("*.mid")):

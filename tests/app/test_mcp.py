@@ -189,8 +189,8 @@ def test_the_password_is_asked_for(app):
     hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     accept = {"Accept": "application/json, text/event-stream"}
     for path in ("gradio_api/mcp", "gradio_api/mcp/"):
-        assert httpx.post(app.url + path, json=hello, headers=accept).status_code == 401
-        answer = httpx.post(app.url + path, json=hello, headers={**accept, "Authorization": basic})
+        assert httpx.post(app.url + path, json=hello, headers=accept, timeout=120).status_code == 401
+        answer = httpx.post(app.url + path, json=hello, headers={**accept, "Authorization": basic}, timeout=120)
         assert answer.status_code == 200
         assert "inspect" in answer.text
 
@@ -199,7 +199,7 @@ def test_another_page_reaches_no_tool(closed_app):
     hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     accept = {"Accept": "application/json, text/event-stream"}
     for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
-        answer = httpx.post(f"{closed_app.url}gradio_api/mcp/", json=hello, headers={**accept, **headers})
+        answer = httpx.post(f"{closed_app.url}gradio_api/mcp/", json=hello, headers={**accept, **headers}, timeout=120)
         assert answer.status_code == 403
 
 
@@ -209,7 +209,7 @@ def test_the_example_of_the_documentation_runs(closed_app, tmp_path):
     assert "http://127.0.0.1:7860/" in code
     shutil.copy(SONG, tmp_path / "song.mid")
     (tmp_path / "example.py").write_text(code.replace("http://127.0.0.1:7860/", closed_app.url), encoding="utf-8")
-    run = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-2:] == ["song-1.mid", "song-2.mid"]
     assert read_midi(tmp_path / "song-2.mid")

@@ -56,7 +56,7 @@ def test_it_goes_on_without_its_page(begin, session):
     page = fill.follow()
     next(page)
     page.close()
-    assert ended.wait(60)
+    assert ended.wait(120)
     again = TabSession(Folder(session.folder.path))
     again.load()
     assert [c.seed for c in again.view.candidates] == [3, 3]
@@ -83,7 +83,7 @@ def test_it_is_stopped_and_leaves_the_song_as_it_was(begin, session):
     next(page)
     fill.stop()
     assert status(list(page)[-1]) == "stopped; the song is as it was"
-    assert ended.wait(10)
+    assert ended.wait(120)
     assert (session.data, session.view.candidates) == (before, ())
 
 
@@ -91,7 +91,7 @@ def test_one_that_is_replaced_says_nothing(begin):
     fill, ended = begin(range(300))
     fill.is_replaced = True
     fill.stop()
-    assert ended.wait(30)
+    assert ended.wait(120)
     assert list(fill.follow()) == []
 
 
@@ -99,6 +99,6 @@ def test_candidates_for_another_song_are_dropped(begin, session, build_midi, not
     fill, ended = begin(range(40))
     next(fill.follow())
     session.open(build_midi([[e for b in range(4) for e in note(b * BAR, 50, 240)]]), "other.mid")
-    assert ended.wait(60)
+    assert ended.wait(120)
     assert session.view.candidates == ()
     assert status(list(fill.follow())[-1]) == "stopped; the song is as it was"

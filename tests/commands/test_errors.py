@@ -132,7 +132,7 @@ def test_a_missing_package_is_one_line(song, tmp_path, missing, arguments, line)
     (tmp_path / "songs").mkdir()
     places = {"SONG": song.rename(tmp_path / "songs" / "song.mid"), "FOLDER": tmp_path / "songs", "PARQUET": parquet}
     command = [sys.executable, "-c", BLOCKED, missing, *(str(places.get(a, a)) for a in arguments)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert line in done.stderr
     assert done.stderr.startswith("midi-rwkv: error: ")
@@ -143,6 +143,6 @@ def test_a_missing_package_is_one_line(song, tmp_path, missing, arguments, line)
 
 def test_a_module_of_ours_that_is_missing_is_a_bug(song):
     command = [sys.executable, "-c", BLOCKED, "midi_rwkv.score.describe", "inspect", str(song)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

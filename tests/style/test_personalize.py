@@ -248,7 +248,7 @@ def test_ctrl_c_is_one_line(pieces, checkpoint_folder, tmp_path):
         if line.startswith("step 8 of"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     last = err.splitlines()[-1]
     assert last.startswith("midi-rwkv: stopped; ")

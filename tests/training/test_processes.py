@@ -19,8 +19,8 @@ from midi_rwkv.training.run_files import Curve
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_no_more_than_an_interval_and_breaks_nothing(shards, tmp_path):
-    """Six kills of a run that saves after every step: whatever moment it is, the state and the checkpoint load, and
-    the run ends with the weights and the curve of one that nobody disturbed."""
+    """Six kills of a run that saves after every step, each at some moment of a step: whatever moment it is, the state
+    and the checkpoint load, and the run ends with the weights and the curve of one that nobody disturbed."""
     steps = 60
     options = [*TINY, "--batch-size", "1", "--total-tokens", str(256 * steps), "--save-seconds", "0"]
     context = multiprocessing.get_context("forkserver")
@@ -41,7 +41,7 @@ def test_kill_9_at_any_moment_loses_no_more_than_an_interval_and_breaks_nothing(
         while not (state.exists() and state.stat().st_mtime_ns > before):  # until it trains, then at random
             assert process.is_alive(), "it ended before it was killed"
             time.sleep(0.005)
-        time.sleep(0.3 * rng.random())
+        time.sleep(0.05 * rng.random())
         process.kill()
         process.join()
         tokens = torch.load(state, weights_only=True)["tokens"]
@@ -88,7 +88,7 @@ def test_ctrl_c_saves_in_one_process_and_in_two(shards, tmp_path):
         assert process.stdout is not None
         assert process.stdout.readline().startswith("tokens="), "it trains"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode != 0
         if not launch:
             assert "saved at" in err

@@ -98,5 +98,5 @@ def test_two_processes_share_the_work_and_stop_as_one(shards: Path, tmp_path: Pa
         if "kind=train" in line:
             break
     running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=120)
+    running.communicate(timeout=300)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["steps"] > 2560

@@ -47,10 +47,10 @@ def test_no_serious_violation_and_texts_stand_out(visit, app, tmp_path, scheme):
     page.locator("#mr-cancel:enabled").wait_for()
     for selector in ("#mr-infill", "#mr-cancel"):
         page.locator(selector).hover()
-        page.wait_for_timeout(300)
+        page.settle()
         assert page.evaluate(CONTRAST, selector) >= 4.5
         page.mouse.move(5, 5)
-        page.wait_for_timeout(300)
+        page.settle()
         assert page.evaluate(CONTRAST, selector) >= 4.5
     assert page.evaluate(CONTRAST, '.mr-ms button[aria-pressed="true"]') >= 4.5
     assert page.evaluate(CONTRAST, '.tab-container:not([aria-hidden="true"]) button.selected') >= 4.5
@@ -63,11 +63,12 @@ def test_no_serious_violation_and_texts_stand_out(visit, app, tmp_path, scheme):
     broken.write_bytes(b"nothing")
     page.locator('input[data-testid^="Open MIDI"]').set_input_files(broken)
     page.locator(".mr-error").wait_for()
-    page.wait_for_timeout(500)
+    page.settle()
     assert violations(page) == {}
     assert page.evaluate(CONTRAST, ".mr-error") >= 4.5
     page.get_by_role("tab", name="Personalise").click()
-    page.wait_for_timeout(700)
+    page.get_by_role("button", name="Learn the style").wait_for()
+    page.settle()
     assert violations(page) == {}
 
 

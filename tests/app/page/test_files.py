@@ -15,7 +15,7 @@ def test_a_reload_and_a_new_server_keep_the_work(visit, start_app, browser):
     page.candidates(2)
     page.infill()
     page.locator(".mr-card").nth(2).click()
-    page.wait_for_timeout(200)
+    page.settle()
     before = page.roll("[model.song, [...model.cells], model.candidates, model.chosen]")
     page.reload()
     page.wait("model.candidates.length === 2")

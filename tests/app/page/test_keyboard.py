@@ -15,7 +15,7 @@ def test_by_keyboard(visit):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
     assert page.marked() == "bar 2 of Violin II; bars 2-3 of Viola"
-    page.wait_for_timeout(200)
+    page.settle()
     page.infill()
     page.locator(".mr-view").focus()
     page.keyboard.press("2")

@@ -130,7 +130,7 @@ def test_undo_and_redo_by_keys(visit):
     page.get_by_role("tab", name="Personalise").click()  # where there is nothing that one sees it undo
     page.keyboard.press("Control+z")
     page.get_by_role("tab", name="Song").click()
-    page.wait_for_timeout(300)
+    page.settle()
     assert page.roll("model.song.version") == 1
 
 

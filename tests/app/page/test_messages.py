@@ -90,7 +90,7 @@ def test_an_error_covers_nothing_and_goes_by_itself(visit, tmp_path):
         return seen && !b.disabled && !b.closest('[aria-hidden="true"]') && top && !b.contains(top) && !top.contains(b);
     }).map((b) => b.outerHTML)"""
     assert page.evaluate(covered) == []
-    page.locator(".mr-error").wait_for(state="detached", timeout=30_000)
+    page.locator(".mr-error").wait_for(state="detached")
     assert page.status() != error
 
 

@@ -26,14 +26,12 @@ def test_personalise(visit, start_app, checkpoint_folder, build_midi, note, tmp_
     page.press("Learn the style")
     told = page.locator("#mr-told")
     page.page.wait_for_function(
-        "/ s left; best so far/.test(document.querySelector('#mr-told').innerText)", timeout=120_000
+        "/ s left; best so far/.test(document.querySelector('#mr-told').innerText)", timeout=240_000
     )
     page.page.wait_for_function("/is learned/.test(document.querySelector('#mr-told').innerText)", timeout=240_000)
     assert re.search(r"mine is learned, in \d+ s: [\d.]+ → [\d.]+ nats a note", told.inner_text())
     page.press("Hear the same bars")
-    page.page.wait_for_function(
-        "document.querySelectorAll('audio, [data-testid^=waveform]').length >= 2", timeout=60_000
-    )
+    page.page.wait_for_function("document.querySelectorAll('audio, [data-testid^=waveform]').length >= 2")
     page.press("Learn the style")
     toast = page.locator(".toast-body")
     toast.wait_for()

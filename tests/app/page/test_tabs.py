@@ -85,7 +85,8 @@ def test_settings_survive_a_reload(visit):
     page.get_by_role("option", name="A minor", exact=True).click()
     page.get_by_label("number input for Temperature").fill("0.7")
     page.keyboard.press("Tab")
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(1000)  # the fields send what was typed after a moment
+    page.settle()
     page.reload()
     page.wait("model.song")
     page.press("What the notes should be like")

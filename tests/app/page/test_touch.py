@@ -13,7 +13,7 @@ def swipe(page, start, end):
         points = [] if kind == "touchEnd" else [{"x": point[0], "y": point[1]}]
         devices.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
         page.wait_for_timeout(30)
-    page.wait_for_timeout(200)
+    page.settle()
 
 
 def test_a_switch_decides_whether_a_finger_scrolls_or_marks(visit):
