@@ -50,27 +50,40 @@ def free_port() -> int:
 
 
 def serve(folder: Path, *arguments: object, port: int | None = None) -> App:
-    """`midi-rwkv app ARGUMENTS` on a port (None: a free one), its user data in `folder`, once it listens. RuntimeError:
-    it ended."""
-    port = port or free_port()
+    """`midi-rwkv app ARGUMENTS` on a port (None: a free one), its user data in `folder`, once it listens.
+
+    It is started up to three times, because Gradio gives up a server that needs more than 5 s to start, as on a busy
+    machine. RuntimeError: it ended each time."""
+    log = folder / "log.txt"
+    for _ in range(3):
+        app = _started(folder, arguments, port or free_port(), log)
+        if _listens(app):
+            return app
+    raise RuntimeError(log.read_text())
+
+
+def _started(folder: Path, arguments: tuple[object, ...], port: int, log: Path) -> App:
     environment = {**os.environ, "XDG_DATA_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     command = [sys.executable, "-m", "midi_rwkv", "app", "--port", str(port), *map(str, arguments)]
-    log = folder / "log.txt"
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-    app = App(f"http://127.0.0.1:{port}/", folder, process)
+    return App(f"http://127.0.0.1:{port}/", folder, process)
+
+
+def _listens(app: App) -> bool:
+    """Waits until the server answers; False if it ends before, or does not answer for five minutes."""
     until = time.monotonic() + 300
-    while True:
+    while app.process.poll() is None:
         try:
-            urllib.request.urlopen(app.url, timeout=5).close()
-            return app
+            urllib.request.urlopen(app.url, timeout=30).close()
+            return True
         except urllib.error.HTTPError:  # it answers: who are you?
-            return app
+            return True
         except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                process.kill()
-                raise RuntimeError(log.read_text()) from None
+            if time.monotonic() > until:
+                app.process.kill()
             time.sleep(0.2)
+    return False
 
 
 def visit(page: Any, url: str) -> Page:
