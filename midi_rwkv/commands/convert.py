@@ -46,6 +46,8 @@ def from_rwkv_lm(state: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tenso
     The unused adapters of layer 0 and tuned states are left out.
     """
     config = config_of(state)
+    if not config.vocab_size:
+        raise CheckpointError("emb.weight is missing: a trunk alone, not a whole RWKV-7 x070 state dict")
     expected = parameter_shapes(config)
     weights = {}
     for name, shape in expected.items():

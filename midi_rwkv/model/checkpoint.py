@@ -55,13 +55,16 @@ class Checkpoint:
 
 
 def model_of(weights: Mapping[str, np.ndarray]) -> RWKV7:
-    """An RWKV-7 of these weights (RWKV-LM's names, float32), which are copied, ready for evaluation."""
+    """An RWKV-7 of these weights (RWKV-LM's names, float32), which are copied, ready for evaluation.
+
+    What else an RWKV-LM .pth may hold (layer 0's value adapters, a tuned state) is left out.
+    """
     import torch
 
     from .rwkv7 import RWKV7
 
     model = RWKV7(config_of(weights), fresh=False)
-    model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
+    model.load_state_dict({name: torch.from_numpy(weights[name]) for name in model.state_dict()})
     return model.eval()
 
 
