@@ -9,7 +9,7 @@ from typing import Any
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.arguments import parse_key, parse_pitch, parse_range
-from midi_rwkv.model.checkpoint import Checkpoint
+from midi_rwkv.model.checkpoint import AnyCheckpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style, find_style
@@ -74,7 +74,7 @@ class Settings:
             raise RequestError(f"Seed must be a whole number from 0 to 2^63 - 1, got {text[:40]!r}")
         return int(text)
 
-    def find_style(self, checkpoint: Checkpoint) -> Style | None:
+    def find_style(self, checkpoint: AnyCheckpoint) -> Style | None:
         """The style at its strength, or None. Raises StyleError if it cannot be used."""
         if not self.style or self.style == NO_STYLE or not self.strength:
             return None
@@ -98,7 +98,7 @@ class Plan:
     kept: Fill
 
 
-def plan(session: TabSession, settings: Settings, checkpoint: Checkpoint, *, alike: bool) -> Plan:
+def plan(session: TabSession, settings: Settings, checkpoint: AnyCheckpoint, *, alike: bool) -> Plan:
     """A plan for all marked cells, or with `alike` for about half of the chosen candidate's, keeping its other cells.
 
     With `alike`, a single cell is rewritten at a lower temperature. Raises RequestError if nothing is marked or chosen,

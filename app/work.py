@@ -24,7 +24,7 @@ from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller, Progress
-from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.checkpoint import AnyCheckpoint, load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style
@@ -119,12 +119,12 @@ class Waiting:
 class Worker:
     """The model, which works on one fill at a time while the others wait."""
 
-    checkpoint: Checkpoint = field(default_factory=load_checkpoint)
+    checkpoint: AnyCheckpoint = field(default_factory=load_checkpoint)
     threads: int = min(2, os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
         checkpoint = self.checkpoint
-        engine = make_engine(checkpoint.weights, checkpoint.config.head_size, threads=self.threads, precision="auto")
+        engine = make_engine(checkpoint.trunk, checkpoint.config.head_size, threads=self.threads, precision="auto")
         self.engine = PatientEngine(engine)
         self.infiller = Infiller(self.checkpoint, engine=self.engine)
         self._turns: deque[object] = deque()

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import load_checkpoint, parameter_shapes, save_checkpoint
+from midi_rwkv.model.checkpoint import load_token_checkpoint, save_checkpoint
 from midi_rwkv.model.config import ModelConfig, config_of
+from midi_rwkv.model.weights import parameter_shapes
 from midi_rwkv.style.style import Style, read_info, save_style
 from midi_rwkv.tokens.prompt import ORDERS
 from midi_rwkv.tokens.tokenizer import Tokenizer
@@ -148,7 +149,7 @@ def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
     """Writes a checkpoint folder as RWKV-LM's state dict."""
     from safetensors.torch import load_file
 
-    checkpoint = load_checkpoint(source)  # raises an error that says what is wrong
+    checkpoint = load_token_checkpoint(source)  # raises an error that says what is wrong
     if checkpoint.config.arch != "rwkv7":
         raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
     weights = load_file(checkpoint.path / "model.safetensors")

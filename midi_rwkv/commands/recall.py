@@ -30,14 +30,14 @@ def run_recall(options: argparse.Namespace) -> None:
     import torch
 
     from midi_rwkv.fill.fit_recall import fit_recall, measure_recall
-    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.model.checkpoint import load_token_checkpoint
 
     if options.regions < 1:
         raise RequestError(f"--regions must be 1 or more, got {options.regions}")
     if not (options.shards / "valid.npz").exists():
         raise RequestError(f"{options.shards} holds no token shards (no valid.npz); make them with `midi-rwkv corpus`")
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_token_checkpoint(options.checkpoint)
     if options.measure and checkpoint.recall is None:
         raise RequestError(f"{options.checkpoint} has no recall yet; leave out --measure to fit it")
     weights = checkpoint.recall

@@ -146,13 +146,13 @@ def _check_installed() -> None:
 
 def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: SamplingConfig, seed: int) -> Setup:
     """The system that is evaluated, without its reference yet."""
-    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_token_checkpoint
     from midi_rwkv.style.style import find_style
 
     from .systems import Setup
 
     folder = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
-    loaded = load_checkpoint(folder)
+    loaded = load_token_checkpoint(folder)
     find_style(style, loaded)  # fails now if something is wrong with it
     return Setup(_name(folder, loaded.config.arch), "model", folder, style, None, sampling, seed)
 
@@ -167,12 +167,12 @@ def _setups(
     say: Callable[[str], None],
 ) -> list[Setup]:
     """All systems, the one that is evaluated first. reference: the folder that is made of the shards."""
-    from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.model.checkpoint import load_token_checkpoint
 
     from .reference import build_reference
     from .systems import ALONE, NGRAM, ORIGINAL
 
-    loaded = load_checkpoint(main.checkpoint)
+    loaded = load_token_checkpoint(main.checkpoint)
     chosen = _baselines(baselines, main, loaded)
     if shards is not None:
         build_reference(Path(shards), loaded, reference, say)
@@ -184,7 +184,7 @@ def _setups(
         say("without shards: no n-gram, no nats for the copies, no search for training music")
     setups = [main]
     for path in map(Path, compare):
-        name = _name(path, load_checkpoint(path).config.arch)
+        name = _name(path, load_token_checkpoint(path).config.arch)
         if name in {setup.name for setup in setups}:
             name = f"{name} {len(setups) + 1}"
         setups.append(replace(main, name=name, checkpoint=path, style=None))

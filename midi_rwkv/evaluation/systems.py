@@ -20,7 +20,7 @@ from midi_rwkv.engine.engine import Floats, TokenEngine
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.recall import CellMemory, SongMemory
-from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.checkpoint import Checkpoint, load_token_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import find_style, parse_blend, style_path
@@ -110,7 +110,7 @@ class System:
 
     def __init__(self, setup: Setup):
         self.setup = setup
-        self.checkpoint: Checkpoint = load_checkpoint(setup.checkpoint)
+        self.checkpoint: Checkpoint = load_token_checkpoint(setup.checkpoint)
         self.tokenizer = self.checkpoint.tokenizer
         self.tokens = PromptTokens(self.tokenizer)
         self.reference = Reference.load(setup.reference) if setup.reference else None

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import Generic, Protocol, TypeVar
 
 from midi_rwkv.score.keyswitches import without_keyswitches
 from midi_rwkv.score.score import Bar, Cell, Note, Score
-from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
 
 from .ask import Ask
 from .limits import Place
 
+S = TypeVar("S")
+
+
+class Encoder(Protocol[S]):
+    """How a model reads songs."""
+
+    def encode(self, score: Score, bars: Sequence[Bar]) -> S:
+        """A whole song."""
+
+    def emptied(self, song: S, cells: Collection[Cell]) -> S:
+        """The song with nothing in these cells."""
+
+    def places(self, score: Score, cells: Collection[Cell], bars: Sequence[Bar]) -> dict[Cell, list[Place]]:
+        """Where the notes of some cells begin and at which pitch, ascending; cells without notes are left out."""
+
 
 @dataclass(frozen=True)
-class Blanked:
+class Blanked(Generic[S]):
     """A song with the cells of an ask emptied. Keyswitches, which are not music, are only in `whole` and `switches`."""
 
     ask: Ask  # without the keyswitches among its locked notes
@@ -25,12 +38,13 @@ class Blanked:
     blank: Score  # the music, without them
     switches: Mapping[int, frozenset[Note]]  # by track of the region
     bars: tuple[Bar, ...]  # of the song, and of the region where that continues beyond the song
-    before: TokenizedSong  # `score` over these bars
-    song: TokenizedSong  # `blank` over these bars
-    places: Mapping[Cell, Sequence[Place]]  # the locked notes as the model writes them, ascending
+    before: S  # `score` over these bars
+    song: S  # `blank` over these bars
+    alone: Score  # the music, but with only the locked notes in the tracks that have some
+    places: Mapping[Cell, Sequence[Place]]  # the locked notes as the model places them, ascending
 
 
-def blank_cells(tokenizer: Tokenizer, score: Score, ask: Ask) -> Blanked:
+def blank_cells(encoder: Encoder[S], score: Score, ask: Ask) -> Blanked[S]:
     """Empties the cells. Raises RequestError if the score has no such region, or a locked note is outside it."""
     ask.check(score)
     region, music = ask.region, without_keyswitches(score)
@@ -38,7 +52,10 @@ def blank_cells(tokenizer: Tokenizer, score: Score, ask: Ask) -> Blanked:
     ask = replace(ask, locked={t: [n for n in ns if n not in switches[t]] for t, ns in ask.locked.items()})
     blank = music.with_fill(region, {t: [] for t in region.tracks})
     bars = tuple(music.bar(b) for b in range(max(len(music.bars), region.bars[-1] + 1)))
-    before = tokenizer.encode(music, bars)
+    alone = music
+    for t, notes in ask.locked.items():
+        alone = alone.with_notes(t, notes)
+    before = encoder.encode(music, bars)
     return Blanked(
         ask=ask,
         whole=score,
@@ -47,33 +64,7 @@ def blank_cells(tokenizer: Tokenizer, score: Score, ask: Ask) -> Blanked:
         switches=switches,
         bars=bars,
         before=before,
-        song=before.with_cells(encode_cells(tokenizer, blank, region.cells, bars)),
-        places=_places(tokenizer, music, ask, bars),
+        song=encoder.emptied(before, region.cells),
+        alone=alone,
+        places=encoder.places(alone, [cell for cell in region.cells if ask.locked.get(cell.track)], bars),
     )
-
-
-def encode_cells(
-    tokenizer: Tokenizer, score: Score, cells: Collection[Cell], bars: Sequence[Bar]
-) -> dict[Cell, list[int]]:
-    """The tokens of some cells of a score, as from `Tokenizer.encode`."""
-    texts: dict[Cell, str] = {}
-    for t in sorted({cell.track for cell in cells}):
-        track = score.tracks[t]
-        notes = np.array(track.notes, np.int64).reshape(-1, 4)
-        lead = score.lead_ticks(track)
-        of_track = tokenizer.cell_texts(notes, bars, score.ticks_per_beat, is_drum=track.is_drum, lead=lead)
-        texts.update((cell, of_track[cell.bar]) for cell in cells if cell.track == t)
-    return dict(zip(texts, tokenizer.encode_cells(list(texts.values())), strict=True))
-
-
-def _places(tokenizer: Tokenizer, score: Score, ask: Ask, bars: Sequence[Bar]) -> dict[Cell, list[Place]]:
-    alone = score
-    for t, notes in ask.locked.items():
-        alone = alone.with_notes(t, notes)
-    found = {}
-    cells = [cell for cell in ask.region.cells if ask.locked.get(cell.track)]
-    for cell, ids in encode_cells(tokenizer, alone, cells, bars).items():
-        position, pitch, _ = tokenizer.places(np.array(ids, np.int64))
-        if len(pitch):
-            found[cell] = list(zip(position.tolist(), pitch.tolist(), strict=True))
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Draft:
         """Whether a note of the track begins in this run at `since_ticks` or later."""
         return any(note.onset_ticks >= since_ticks for note in self.written.get(track, ()))
 
-    def settle(self, blanked: Blanked, single: Collection[int], end_bar: int) -> None:
+    def settle(self, blanked: Blanked[Any], single: Collection[int], end_bar: int) -> None:
         """Settles the run that ends at `end_bar`. `single` are the monophonic tracks."""
         region, score = blanked.ask.region, blanked.score
         for t, notes in self.written.items():

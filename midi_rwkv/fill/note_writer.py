@@ -9,18 +9,20 @@ from __future__ import annotations
 import numpy as np
 
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.tokens.attributes import MICRO_MIN, MICROS_PER_POSITION
+from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
 
 from .limits import CellLimits
 from .sample import draw
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
 END, SAME, FIRST_POSITION = 0, 1, 2  # of the place head
-EARLIEST = -MICROS_PER_POSITION // 2  # but at position 0, where a rushed downbeat may be earlier
 
 
 class NoteWriter:
-    """Chooses the notes of one cell for one candidate, an attribute at a time: `choose` for each stage, in order."""
+    """Chooses the notes of one cell for one candidate, an attribute at a time: `choose` for each stage, in order.
+
+    The locked notes of the limits are there already: they are not written, and they count.
+    """
 
     def __init__(
         self,
@@ -29,17 +31,28 @@ class NoteWriter:
         rng: np.random.Generator,
         *,
         is_drum: bool,
-        on_grid: bool = False,
+        micros: np.ndarray | None = None,
     ):
-        """on_grid: no micro-timing."""
-        self.limits, self.config, self.rng = limits, config, rng
-        self.is_drum, self.on_grid = is_drum, on_grid
+        """micros: (positions, classes) bool, the micro-timings that may be chosen at each position; None: all that lie
+        around it."""
+        self.limits, self.config, self.rng, self.is_drum = limits, config, rng, is_drum
+        self._micros = nearest_micros(len(limits.allowed)) if micros is None else micros
         self.notes: list[tuple[int, int, int, int, int]] = []  # position, micro-timing, pitch, velocity, duration
         self.done = False
+        self.same = False  # whether the note that was written last is at the position of the one before it
         self._position = self._pitch = -1
-        self._struck = 0  # notes at this position
+        self._struck = 0  # notes that begin there, up to that pitch
         self._note = [0] * 5  # the one being written: position, then as chosen
-        self._same = False
+        n = len(limits.allowed)
+        self._locked = np.zeros((n + 1, 129), np.int64)  # how many there are at a position below a pitch
+        self._free = limits.allowed.copy()
+        for position, pitch in limits.locked:
+            self._locked[position, pitch + 1 :] += 1
+            self._free[position, pitch] = False
+        at = self._locked[:, 128]
+        self._before = np.concatenate([[0], np.cumsum(at)])[: n + 1]  # at earlier positions
+        lacking = (at[:n] > 0) & (at[:n] < limits.polyphony[0])
+        self._needs = np.flatnonzero(lacking)  # positions that a locked note is at, and more must begin
 
     def choose(self, stage: int, logits: np.ndarray) -> int:
         """The choice of a stage's class, whose logits are given. Sets `done` where the cell ends."""
@@ -53,10 +66,7 @@ class NoteWriter:
         if stage == PLACE:
             return self._places(classes)
         if stage == MICRO:
-            earliest = MICRO_MIN if self._note[0] == 0 else EARLIEST
-            lowest, highest = (0, 0) if self.on_grid else (earliest, MICROS_PER_POSITION // 2 - 1)
-            micro: np.ndarray = np.arange(classes) + MICRO_MIN
-            return (micro >= lowest) & (micro <= highest)
+            return self._micros[self._note[0], :classes]
         if stage == PITCH:
             return self._pitches(classes)
         return np.ones(classes, bool)
@@ -65,8 +75,8 @@ class NoteWriter:
         """Go on from a choice."""
         if stage == PLACE:
             self.done = choice == END
-            self._same = choice == SAME
-            self._note[0] = self._position if self._same else choice - FIRST_POSITION
+            self.same = choice == SAME
+            self._note[0] = self._position if self.same else choice - FIRST_POSITION
             return
         self._note[stage] = choice
         if stage == MICRO:
@@ -78,46 +88,68 @@ class NoteWriter:
 
     def _finish(self) -> None:
         position, micro, pitch, velocity, duration = self._note
-        self._struck = self._struck + 1 if self._same else 1
         self._position, self._pitch = position, pitch
+        self._struck = int(self._struck_with(np.array([position]), np.array([pitch]))[0])
         self.notes.append((position, micro, pitch, velocity, 0 if self.is_drum else duration))
 
     def _places(self, classes: int) -> np.ndarray:
-        limits, n = self.limits, len(self.limits.allowed)
+        n = len(self.limits.allowed)
         out = np.zeros(classes, bool)
-        low, fewest = limits.polyphony[0], limits.density[0]
-        complete = self._position < 0 or self._struck >= low
-        out[END] = complete and len(self.notes) >= fewest
+        later = self._leaves_for(np.arange(n + 1))
+        total = len(self.notes) + len(self.limits.locked)
+        out[END] = later[n] and total >= self.limits.density[0]
         if self._position >= 0:
-            out[SAME] = self._can_take(np.array([self._position]), same=True)[0]
-        if complete:
-            later = np.arange(self._position + 1, n)
-            out[FIRST_POSITION + later] = self._can_take(later, same=False)
+            out[SAME] = self._can_take(np.array([self._position]))[0]
+        positions = self._position + 1 + np.flatnonzero(later[self._position + 1 : n])
+        out[FIRST_POSITION + positions] = self._can_take(positions)
         return out
 
-    def _can_take(self, positions: np.ndarray, *, same: bool) -> np.ndarray:
+    def _leaves_for(self, positions: np.ndarray) -> np.ndarray:
+        """Whether the position of the last note and those between may be left as they are, for later positions."""
+        here = self._position
+        if here >= 0:
+            above = self._locked[here, 128] - self._locked[here, self._pitch + 1]
+            if self._struck + above < self.limits.polyphony[0]:
+                return np.zeros(len(positions), bool)
+        needed = self._needs[self._needs > here]
+        found: np.ndarray = positions <= (needed[0] if len(needed) else len(self.limits.allowed))
+        return found
+
+    def _can_take(self, positions: np.ndarray) -> np.ndarray:
         """Whether a note may begin at each position: its lowest possible pitch leaves the most room above it."""
-        allowed = self.limits.allowed[positions]
-        if same:
-            allowed = allowed & (np.arange(128) > self._pitch)
-        lowest = allowed.argmax(1)
-        fits = self._finishes(positions, lowest, same=same)
-        found: np.ndarray = allowed.any(1) & fits
+        free = self._free[positions] & (
+            np.arange(128) > np.where(positions == self._position, self._pitch, -1)[:, None]
+        )
+        found: np.ndarray = free.any(1) & self._finishes(positions, free.argmax(1))
         return found
 
     def _pitches(self, classes: int) -> np.ndarray:
         position, pitches = self._note[0], np.arange(128)
-        ok = self.limits.allowed[position].copy()
-        if self._same:
+        ok = self._free[position] & self._finishes(np.full(128, position), pitches)
+        if self.same:
             ok &= pitches > self._pitch
-        ok &= self._finishes(np.full(128, position), pitches, same=self._same)
         out = np.zeros(classes, bool)
         out[128 * self.is_drum :][:128] = ok
         return out
 
-    def _finishes(self, positions: np.ndarray, pitches: np.ndarray, *, same: bool) -> np.ndarray:
-        struck = self._struck + 1 if same else 1
-        ok = self.limits.can_finish(
-            positions, pitches, np.full(len(positions), struck), np.full(len(positions), len(self.notes) + 1)
-        )
-        return ok & (struck <= self.limits.polyphony[1])
+    def _struck_with(self, positions: np.ndarray, pitches: np.ndarray) -> np.ndarray:
+        """How many notes begin at a position up to a pitch at which the next is written."""
+        same = positions == self._position
+        passed = self._locked[positions, pitches] - np.where(same, self._locked[positions, self._pitch + 1], 0)
+        struck: np.ndarray = np.where(same, self._struck, 0) + passed + 1
+        return struck
+
+    def _finishes(self, positions: np.ndarray, pitches: np.ndarray) -> np.ndarray:
+        struck = self._struck_with(positions, pitches)
+        total = len(self.notes) + 1 + self._before[positions] + self._locked[positions, pitches]
+        fits = self.limits.can_finish(positions, pitches, struck, total)
+        return fits & (struck <= self.limits.polyphony[1])
+
+
+def nearest_micros(positions: int) -> np.ndarray:
+    """The micro-timings that lie around each position, (positions, classes); at the first, those of a rushed downbeat
+    too."""
+    micro = np.arange(MICRO_MIN, MICRO_MAX + 1)
+    out = np.tile((micro >= -MICROS_PER_POSITION // 2) & (micro < MICROS_PER_POSITION // 2), (positions, 1))
+    out[0] = micro < MICROS_PER_POSITION // 2
+    return out

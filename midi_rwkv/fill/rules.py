@@ -7,8 +7,9 @@ and how many of them together. A request that cannot be met is refused here.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
 from midi_rwkv.score.score import Cell, Note
 from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
-from midi_rwkv.tokens.tokenizer import Tokenizer
 
 from .blank import Blanked
 from .limits import NO_LIMIT, CellLimits
@@ -33,9 +33,12 @@ DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, b
 class Rules:
     """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
 
-    def __init__(self, tokenizer: Tokenizer, blanked: Blanked, sayable: Mapping[bool, np.ndarray]):
-        """`sayable` is by is_drum: (128,) bool, the pitches that the vocabulary has."""
-        self.tokenizer, self.score, self.blank = tokenizer, blanked.score, blanked.blank
+    def __init__(
+        self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked[Any], sayable: Mapping[bool, np.ndarray]
+    ):
+        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar. sayable: by
+        is_drum, (128,) bool, the pitches that the vocabulary has."""
+        self.ticks, self.score, self.blank = ticks, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
         self.places = blanked.places
         score, blank, region = self.score, self.blank, self.region
@@ -117,28 +120,13 @@ class Rules:
         raise RequestError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
 
     def _limits(self, t: int, b: int, density: tuple[int, int]) -> CellLimits:
-        bar, beat = self.score.bar(b), self.score.ticks_per_beat
-        step = self.tokenizer.ticks_per_position(bar.denominator, beat)
-        lead = self.score.lead_ticks(self.score.tracks[t])
-        positions = np.arange(self.tokenizer.positions_in(bar, beat, lead))
-        ticks = bar.start_ticks + np.rint(positions * step).astype(np.int64)  # as in `decode_cell`
+        bar, ticks = self.score.bar(b), self.ticks(t, b)
         allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
         allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions at the same tick only the first
         allowed[ticks >= bar.end_ticks] = False  # rounding can do this when a quarter has few ticks
-        notes = self._notes[t]
-        kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
         places = tuple(self.places.get(Cell(t, b), ()))
         own = self.locked.get(t, ())
-        for note in [*(Note(*n) for n in kept), *own]:
-            taken = sounding(ticks, note)
-            if note in own:
-                taken |= abs(ticks - note.onset_ticks) <= max(lead, off_grid_ticks(beat))
-            elif t in self.single:
-                taken = covered(ticks, note, handover_ticks(beat))
-            if t in self.single:
-                allowed[taken] = False
-            else:
-                allowed[taken, note.pitch] = False
+        allowed[self.taken(t, b, ticks, handover=True)] = False
         polyphony = self.sampling.polyphony or (1, 1 if t in self.single else NO_LIMIT)
         if density != (0, NO_LIMIT):  # the model writes one of several locked notes that share a place
             unwritten = sum(self.score.bar_of(t, n.onset_ticks) == b for n in own) - len(places)
@@ -147,6 +135,25 @@ class Rules:
         if key not in self._cells:
             self._cells[key] = CellLimits(allowed, density, polyphony, places)
         return self._cells[key]
+
+    def taken(self, t: int, b: int, ticks: np.ndarray, *, handover: bool = False) -> np.ndarray:
+        """At which of some ticks (n,) of a cell no note may begin, since a note that stays sounds there: (n, 128) bool
+        by pitch, on a monophonic track at any pitch.
+
+        handover: the ticks are those of the cell's positions, where a note may begin just before one that stays ends.
+        """
+        bar, beat, single = self.score.bar(b), self.score.ticks_per_beat, t in self.single
+        notes = self._notes[t]
+        kept = notes[(notes[:, 0] < bar.end_ticks) & (notes[:, 0] + notes[:, 2] > bar.start_ticks)].tolist()
+        out = np.zeros((len(ticks), 128), bool)
+        for note in (Note(*n) for n in kept):
+            at = covered(ticks, note, handover_ticks(beat)) if single and handover else sounding(ticks, note)
+            out[at, slice(None) if single else note.pitch] = True
+        near = max(self.score.lead_ticks(self.score.tracks[t]), off_grid_ticks(beat))
+        for note in self.locked.get(t, ()):
+            at = sounding(ticks, note) | (abs(ticks - note.onset_ticks) <= near)
+            out[at, slice(None) if single else note.pitch] = True
+        return out
 
     # -- density ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from midi_rwkv.tokens.tokenizer import Tokenizer
 
 from .config import ModelConfig, config_of
 from .recall_mix import RecallWeights
+from .step_checkpoint import STEP_FORMAT, StepCheckpoint, load_step_checkpoint, vocabulary_hash
+from .weights import FILES, checked_shapes, parameter_shapes, read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 RECALL_FILE = "recall.json"
-FILES = ("config.json", "tokenizer.json", "model.safetensors")
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "base"
 
 
@@ -47,11 +48,19 @@ class Checkpoint:
     recall: RecallWeights | None = None  # fitted to these weights (`midi-rwkv recall`)
     version: str = ""  # of the weights, such as "2", from config.json
 
+    @property
+    def trunk(self) -> dict[str, np.ndarray]:
+        """What an engine is made of."""
+        return self.weights
+
     def model(self) -> RWKV7:
         """The checkpoint as a PyTorch module. Raises CheckpointError for a Transformer (evaluation/transformer.py)."""
         if self.config.arch != "rwkv7":
             raise CheckpointError(f"{self.path} is a {self.config.arch}; name an RWKV-7's checkpoint")
         return model_of(self.weights)
+
+
+AnyCheckpoint = Checkpoint | StepCheckpoint
 
 
 def model_of(weights: Mapping[str, np.ndarray]) -> RWKV7:
@@ -74,9 +83,13 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def checkpoint_hash(checkpoint: Checkpoint) -> str:
+def checkpoint_hash(checkpoint: AnyCheckpoint) -> str:
     """A hash of the weights and the vocabulary, to which a style belongs."""
-    digest = hashlib.sha256(tokenizer_hash(checkpoint.tokenizer).encode())
+    if isinstance(checkpoint, StepCheckpoint):
+        of_vocabulary = vocabulary_hash(checkpoint.vocabulary)
+    else:
+        of_vocabulary = tokenizer_hash(checkpoint.tokenizer)
+    digest = hashlib.sha256(of_vocabulary.encode())
     for name in sorted(checkpoint.weights):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(checkpoint.weights[name]).data)
@@ -127,7 +140,7 @@ def save_checkpoint(  # noqa: PLR0913 -- a public call, options by name
         weights_file.write_bytes(data)  # safetensors' own save_file would make it readable only by its owner
 
 
-def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+def load_checkpoint(path: str | Path | None = None) -> AnyCheckpoint:
     """Loads a checkpoint folder, or the one that ships. Raises CheckpointError if it cannot be used."""
     folder = DEFAULT_CHECKPOINT if path is None else Path(path)
     if folder.is_file():
@@ -140,6 +153,31 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
             )
     try:
         record = json.loads(files[0].read_text(encoding="utf-8"))
+        form = record.get("format")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json or tokenizer.json is damaged ({error}); copy them again"
+        ) from error
+    return load_step_checkpoint(folder, record) if form == STEP_FORMAT else _load_tokens(folder, record)
+
+
+def load_token_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """`load_checkpoint` where only a model of tokens will do. Raises CheckpointError for a model of steps."""
+    return of_tokens(load_checkpoint(path))
+
+
+def of_tokens(checkpoint: AnyCheckpoint) -> Checkpoint:
+    """The checkpoint. Raises CheckpointError for a model of steps."""
+    if isinstance(checkpoint, StepCheckpoint):
+        raise CheckpointError(
+            f"{checkpoint.path} is a model of steps, and this works with a model of tokens alone so far; name another"
+        )
+    return checkpoint
+
+
+def _load_tokens(folder: Path, record: Mapping[str, Any]) -> Checkpoint:
+    files = [folder / name for name in FILES]
+    try:
         config = ModelConfig.from_dict(record["model"])
         made_with, prompt, context = record["tokenizer"], record["prompt"], record["context"]
         tokenizer = Tokenizer.load(files[1])
@@ -155,7 +193,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: tokenizer.json does not belong to these weights; restore the one it came with"
         )
-    weights = read_weights(files[2], config)
+    weights = checked_shapes(files[2], read_tensors(files[2]), parameter_shapes(config))
     training = record.get("training", {})
     recall = read_recall(folder / RECALL_FILE)
     version = str(record.get("version", ""))
@@ -182,67 +220,3 @@ def read_recall(path: Path) -> RecallWeights | None:
         raise CheckpointError(
             f"{path} is damaged or of another version ({error}); copy it again, or delete it to fill without"
         ) from error
-
-
-def read_weights(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """A safetensors file as float32 arrays, checked against the shapes the config implies."""
-    from safetensors import SafetensorError, deserialize
-
-    try:
-        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy the checkpoint again") from error
-    weights = {}
-    for name, info in tensors:
-        raw = info["data"]
-        if info["dtype"] == "BF16":
-            array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif info["dtype"] in ("F32", "F16"):
-            array = np.frombuffer(raw, np.float32 if info["dtype"] == "F32" else np.float16).astype(np.float32)
-        else:
-            raise CheckpointError(f"{path}: {name} is {info['dtype']}; weights must be BF16, F16 or F32")
-        weights[name] = array.reshape(info["shape"])
-    expected = parameter_shapes(config)
-    for name in sorted(set(expected) | set(weights)):
-        if name not in weights or name not in expected or weights[name].shape != expected[name]:
-            found = weights[name].shape if name in weights else "nothing"
-            raise CheckpointError(
-                f"{path}: {name} should be {expected.get(name, 'absent')}, found {found}; wrong config.json?"
-            )
-    return weights
-
-
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter of the model."""
-    C, V, H = config.n_embd, config.vocab_size, config.n_head
-    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)} if V else {}
-    if config.arch == "transformer":
-        F, D = config.ffn_size, config.head_size
-        shapes["norm_out.weight"] = (C,)
-        for i in range(config.n_layer):
-            shapes.update({f"blocks.{i}.att.{n}.weight": (C, C) for n in ("query", "key", "value", "output")})
-            shapes.update({f"blocks.{i}.att.{n}_norm.weight": (D,) for n in ("query", "key")})
-            shapes.update({f"blocks.{i}.ffn.{n}.weight": (F, C) for n in ("gate", "up")})
-            shapes.update(
-                {f"blocks.{i}.ffn.down.weight": (C, F)} | {f"blocks.{i}.{n}_norm.weight": (C,) for n in ("att", "ffn")}
-            )
-        return shapes
-    norms = ["ln_out", "blocks.0.ln0"]
-    for i in range(config.n_layer):
-        block = f"blocks.{i}"
-        norms += [f"{block}.ln1", f"{block}.ln2", f"{block}.att.ln_x"]
-        names = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"]
-        ranks = {"w": config.decay_rank, "a": config.iclr_rank, "g": config.gate_rank}
-        if i:
-            names.append("v0")
-            ranks["v"] = config.value_rank
-        shapes.update({f"{block}.att.{n}": (1, 1, C) for n in names})
-        for n, rank in ranks.items():
-            shapes[f"{block}.att.{n}1"], shapes[f"{block}.att.{n}2"] = (C, rank), (rank, C)
-        shapes[f"{block}.att.r_k"] = (H, config.head_size)
-        shapes.update({f"{block}.att.{n}.weight": (C, C) for n in ("receptance", "key", "value", "output")})
-        shapes[f"{block}.ffn.x_k"] = (1, 1, C)
-        shapes[f"{block}.ffn.key.weight"], shapes[f"{block}.ffn.value.weight"] = (4 * C, C), (C, 4 * C)
-    for norm in norms:
-        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (C,)
-    return shapes

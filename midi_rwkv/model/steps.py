@@ -17,18 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midi_rwkv.tokens.attributes import DRUMS, POSITIONS_PER_QUARTER, Column
+from midi_rwkv.tokens.attributes import DRUMS, IMPLIED_SIZES, POSITIONS_PER_QUARTER, Column
 
 from .config import ModelConfig
 from .packing import packed_hidden
 from .rwkv7 import RWKV7, ModelState
 
-DERIVED = (1 + POSITIONS_PER_QUARTER, 1 + 17, 1 + 12)  # where in the quarter, which quarter, pitch class
 END, SAME, FIRST_POSITION = 0, 1, 2  # of the place head
 
 
-def derived_columns(steps: Tensor) -> Tensor:
-    """What a step's columns imply, (..., 3). steps: (..., columns)."""
+def implied_columns(steps: Tensor) -> Tensor:
+    """`IMPLIED_SIZES`, (..., 3). steps: (..., columns)."""
     position, pitch = steps[..., Column.POSITION], steps[..., Column.PITCH]
     has_position, pitched = position > 0, (pitch > 0) & (pitch <= DRUMS)
     within = torch.where(has_position, 1 + (position - 1) % POSITIONS_PER_QUARTER, 0)
@@ -43,13 +42,13 @@ class Tables(nn.Module):
 
     def __init__(self, sizes: Sequence[int], n_embd: int):
         super().__init__()
-        rows = [*sizes, *DERIVED]
+        rows = [*sizes, *IMPLIED_SIZES]
         self.weight = nn.Parameter(torch.empty(sum(rows), n_embd))
         self.register_buffer("offsets", torch.tensor([0, *rows[:-1]]).cumsum(0), persistent=False)
         nn.init.uniform_(self.weight, -1e-4, 1e-4)  # ln0 makes the sum unit
 
     def forward(self, steps: Tensor) -> Tensor:
-        rows = torch.cat([steps, derived_columns(steps)], -1).long() + self.offsets
+        rows = torch.cat([steps, implied_columns(steps)], -1).long() + self.offsets
         return F.embedding_bag(rows.flatten(0, 1), self.weight, mode="sum").view(*steps.shape[:2], -1)
 
 

@@ -28,7 +28,7 @@ from .pieces import Piece, draw_fills, read_pieces
 from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
-    from midi_rwkv.model.checkpoint import Checkpoint
+    from midi_rwkv.model.checkpoint import AnyCheckpoint, Checkpoint
     from midi_rwkv.model.rwkv7 import RWKV7
 
     from .tuning import Check, Fill, Tuning
@@ -98,7 +98,7 @@ def personalize(
     name: str | None = None,
     options: PersonalizeOptions = DEFAULTS,
     *,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: AnyCheckpoint | None = None,
     on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Personalized:
@@ -115,7 +115,7 @@ def personalize(
     """
     import torch
 
-    from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+    from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint, of_tokens
 
     from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
@@ -123,7 +123,7 @@ def personalize(
     target, seed = _target(name, options.output), options.seed
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    checkpoint = checkpoint or load_checkpoint()
+    checkpoint = of_tokens(checkpoint or load_checkpoint())
     model = _model(checkpoint)
     pieces, skipped = _usable(files, say)
     base = checkpoint_hash(checkpoint)

@@ -22,7 +22,7 @@ import numpy as np
 
 from midi_rwkv.errors import StyleError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import Checkpoint, checkpoint_hash
+from midi_rwkv.model.checkpoint import AnyCheckpoint, checkpoint_hash
 
 SUFFIX = ".safetensors"
 PLACES = ("wkv", "run")
@@ -131,7 +131,7 @@ def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: 
         raise OSError(f"{path} could not be written: {error.strerror or error}; nothing was kept of it") from error
 
 
-def load_style(name_or_path: str | Path, checkpoint: Checkpoint) -> Style:
+def load_style(name_or_path: str | Path, checkpoint: AnyCheckpoint) -> Style:
     """One style, checked against the checkpoint. Raises StyleError if it does not belong to it."""
     from safetensors.numpy import load_file
 
@@ -191,7 +191,7 @@ def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style
 
 
 def find_style(
-    text: str | None, checkpoint: Checkpoint, strength: float = 1.0, *, names_only: bool = False
+    text: str | None, checkpoint: AnyCheckpoint, strength: float = 1.0, *, names_only: bool = False
 ) -> Style | None:
     """The style of `--style TEXT --style-strength S`. None is the base model.
 

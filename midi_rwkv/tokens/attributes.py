@@ -66,6 +66,11 @@ class Column(IntEnum):
     DISTANCE = 8  # where the step's bar is, seen from the run (`distance_of`)
 
 
+# What the columns of a step imply, and a model would otherwise have to work out: where in the quarter it is, in which
+# quarter of the bar, and of which pitch class. How many values each has; 0 where the step has none.
+IMPLIED_SIZES = (1 + POSITIONS_PER_QUARTER, 1 + 17, 1 + 12)
+
+
 class Role(IntEnum):
     """What a step is to the fill."""
 

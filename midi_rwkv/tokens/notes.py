@@ -102,6 +102,12 @@ class BarGrid:
         position = np.clip((units + MICROS_PER_POSITION // 2) // MICROS_PER_POSITION, 0, self.lengths[bar] - 1)
         return position, np.clip(units - MICROS_PER_POSITION * position, MICRO_MIN, MICRO_MAX)
 
+    def position_ticks(self, bar: int) -> np.ndarray:
+        """The ticks of a bar's positions, (n,)."""
+        units = MICROS_PER_POSITION * np.arange(self.lengths[bar])
+        ticks: np.ndarray = self.lines[bar] + np.rint(units * self.ticks[bar]).astype(np.int64)
+        return ticks
+
     def onset(self, bar: int, position: int, micro: int) -> int:
         """The tick of a place."""
         return int(self.lines[bar]) + round((MICROS_PER_POSITION * position + micro) * float(self.ticks[bar]))

@@ -16,7 +16,6 @@ and pitch. No merge crosses a cell.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -32,7 +31,6 @@ from midi_rwkv.score.score import (
     Cell,
     Note,
     Score,
-    Track,
     bar_lines,
     bars_of,
     lead_at_end,
@@ -371,27 +369,3 @@ class Tokenizer:
 def nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The index of the entry of a sorted table that is nearest to each value; the lower one in a tie."""
     return np.searchsorted((table[1:] + table[:-1]) / 2, values, side="left")
-
-
-def in_the_manner_of(track: Track, notes: Sequence[Note]) -> list[Note]:
-    """Restores details that tokens leave out, from the track itself.
-
-    A velocity level becomes the velocity that the track uses most within half a level (4) of it. A drum hit is as long
-    as that drum's hits mostly are in the track, else as the track's hits are.
-    """
-    used = Counter(n.velocity for n in track.notes)
-    lengths: dict[int, Counter[int]] = defaultdict(Counter)
-    for n in track.notes if track.is_drum else ():
-        lengths[n.pitch][n.duration_ticks] += 1
-        lengths[-1][n.duration_ticks] += 1
-    out = []
-    for n in notes:
-        near = [(count, -abs(v - n.velocity), v) for v, count in used.items() if abs(v - n.velocity) <= 4]
-        of_its_kind = lengths.get(n.pitch) or lengths.get(-1)
-        out.append(
-            n._replace(
-                velocity=max(near)[2] if near else n.velocity,
-                duration_ticks=of_its_kind.most_common(1)[0][0] if of_its_kind else n.duration_ticks,
-            )
-        )
-    return out

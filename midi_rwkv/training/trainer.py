@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from midi_rwkv.corpus.shards import Shard
 from midi_rwkv.errors import CheckpointError, CorpusError, RequestError
-from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tokenizer_hash
+from midi_rwkv.model.checkpoint import Checkpoint, load_token_checkpoint, save_checkpoint, tokenizer_hash
 from midi_rwkv.model.config import ModelConfig, TrainConfig
 from midi_rwkv.model.packing import PackedRWKV7
 from midi_rwkv.model.rwkv7 import RWKV7
@@ -129,7 +129,7 @@ class Trainer:
         if self.state_path.exists():
             self._resume()
         elif start is not None:
-            self._start_from(load_checkpoint(start))
+            self._start_from(load_token_checkpoint(start))
         self.parallel = self.group.wrap(PackedRWKV7(self.model) if isinstance(self.model, RWKV7) else self.model)
 
     def make_model(self) -> nn.Module:
