@@ -15,11 +15,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Floats, State, TokenEngine
+from midi_rwkv.engine.engine import Engine, Floats, State
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
@@ -44,11 +45,11 @@ class Stopped(Exception):
 class PatientEngine:
     """An engine that checks before every step whether to continue, and remembers the states after long readings.
 
-    A second fill of the same region therefore starts with its first note. Two readings are the same if their tokens and
+    A second fill of the same region therefore starts with its first note. Two readings are the same if their inputs and
     the state before them are the same.
     """
 
-    def __init__(self, engine: TokenEngine[State]) -> None:
+    def __init__(self, engine: Engine[State]) -> None:
         self.engine, self.name = engine, engine.name
         self.check: Callable[[], None] = lambda: None
         self.vocab_size = engine.vocab_size
@@ -62,26 +63,36 @@ class PatientEngine:
         self.check()
         return self.engine.step(tokens, state)
 
-    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+    def step_vectors(self, vectors: Floats, state: State) -> Floats:
         self.check()
-        ids = list(tokens)
-        if len(ids) < WORTH_KEEPING or state.batch > 1:
-            return self.engine.prefill(ids, state)
-        mark = hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=16)
+        return self.engine.step_vectors(vectors, state)
+
+    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
+        return self._read(self.engine.prefill, np.array(tokens, np.int64), state)
+
+    def prefill_vectors(self, vectors: Floats, state: State) -> Floats:
+        return self._read(self.engine.prefill_vectors, vectors, state)
+
+    def _read(self, read: Callable[[Any, State], Floats], inputs: np.ndarray, state: State) -> Floats:
+        """Reads all inputs, or takes over the state that they led to before."""
+        self.check()
+        if len(inputs) < WORTH_KEEPING or state.batch > 1:
+            return read(inputs, state)
+        mark = hashlib.blake2b(inputs.tobytes(), digest_size=16)
         for array in (state.att_shift, state.ffn_shift, state.wkv):
             mark.update(array.tobytes())
         key = mark.digest()
         if key not in self._known:
-            for at in range(0, len(ids), AT_ONCE):
+            for at in range(0, len(inputs), AT_ONCE):
                 self.check()
-                logits = self.engine.prefill(ids[at : at + AT_ONCE], state)
-            self._known[key] = (logits.copy(), state.copy())
+                last = read(inputs[at : at + AT_ONCE], state)
+            self._known[key] = (last.copy(), state.copy())
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
-        logits, kept = self._known[key]
+        last, kept = self._known[key]
         state.att_shift[:], state.ffn_shift[:], state.wkv[:] = kept.att_shift, kept.ffn_shift, kept.wkv
-        return logits.copy()
+        return last.copy()
 
 
 @dataclass(frozen=True)

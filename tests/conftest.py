@@ -172,6 +172,33 @@ def checkpoint_folder(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def step_checkpoint_folder(tmp_path_factory):
+    """The same for a model of steps."""
+    import torch
+
+    from midi_rwkv.model.config import ModelConfig
+    from midi_rwkv.model.step_checkpoint import save_step_checkpoint
+    from midi_rwkv.model.steps import StepModel
+    from midi_rwkv.tokens.attributes import make_vocabulary
+
+    torch.manual_seed(0)
+    config, vocabulary = ModelConfig(n_layer=2, n_embd=64, vocab_size=0), make_vocabulary()
+    model = StepModel(config, vocabulary.sizes)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    folder = tmp_path_factory.mktemp("steps")
+    save_step_checkpoint(folder, config, model.state_dict(), vocabulary, context=512, training={})
+    return folder
+
+
+@pytest.fixture(scope="session", params=["tokens", "steps"])
+def either_checkpoint(request, checkpoint_folder, step_checkpoint_folder):
+    """One of tokens, and one of steps."""
+    return checkpoint_folder if request.param == "tokens" else step_checkpoint_folder
+
+
+@pytest.fixture(scope="session")
 def shards(tokenizer, tmp_path_factory):
     """A folder of token shards of one source, `a`, under the names of all sources too, and its tokenizer."""
     from midi_rwkv.corpus.shards import write_shard

@@ -88,8 +88,8 @@ class NoteWriter:
 
     def _finish(self) -> None:
         position, micro, pitch, velocity, duration = self._note
-        self._position, self._pitch = position, pitch
         self._struck = int(self._struck_with(np.array([position]), np.array([pitch]))[0])
+        self._position, self._pitch = position, pitch
         self.notes.append((position, micro, pitch, velocity, 0 if self.is_drum else duration))
 
     def _places(self, classes: int) -> np.ndarray:

@@ -110,9 +110,19 @@ class StepWriting:
         grid = self._grid(blanked)
 
         def ticks(t: int, b: int) -> np.ndarray:
-            found = grid.position_ticks(b)
-            inside: np.ndarray = found[found < max(found[0] + 1, blanked.score.cell_ticks(t, b)[1])]
-            return inside
+            """A position's own tick or, where that is the next bar's already, the last of the cell that is near it."""
+            own, end = grid.position_ticks(b), blanked.score.cell_ticks(t, b)[1]
+            inside = own < end
+            if not self._on_grid(blanked, t):
+                inside[1:] |= own[:-1] + own[1:] < 2 * (end - 1)
+            count = 1 + max(
+                [
+                    int(np.flatnonzero(inside[1:]).max(initial=-1)) + 1,
+                    *(p for p, _ in blanked.places.get(Cell(t, b), ())),
+                ]
+            )
+            usable: np.ndarray = np.minimum(own[:count], max(end - 1, own[0]))
+            return usable
 
         return Rules(ticks, blanked, {True: every, False: every})
 
@@ -271,24 +281,23 @@ class StepWriting:
         They stay inside the cell and nearer to their own position than to its neighbours, and never lie where a kept
         note sounds if the position itself doesn't.
         """
-        score, grid = work.blanked.score, self._grid(work.blanked)
-        center = work.rules.ticks(cell.track, cell.bar)
-        out = nearest_micros(len(center))
-        micro = np.arange(MICRO_MIN, MICRO_MAX + 1)
-        if self._on_grid(work.blanked, cell.track):
-            out &= micro == 0
+        score, grid, rules = work.blanked.score, self._grid(work.blanked), work.rules
+        center, micro = rules.ticks(cell.track, cell.bar), np.arange(MICRO_MIN, MICRO_MAX + 1)
         units = MICROS_PER_POSITION * np.arange(len(center))[:, None] + micro
         ticks = grid.lines[cell.bar] + np.rint(units * grid.ticks[cell.bar]).astype(np.int64)
         start, end = score.cell_ticks(cell.track, cell.bar)
-        out &= (ticks >= max(0, start)) & (ticks < end)
-        middle = center[:-1] + center[1:]
+        out: np.ndarray = nearest_micros(len(center)) & (ticks >= max(0, start)) & (ticks < end)
+        own = grid.position_ticks(cell.bar)[: len(center)]
+        middle = own[:-1] + own[1:]
         out[1:] &= 2 * ticks[1:] > middle[:, None]
         out[:-1] &= 2 * ticks[:-1] <= middle[:, None]
-        taken = work.rules.taken(cell.track, cell.bar, ticks.ravel())
+        taken = rules.taken(cell.track, cell.bar, ticks.ravel())
         if taken.any():
-            now = taken.reshape(*ticks.shape, 128)
-            out &= ~(now & ~now[:, [-MICRO_MIN]]).any(-1)
-        out[:, -MICRO_MIN] = True
+            at_center = rules.taken(cell.track, cell.bar, center, handover=True)
+            out &= ~(taken.reshape(*ticks.shape, 128) & ~at_center[:, None]).any(-1)
+        if self._on_grid(work.blanked, cell.track):
+            out &= (micro == 0) | ~out[:, [-MICRO_MIN]]
+        out[~out.any(1), -MICRO_MIN] = True
         return out
 
     def _on_grid(self, blanked: Blanked[SongNotes], track: int) -> bool:

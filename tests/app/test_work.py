@@ -22,8 +22,8 @@ REGION = Region.rectangle([0, 1], [(4, 6)])
 
 
 @pytest.fixture(scope="module")
-def checkpoint(checkpoint_folder):
-    return load_checkpoint(checkpoint_folder)
+def checkpoint(either_checkpoint):
+    return load_checkpoint(either_checkpoint)
 
 
 @pytest.fixture
@@ -61,13 +61,18 @@ def test_the_same_notes_as_infill(worker, checkpoint, score):
 
 def test_what_was_read_is_not_read_again(worker, score, monkeypatch):
     read = []
-    original = worker.engine.engine.prefill
 
-    def counted(ids, state):
-        read.append(len(ids))
-        return original(ids, state)
+    def count(name):
+        original = getattr(worker.engine.engine, name)
 
-    monkeypatch.setattr(worker.engine.engine, "prefill", counted)
+        def counted(inputs, state):
+            read.append(len(inputs))
+            return original(inputs, state)
+
+        monkeypatch.setattr(worker.engine.engine, name, counted)
+
+    count("prefill")
+    count("prefill_vectors")
     first = fills(worker, score)
     cold = sum(read)
     read.clear()
@@ -79,15 +84,19 @@ def test_what_was_read_is_not_read_again(worker, score, monkeypatch):
     assert sum(read) > 64
 
 
-def test_memory_is_bounded(checkpoint, monkeypatch):
+@pytest.mark.parametrize("vectors", [False, True])
+def test_memory_is_bounded(checkpoint_folder, monkeypatch, vectors):
+    checkpoint = load_checkpoint(checkpoint_folder)
     monkeypatch.setattr(work, "REMEMBERED", 3)
     engine = PatientEngine(make_engine(checkpoint.weights, checkpoint.config.head_size))
+    read = engine.prefill_vectors if vectors else engine.prefill
     for i in range(6):
+        inputs = checkpoint.weights["emb.weight"][[i + 10] * 70] if vectors else [i + 10] * 70
         state = engine.new_state(1)
-        kept = engine.prefill([i + 10] * 70, state)
+        kept = read(inputs, state)
         kept[:] = 0  # what is handed out is a copy
         again = engine.new_state(1)
-        assert engine.prefill([i + 10] * 70, again).any()
+        assert read(inputs, again).any()
         np.testing.assert_array_equal(state.wkv, again.wkv)
     assert len(engine._known) == 3
 

@@ -15,6 +15,7 @@ from midi_rwkv.evaluation.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, 
 from midi_rwkv.evaluation.transformer import Transformer
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.blank import blank_cells
+from midi_rwkv.fill.flat import TokenEncoder
 from midi_rwkv.model.checkpoint import save_checkpoint
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
 from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
@@ -223,7 +224,7 @@ def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
         memory, _ = next(memories)
         given = case.given(score)
         asked = Ask(case.region, context_bars=case.context_bars)
-        of_fill = infiller._memory(blank_cells(system.tokenizer, given, asked))
+        of_fill = infiller.writing.memory(blank_cells(TokenEncoder(system.tokenizer), given, asked))
         assert of_fill is not None
         own = of_fill.cell(Cell(case.tracks[0], case.first))
         assert sorted(own.sources) == sorted(memory.sources)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from midi_rwkv import Ask, Note, Region, Score, Track, infill, load_checkpoint
+from midi_rwkv.fill.flat import TokenWriting
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Cell, TimeSignature
@@ -14,7 +15,12 @@ from midi_rwkv.tokens.prompt import ORDERS, Shown, build_prompt, prompt_budget
 
 
 @pytest.fixture(scope="module")
-def infiller(checkpoint_folder):
+def infiller(either_checkpoint):
+    return Infiller(load_checkpoint(either_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def of_tokens(checkpoint_folder):
     return Infiller(load_checkpoint(checkpoint_folder))
 
 
@@ -57,8 +63,8 @@ def test_the_hidden_notes_do_not_matter(infiller, score):
     assert infiller(score, Ask(region, seed=4))[0].fills == infiller(other, Ask(region, seed=4))[0].fills
 
 
-def test_threads_and_precision(checkpoint_folder, score):
-    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
+def test_threads_and_precision(either_checkpoint, score):
+    checkpoint, region = load_checkpoint(either_checkpoint), Region.rectangle([0], [(4, 6)])
     one, two, rounded = (
         Infiller(checkpoint, threads=threads, precision=precision)(score, Ask(region, seed=4))[0].fills
         for threads, precision in ((1, "float32"), (2, "float32"), (1, "int8"))
@@ -92,9 +98,9 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
 
     by_track = [Cell(0, 4), Cell(0, 5), Cell(1, 4), Cell(1, 5)]
     cells = sorted(by_track, key=lambda cell: cell.bar)
-    song = infiller.tokenizer.encode(score).without(cells)
-    targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.tokens
-    budget = prompt_budget(song, targets, infiller.checkpoint.context)
+    song = infiller.writing.tokenizer.encode(score).without(cells)
+    targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.writing.tokens
+    budget = prompt_budget(song, targets, infiller.writing.checkpoint.context)
     prompt = build_prompt(tokens, song, targets, Shown(budget=budget), order=order)
     assert written == prompt.cells() == (by_track if order == "tracks" else cells)
     rest = iter(fed)
@@ -112,22 +118,22 @@ def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order
     assert not list(rest)
 
 
-def test_a_later_run_is_written_in_the_context_of_the_earlier(infiller, score, monkeypatch):
+def test_a_later_run_is_written_in_the_context_of_the_earlier(of_tokens, score, monkeypatch):
     """The prompt of the second run shows what the first run wrote, per candidate."""
     seen = []
-    original = Infiller._prompt
+    original = TokenWriting._prompt
 
     def spy(self, blanked, song, run):
         seen.append(song)
         return original(self, blanked, song, run)
 
-    monkeypatch.setattr(Infiller, "_prompt", spy)
+    monkeypatch.setattr(TokenWriting, "_prompt", spy)
     region = Region.rectangle([0], [(1, 2), (6, 7)])
-    candidates = infiller(score, Ask(region, SamplingConfig(density=(3, 9)), candidates=2, seed=0))
+    candidates = of_tokens(score, Ask(region, SamplingConfig(density=(3, 9)), candidates=2, seed=0))
     first, *later = seen  # one for both candidates, then one each
     assert not len(first.cell(Cell(0, 1)))
     for shown, candidate in zip(later, candidates, strict=True):
-        whole = infiller.tokenizer.encode(candidate.score).without([Cell(0, 6)])
+        whole = of_tokens.writing.tokenizer.encode(candidate.score).without([Cell(0, 6)])
         assert np.array_equal(shown.cells, whole.cells)
     assert not np.array_equal(later[0].cells, later[1].cells)
 
@@ -146,8 +152,8 @@ def test_a_region_outside_the_score_is_refused(infiller, score, cell):
         infiller(score, Ask(Region(frozenset({cell}))))
 
 
-def test_torch_and_numba_write_the_same(checkpoint_folder, score):
-    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
+def test_torch_and_numba_write_the_same(either_checkpoint, score):
+    checkpoint, region = load_checkpoint(either_checkpoint), Region.rectangle([0], [(4, 6)])
     fills = [
         Infiller(checkpoint, backend=backend, precision="float32")(score, Ask(region, seed=1))[0].fills
         for backend in ("numba", "torch")
@@ -155,13 +161,13 @@ def test_torch_and_numba_write_the_same(checkpoint_folder, score):
     assert fills[0] == fills[1]
 
 
-def test_a_section_is_not_left_silent(infiller, score):
+def test_a_section_is_not_left_silent(of_tokens, score):
     """A model that wants to end every bar at once still writes something, once a section."""
-    quiet = Infiller(infiller.checkpoint)
+    quiet = Infiller(of_tokens.writing.checkpoint)
     step, prefill = quiet.engine.step, quiet.engine.prefill
 
     def hush(logits):
-        logits[:, quiet.tokens.fill_end] = 50
+        logits[:, quiet.writing.tokens.fill_end] = 50
         return logits
 
     quiet.engine.step = lambda tokens, state: hush(step(tokens, state))
@@ -172,12 +178,12 @@ def test_a_section_is_not_left_silent(infiller, score):
         assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]
 
 
-def test_what_is_kept_between_fills_is_bounded(infiller, score, monkeypatch):
-    monkeypatch.setattr(sys.modules["midi_rwkv.fill.infill"], "MAX_KEPT_RULES", 3)
+def test_what_is_kept_between_fills_is_bounded(of_tokens, score, monkeypatch):
+    monkeypatch.setattr(sys.modules["midi_rwkv.fill.flat"], "MAX_KEPT_RULES", 3)
     region = Region.rectangle([0], [(2, 3)])
     for low in range(40, 50):
-        infiller(score, Ask(region, SamplingConfig(pitch_range=(low, low + 24)), seed=1))
-        assert len(infiller._cell_rules) <= 3
+        of_tokens(score, Ask(region, SamplingConfig(pitch_range=(low, low + 24)), seed=1))
+        assert len(of_tokens.writing._cell_rules) <= 3
 
 
 def test_a_fill_keeps_to_the_register_of_its_track(infiller, score):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from midi_rwkv import Ask
 from midi_rwkv.fill.blank import blank_cells
+from midi_rwkv.fill.flat import TokenEncoder
 from midi_rwkv.fill.infill import Infiller, infill
 from midi_rwkv.fill.limits import CellLimits
 from midi_rwkv.fill.locked import with_locked
@@ -84,21 +85,21 @@ def test_places_are_the_grids(tokenizer, score):
     """A note off the grid stands where the model would write it."""
     region = Region.rectangle([0, 1], [(2, 4)])
     locked = {0: [Note(2 * BAR + 485, 64, 100, 90), Note(3 * BAR, 71, 100, 90)], 1: [Note(3 * BAR + 960, 50, 10, 9)]}
-    found = blank_cells(tokenizer, score, Ask(region, locked=locked)).places
+    found = blank_cells(TokenEncoder(tokenizer), score, Ask(region, locked=locked)).places
     assert found == {Cell(0, 2): [(12, 64)], Cell(0, 3): [(0, 71)], Cell(1, 3): [(24, 50)]}
-    assert blank_cells(tokenizer, score, Ask(region)).places == {}
+    assert blank_cells(TokenEncoder(tokenizer), score, Ask(region)).places == {}
     for wrong in ({0: [Note(4 * BAR, 64, 100, 90)]}, {2: [Note(2 * BAR, 64, 100, 90)]}):
         with pytest.raises(ValueError, match="a locked note must begin inside the region"):
-            blank_cells(tokenizer, score, Ask(region, locked=wrong))
+            blank_cells(TokenEncoder(tokenizer), score, Ask(region, locked=wrong))
 
 
-def test_a_fill_has_its_locked_notes_as_they_are(checkpoint_folder, score):
+def test_a_fill_has_its_locked_notes_as_they_are(either_checkpoint, score):
     """In every candidate and both runs, off the grid, in a pitch and loudness of their own, ringing past their bar."""
     region = Region(frozenset({Cell(0, 2), Cell(0, 3), Cell(1, 3), Cell(0, 6)}))
     locked = {0: [Note(2 * BAR + 485, 87, 101, 3), Note(6 * BAR, 30, 2500, 90)], 1: [Note(3 * BAR, 50, 333, 77)]}
     sampling = SamplingConfig(pitch_range=(55, 70))
     found = infill(
-        score, Ask(region, sampling, candidates=3, seed=5, locked=locked), load_checkpoint(checkpoint_folder)
+        score, Ask(region, sampling, candidates=3, seed=5, locked=locked), load_checkpoint(either_checkpoint)
     )
     assert len({str(c.fills) for c in found}) == 3
     for candidate in found:
@@ -117,7 +118,7 @@ def test_the_model_reads_what_it_wrote_of_them(checkpoint_folder, score):
     infiller.engine.step = lambda ids, state: fed.extend(ids.tolist()) or step(ids, state)
     locked = {0: [Note(4 * BAR + 960, 74, 240, 90)]}
     infiller(score, Ask(Region.rectangle([0], [(4, 5)]), seed=2, locked=locked))
-    base = [infiller.tokenizer.base_names[b] for i in fed for b in infiller.tokenizer.expansions[i]]
+    base = [infiller.writing.tokenizer.base_names[b] for i in fed for b in infiller.writing.tokenizer.expansions[i]]
     after = base[base.index("Position_24") :]
     group = after[: next((k for k, n in enumerate(after[1:], 1) if n.startswith("Position")), len(after))]
     assert "Pitch_74" in group

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from cell_limits import PITCHES, POSITIONS, answers, small_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from song import vocabulary
@@ -22,10 +23,10 @@ CLASSES = (386, 26, 256, 32, 240)
 ANY = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
 
 
-def write(limits: CellLimits, seed: int, *, is_drum: bool = False, on_grid: bool = False) -> list[tuple[int, ...]]:
+def write(limits: CellLimits, seed: int, *, is_drum: bool = False) -> list[tuple[int, ...]]:
     """A cell from heads that say anything."""
     rng = np.random.default_rng(seed)
-    writer = NoteWriter(limits, ANY, rng, is_drum=is_drum, on_grid=on_grid)
+    writer = NoteWriter(limits, ANY, rng, is_drum=is_drum)
     for _ in range(2000):
         for stage, classes in enumerate(CLASSES):
             writer.choose(stage, rng.normal(0, 3, classes))
@@ -34,6 +35,32 @@ def write(limits: CellLimits, seed: int, *, is_drum: bool = False, on_grid: bool
             if stage == 3 and is_drum:
                 break
     raise AssertionError("the cell does not end")
+
+
+@given(small_limits(), st.integers(0, 1000))
+@settings(max_examples=300)
+def test_a_small_cell_is_one_of_those_that_its_limits_allow(limits: CellLimits, seed: int) -> None:
+    """Notes that are locked are there without being written."""
+    found = answers(limits)
+    if not len(found):
+        return
+    written = np.zeros((POSITIONS, 3), bool)
+    for position, pitch in [(n[0], n[2]) for n in write(limits, seed)] + list(limits.locked):
+        assert not written[position, PITCHES.index(pitch)]
+        written[position, PITCHES.index(pitch)] = True
+    assert any((written == answer).all() for answer in found)
+
+
+def test_every_content_that_is_allowed_can_be_written() -> None:
+    allowed = np.zeros((POSITIONS, 128), bool)
+    allowed[:, PITCHES[:2]] = True
+    limits = CellLimits(allowed, (2, 4), (1, 2), ((1, PITCHES[0]),))
+    locked = (1, PITCHES[0])
+    seen = {frozenset([locked, *((n[0], n[2]) for n in write(limits, seed))]) for seed in range(1000)}
+    wanted = {
+        frozenset((p, PITCHES[q]) for p, q in zip(*np.nonzero(answer), strict=True)) for answer in answers(limits)
+    }
+    assert seen == wanted
 
 
 @st.composite
@@ -67,18 +94,22 @@ def test_every_cell_meets_its_limits(limits: CellLimits, seed: int, is_drum: boo
         assert 0 <= duration < 240
 
 
-def test_on_the_grid_there_is_no_micro_timing() -> None:
-    notes = write(CellLimits(np.ones((24, 128), bool), (8, 8)), 0, on_grid=True)
-    assert {n[1] for n in notes} == {0}
-
-
-def test_every_small_cell_can_be_written() -> None:
-    allowed = np.zeros((2, 128), bool)
-    allowed[:, 60:62] = True
-    limits = CellLimits(allowed, (1, 2), (1, 2))
-    seen = {tuple((n[0], n[2]) for n in write(limits, seed, on_grid=True)) for seed in range(400)}
-    places = [(p, q) for p in range(2) for q in (60, 61)]
-    assert seen == {c for k in (1, 2) for c in itertools.combinations(places, k)}
+def test_only_the_given_micro_timings_are_chosen() -> None:
+    micros = np.zeros((24, 26), bool)
+    micros[:, 20] = True  # none
+    writer, rng = (
+        NoteWriter(CellLimits(np.ones((24, 128), bool)), ANY, np.random.default_rng(0), is_drum=False, micros=micros),
+        np.random.default_rng(1),
+    )
+    for _ in range(20):
+        if writer.done:
+            break
+        for stage, classes in enumerate(CLASSES):
+            writer.choose(stage, rng.normal(0, 3, classes))
+            if writer.done:
+                break
+    assert writer.notes
+    assert {n[1] for n in writer.notes} == {0}
 
 
 def test_the_heads_are_the_models() -> None:
