@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midi_rwkv.score.manner import in_the_manner_of
 from midi_rwkv.score.score import Bar, Cell, Note, Score, TimeSignature, Track
-from midi_rwkv.tokens.tokenizer import Tokenizer, in_the_manner_of
+from midi_rwkv.tokens.tokenizer import Tokenizer
 
 TPQ = 480
 STEP = TPQ // 12
@@ -149,7 +150,7 @@ def test_agrees_with_miditok_where_both_can_say_it():
 
 def test_velocities_are_given_back_where_the_track_tells_them():
     track = Track("x", 0, (Note(0, 60, 1, 80), Note(1, 60, 1, 80), Note(2, 60, 1, 78)))
-    out = in_the_manner_of(track, [Note(5, 60, 9, 79), Note(6, 60, 9, 127)])
+    out = in_the_manner_of(track, [Note(5, 60, 9, 79), Note(6, 60, 9, 127)], 4)
     assert [n.velocity for n in out] == [80, 127]
     assert [n.duration_ticks for n in out] == [9, 9]
 
@@ -158,7 +159,7 @@ def test_drum_hits_are_as_long_as_the_tracks_own():
     kit = Track(
         "x", 0, (Note(0, 36, 10, 80), Note(1, 36, 10, 80), Note(2, 38, 30, 80), Note(3, 36, 12, 80)), is_drum=True
     )
-    out = in_the_manner_of(kit, [Note(5, 36, 120, 80), Note(6, 38, 120, 80), Note(7, 42, 120, 80)])
+    out = in_the_manner_of(kit, [Note(5, 36, 120, 80), Note(6, 38, 120, 80), Note(7, 42, 120, 80)], 4)
     assert [n.duration_ticks for n in out] == [10, 30, 10]
 
 
