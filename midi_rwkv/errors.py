@@ -48,6 +48,7 @@ _INSTALL = {  # by module name: the package's display name, and what pip should 
     "triton": ("Triton", "triton"),
     "mir_eval": ("mir_eval", "'midi-rwkv[evaluate]'"),
     "scipy": ("SciPy", "'midi-rwkv[evaluate]'"),
+    "sklearn": ("scikit-learn", "'midi-rwkv[evaluate]'"),
     "datasketch": ("datasketch", "'midi-rwkv[train]'"),
     "joblib": ("joblib", "'midi-rwkv[train]'"),
     "pyarrow": ("pyarrow", "'midi-rwkv[train]'"),

@@ -54,7 +54,9 @@ def add_evaluate_command(commands: Any) -> None:
     p.add_argument("--cases", type=int, default=300, metavar="N", help="cases per number of bars (default: 300)")
     p.add_argument("--bars", default="2,4,8", metavar="2,4,8", help="bars to fill (default: 2,4,8)")
     p.add_argument(
-        "--settings", metavar="LIST", help="some of song,near,continuation,controls,drums,all (default: all of these)"
+        "--settings",
+        metavar="LIST",
+        help="some of song,near,continuation,controls,drums,all (default: all of these), rewrite,rewrite-all,played",
     )
     p.add_argument(
         "--baselines",
@@ -64,6 +66,7 @@ def add_evaluate_command(commands: Any) -> None:
     add_sampling(p)
     p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")
     p.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    p.add_argument("--fills-only", action="store_true", help="measure neither nats per note nor cost")
     p.add_argument("--no-html", action="store_true", help="write no page with piano rolls")
     p.add_argument("--no-audio", action="store_true", help="put no sound on that page")
 
@@ -107,6 +110,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             ),
             seed=options.seed,
             jobs=options.jobs,
+            fills_only=options.fills_only,
             html=not options.no_html,
             audio=not options.no_audio,
             on_progress=progress,

@@ -9,6 +9,12 @@ A case consists of a file, tracks and bars. It is drawn once from a seed, and is
 - drums: one drum track, the whole song as context
 - all: every track that sounds in the song
 
+These are measured only where they are named:
+
+- rewrite: the cases of song as a composer meets them: the bars sound, and what stands there is refused
+- rewrite-all: the same for the cases of all
+- played: one track that a person played, so that its notes lie beside the grid
+
 Sources (folders of the corpus) take turns, and files repeat as rarely as possible, so that no source outweighs the
 others. N bars begin on a multiple of four, as in the paper, with at least N bars on either side. A case whose bars hold
 no notes is kept, because silence is an answer too.
@@ -16,6 +22,7 @@ no notes is kept, because silence is an answer too.
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +35,18 @@ import numpy as np
 from midi_rwkv.corpus.shards import song_files
 from midi_rwkv.errors import MidiRwkvError, RequestError
 from midi_rwkv.score.midi import read_midi
-from midi_rwkv.score.score import Bar, Region, Score
+from midi_rwkv.score.score import Bar, Note, Region, Score
 
 SETTINGS = ("song", "near", "continuation", "controls", "drums", "all")
-PAIRED = ("song", "near", "continuation", "controls")  # settings that share their cases
+PLAYED = "played"
+NAMED_SETTINGS = ("rewrite", "rewrite-all", PLAYED)  # measured only where they are named
+ALL_SETTINGS = (*SETTINGS, *NAMED_SETTINGS)
+PAIRED = ("song", "near", "continuation", "controls", "rewrite")  # settings that share their cases
+PAIRED_ALL = ("all", "rewrite-all")
 NEAR = 4  # bars of context on either side for each bar to fill
 START_EVERY = 4
+PLAYED_ON_GRID = 0.5  # a track that a person played has a smaller share of its onsets on the grid
+GRID = 24  # positions a quarter
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,11 @@ class Case:
         return zlib.crc32(f"{self.file} {self.tracks} {self.first} {self.n_bars}".encode())
 
     @property
+    def is_rewrite(self) -> bool:
+        """Whether the notes in the cells are shown, and are to be replaced by others."""
+        return self.setting.startswith("rewrite")
+
+    @property
     def region(self) -> Region:
         return Region.rectangle(self.tracks, [(self.first, self.last)])
 
@@ -91,6 +109,10 @@ class Case:
             score = score.with_notes(t, [n for n in track.notes if n.onset_ticks < end])
         signatures = tuple(s for s in score.time_signatures if s.tick < at)
         return replace(score, time_signatures=signatures, end_ticks=at)
+
+    def shown(self, score: Score) -> Score:
+        """The song as a system is given it to fill."""
+        return score if self.is_rewrite else self.given(score)
 
     def with_answer(self, score: Score) -> Score:
         """The song that a system sees, with the original's notes in the cells to write."""
@@ -137,16 +159,16 @@ def draw_cases(
     seed: int = 0,
     on_skip: Callable[[str, str], None] = lambda _name, _why: None,
 ) -> list[Case]:
-    """`count` cases for each N of the settings song and near, a third of it for the others.
+    """`count` cases for each N of the settings song, near and rewrite, a third of it for the others.
 
     There are fewer if the files run out. `on_skip` receives each unusable file and the reason.
 
     Raises:
         RequestError: a setting is unknown, or there is no case at all.
     """
-    unknown = sorted(set(settings) - set(SETTINGS))
+    unknown = sorted(set(settings) - set(ALL_SETTINGS))
     if unknown:
-        raise RequestError(f"settings must be among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+        raise RequestError(f"settings must be among {', '.join(ALL_SETTINGS)}, got {', '.join(unknown)}")
     if count < 1 or not bars or min(bars) < 1:
         raise RequestError(f"there must be at least one case and one bar to fill, got {count} cases of {bars} bars")
     cases: list[Case] = []
@@ -155,11 +177,13 @@ def draw_cases(
         if paired:
             drawn = _Draw(songs, "song", n, seed, on_skip).cases(count)
             for setting in paired:
-                some = drawn if setting in ("song", "near") else drawn[: -(-count // 3)]
+                some = drawn if setting in ("song", "near", "rewrite") else drawn[: -(-count // 3)]
                 cases += [replace(case, setting=setting) for case in some]
-        for setting in ("drums", "all"):
-            if setting in settings:
-                cases += _Draw(songs, setting, n, seed, on_skip).cases(-(-count // 3))
+        for shared in (("drums",), PAIRED_ALL, (PLAYED,)):
+            wanted = [s for s in shared if s in settings]
+            if wanted:
+                drawn = _Draw(songs, shared[0], n, seed, on_skip).cases(-(-count // 3))
+                cases += [replace(case, setting=setting) for setting in wanted for case in drawn]
     if not cases:
         raise RequestError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
     return cases
@@ -170,7 +194,7 @@ class _Draw:
 
     def __init__(self, songs: Songs, setting: str, n_bars: int, seed: int, on_skip: Callable[[str, str], None]):
         self.songs, self.setting, self.n_bars, self.on_skip = songs, setting, n_bars, on_skip
-        self.rng = np.random.default_rng([seed, n_bars, SETTINGS.index(setting)])
+        self.rng = np.random.default_rng([seed, n_bars, ALL_SETTINGS.index(setting)])
         self.seen: set[tuple[str, tuple[int, ...], int]] = set()  # file, tracks, first bar
 
     def cases(self, count: int) -> list[Case]:
@@ -216,7 +240,8 @@ class _Draw:
             return None
         choices = self._choices(score)
         if not choices:
-            self.on_skip(name, "no drum track" if self.setting == "drums" else "no pitched track")
+            missing = {"drums": "drum track", PLAYED: "track off the grid"}.get(self.setting, "pitched track")
+            self.on_skip(name, f"no {missing}")
             return None
         starts = range(0, len(score.bars) - 2 * n_bars + 1, START_EVERY)
         usable = [b for b in starts if b >= n_bars and _even(score, b, n_bars)]
@@ -233,7 +258,18 @@ class _Draw:
         sounding = [t for t, track in enumerate(score.tracks) if track.notes]
         if self.setting == "all":
             return [tuple(sounding)]
+        if self.setting == PLAYED:
+            return [(t,) for t in sounding if share_on_grid(score, score.tracks[t].notes) < PLAYED_ON_GRID]
         return [(t,) for t in sounding if score.tracks[t].is_drum == (self.setting == "drums")]
+
+
+def share_on_grid(score: Score, notes: Sequence[Note]) -> float:
+    """Share of the notes that begin exactly on the grid of `GRID` positions a quarter, to the tick; nan for none."""
+    if not notes:
+        return math.nan
+    at = np.array([n.onset_ticks for n in notes])
+    steps = np.rint(at * GRID / score.ticks_per_beat)
+    return float((np.rint(steps * score.ticks_per_beat / GRID) == at).mean())
 
 
 def _even(score: Score, first: int, n_bars: int) -> bool:

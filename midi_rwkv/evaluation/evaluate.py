@@ -61,6 +61,7 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     jobs: int = 2,
+    fills_only: bool = False,
     html: bool = True,
     audio: bool = True,
     on_progress: Callable[[Done], None] = lambda _: None,
@@ -77,9 +78,10 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
         shards: the folder of the training data's shards (`midi-rwkv corpus`), which the n-gram, the copies' nats and
             the search for copies of training music need
         cases: how many for each number of bars in `bars`, see `draw_cases`
-        settings: some of `cases.SETTINGS`; None for all
+        settings: some of `cases.ALL_SETTINGS`; None for `cases.SETTINGS`
         baselines: some of `systems.BASELINES`; None for all
         jobs: how many processes
+        fills_only: neither nats nor cost, which together take longer than the fills
         html: whether to write the page with piano rolls
         audio: whether that page has sound
 
@@ -92,7 +94,9 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
     _check_installed()
     from midi_rwkv.model.config import SamplingConfig, check_seed
 
-    from .cases import SETTINGS, Songs, draw_cases
+    from .cases import ALL_SETTINGS, SETTINGS, Songs, draw_cases
+    from .judge import can_judge
+    from .musical import summarise_musical
     from .report import Results, summarise, write_report
 
     check_seed(seed)
@@ -104,10 +108,15 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
         find_soundfont()  # fails now rather than at the end
     out = Path(out)
     songs = Songs(files)
-    settings = [s for s in SETTINGS if s in settings] if settings and set(settings) <= set(SETTINGS) else settings
+    if settings and set(settings) <= set(ALL_SETTINGS):
+        settings = [s for s in ALL_SETTINGS if s in settings]
     skipped: dict[str, str] = {}
     drawn = draw_cases(songs, cases, bars, settings=settings or SETTINGS, seed=seed, on_skip=skipped.__setitem__)
+    if can_judge(case.file for case in drawn):
+        with packages_for("the judge of an evaluation"):
+            import sklearn  # noqa: F401
     main = _main_setup(checkpoint, style, sampling or SamplingConfig(), seed)
+    main = replace(main, fills_only=fills_only)
     setups = _setups(main, compare, baselines, shards=shards, reference=out / "reference", say=say)
     used = {case.file for case in drawn}
     protocol = {
@@ -126,8 +135,11 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
     for setup in setups:
         records[setup.name] = _run(setup, songs, drawn, out, jobs=jobs, on_progress=on_progress)
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
+    models = [s.name for s in setups if s.kind == "model"]
+    report["musical"] = summarise_musical(drawn, records, songs, systems=models, seed=seed)
     _write_json(out / "report.json", report)
-    results = Results(drawn, records, report, _costs(setups, songs.path, drawn, out / "cost.json"))
+    costs = {} if fills_only else _costs(setups, songs.path, drawn, out / "cost.json")
+    results = Results(drawn, records, report, costs)
     write_report(out, results, songs, html=html, audio=audio)
     return report
 

@@ -33,7 +33,7 @@ def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
     values = compare_notes(case, score, notes, system)
     if case.setting == "controls":
         values |= wishes_met(case, score, notes, asked)
-    elif system.setup.kind != ORIGINAL and count:
+    elif system.setup.kind != ORIGINAL and count and not case.is_rewrite and not system.setup.fills_only:
         values["nats_per_note"] = per_note(system.nats(case, score), count)
         if case.setting == "song" and system.setup.kind == "model":
             values["nats_per_note_left_only"] = per_note(system.nats(case, score, left_only=True), count)

@@ -16,6 +16,7 @@ from midi_rwkv.score.score import Note, Region, Score
 
 from .cases import Case, Songs
 from .metrics import METRICS, Metric
+from .musical import musical_markdown
 from .systems import ORIGINAL
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ SETTING_TITLES = {
     "controls": "The same cases, the original's density, polyphony, range and pitch classes asked for",
     "drums": "One drum track, the whole song as context",
     "all": "Every track of the bars, the whole song as context",
+    "rewrite": "One pitched track whose bars sound, what stands there refused",
+    "rewrite-all": "Every track of bars that sound, what stands there refused",
+    "played": "One track that a person played, the whole song as context",
 }
 
 
@@ -228,8 +232,10 @@ def markdown(report: Mapping[str, Any], costs: Costs, *, brief: bool = False) ->
         if group["tests"] and not brief:
             parts.append(_test_table(group["tests"]))
     parts += ["## Nats per note by source (one pitched track, the whole song)\n", _source_table(report["groups"])]
-    parts += ["## Cost of a fill\n", cost_table(costs)]
+    if costs:
+        parts += ["## Cost of a fill\n", cost_table(costs)]
     if not brief:
+        parts += ["## Beside the originals, as music\n", musical_markdown(report.get("musical", {}))]
         rows = [f"- **{m.title}** ({m.unit}, best: {m.better}): {m.definition}" for m in ALL_METRICS.values()]
         parts += ["## What the columns mean\n", *rows]
     return "\n".join(parts) + "\n"

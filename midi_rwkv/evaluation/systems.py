@@ -50,11 +50,12 @@ class Setup:
     reference: Path | None = None  # a folder that `build_reference` made
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
+    fills_only: bool = False  # no nats, which take about as long as the fills
 
     @property
     def fingerprint(self) -> str:
         """A digest that identifies the system and the reference with which results were measured."""
-        parts = [self.kind, self.sampling, self.seed]
+        parts = [self.kind, self.sampling, self.seed, *(["fills only"] if self.fills_only else [])]
         files = [self.checkpoint / "tokenizer.json"]
         if self.kind == "model":
             files += [self.checkpoint / "config.json", self.checkpoint / "model.safetensors"]
@@ -135,10 +136,12 @@ class System:
     def can(self, case: Case) -> bool:
         """Whether the system can do the case.
 
-        Copies cannot follow requests, and a continuation has nothing after it to copy.
+        Copies cannot follow requests or refuse what stands there, and a continuation has nothing after it to copy.
         """
         if case.setting == "controls":
             return self.infiller is not None
+        if case.is_rewrite:
+            return self.infiller is not None or self.setup.kind == ORIGINAL
         return not (case.setting == "continuation" and self.setup.kind == "copy after")
 
     def start_metering(self) -> Meter | None:
@@ -154,8 +157,8 @@ class System:
             return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
         if self.infiller:
             seed = (self.setup.seed + case.seed) % 2**32
-            given = case.given(score)
-            [candidate] = self.infiller(given, Ask(case.region, sampling, seed=seed, context_bars=case.context_bars))
+            shown = case.shown(score)
+            [candidate] = self.infiller(shown, Ask(case.region, sampling, seed=seed, context_bars=case.context_bars))
             return candidate.fills
         source = self._source(case, score, self.tokenizer.encode(score))
         if source is None:

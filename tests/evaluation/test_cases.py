@@ -98,10 +98,11 @@ def test_every_case_keeps_the_rules(files):
 
 
 def test_paired_settings_share_their_cases_and_seeds(files):
-    cases = draw_cases(files, 7, (2, 4))
+    cases = draw_cases(files, 7, (2, 4), settings=[*SETTINGS, "rewrite", "rewrite-all"])
     for n in (2, 4):
-        song, near, continuation, controls = ([*map(place, of(cases, s, n))] for s in PAIRED)
-        assert song == near
+        song, near, continuation, controls, rewrite = ([*map(place, of(cases, s, n))] for s in PAIRED)
+        assert song == near == rewrite
+        assert [*map(place, of(cases, "rewrite-all", n))] == [*map(place, of(cases, "all", n))]
         assert continuation == controls == song[:3]  # a third, rounded up
         assert len(of(cases, "drums", n)) == len(of(cases, "all", n)) == 3
         assert [c.seed for c in of(cases, "song", n)] == [c.seed for c in of(cases, "near", n)]
@@ -172,6 +173,28 @@ def test_what_is_given_lacks_the_regions_notes_alone(files, setting):
         assert len(hidden) >= 4 * (t in tracks)
     assert case.with_answer(score) == score
     assert case.region.cells == {(t, b) for t in tracks for b in range(8, 12)}
+
+
+def test_a_rewrite_shows_what_is_to_be_replaced(files):
+    score = files.read("a/drums.mid")
+    for setting, shows in (("rewrite", True), ("rewrite-all", True), ("song", False), ("all", False)):
+        case = Case(setting, 0, "a/drums.mid", (1,), 8, 4)
+        assert (case.shown(score) == score) == shows
+        assert case.given(score) != score
+
+
+def test_a_track_off_the_grid_is_one_that_a_person_played(build_midi, note, tmp_path):
+    """Of a stiff track and one that is late by 3 to 13 ticks of 480, the second."""
+    stiff = [e for k in range(96) for e in note(k * 480, 60, 240)]
+    played = [e for k in range(96) for e in note(k * 480 + 3 + k % 11, 40, 240, channel=1)]
+    metre = [(0, bytes.fromhex("ff580404021808"))]
+    for name, tracks in (("both", [metre, stiff, played]), ("stiff", [metre, stiff])):
+        (tmp_path / f"{name}.mid").write_bytes(build_midi(tracks))
+    skipped: dict[str, str] = {}
+    cases = draw_cases(Songs(tmp_path), 9, (4,), settings=["played"], on_skip=skipped.__setitem__)
+    assert {(c.file, c.tracks) for c in cases} == {("both.mid", (1,))}
+    assert len(cases) == 3
+    assert skipped["stiff.mid"] == "no track off the grid"
 
 
 def test_a_continuation_is_given_what_stands_before_it(files):
@@ -255,7 +278,7 @@ def test_the_digest_says_which_files_these_are(song, tmp_path):
 
 def test_what_cannot_be_drawn_is_an_error(files, song, tmp_path):
     bad: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"settings": ["song", "nonsense", "far"]}, "settings must be among song, near, .*, all, got far, nonsense"),
+        ({"settings": ["song", "nonsense", "far"]}, "settings must be among song, near, .*, played, got far, nonsense"),
         ({"count": 0}, "at least one case and one bar"),
         ({"bars": ()}, "at least one case and one bar"),
         ({"bars": (4, 0)}, "at least one case and one bar"),

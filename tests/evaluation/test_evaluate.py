@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
-from evaluated import MODEL, cases_of, module, records_of, small
+from evaluated import MODEL, cases_of, group_of, module, records_of, small
 
 from midi_rwkv.evaluation.evaluate import records_path
 from midi_rwkv.evaluation.systems import COPIES, NGRAM, ORIGINAL
@@ -106,6 +106,36 @@ def test_a_folder_of_another_evaluation_is_refused(done, songs, command, tiny, t
         assert err.count("\n") == 1
     assert (out / "report.json").read_bytes() == (done / "report.json").read_bytes()
     assert records_of(out) == records_of(done)
+
+
+def test_fills_alone_have_neither_nats_nor_cost(songs, tiny, tmp_path):
+    report = small(songs, tmp_path / "out", tiny, fills_only=True)
+    assert "nats_per_note" not in group_of(tmp_path / "out", "song")["systems"][MODEL]
+    assert report["groups"][0]["systems"][MODEL]["onset_f1"]
+    assert not (tmp_path / "out" / "cost.json").exists()
+    with pytest.raises(ValueError, match="holds an evaluation of other files or of another"):
+        small(songs, tmp_path / "out", tiny)
+
+
+def test_bars_that_sound_are_refused_and_compared_as_music(songs, recalling, tmp_path):
+    """The same cases unknown and shown; no nats where they are shown; originals without a difference to themselves."""
+    settings = ["song", "rewrite", "all", "rewrite-all"]
+    report = small(songs, tmp_path / "out", recalling, settings=settings)
+    records = records_of(tmp_path / "out")
+    shown = {c: r for c, r in records.items() if c.startswith("rewrite")}
+    assert len(shown) == len(records) / 2 == 6
+    assert all("nats_per_note" not in r["metrics"] for r in shown.values())
+    assert any("nats_per_note" in r["metrics"] for r in records.values())
+    unknown = [records[c.replace("rewrite-all", "all").replace("rewrite", "song")] for c in shown]
+    assert any(r["notes"] != u["notes"] for r, u in zip(shown.values(), unknown, strict=True))
+    music = report["musical"][MODEL]["music"]
+    assert {asked: found["cases"] for asked, found in music.items()} == {"unknown": 6, "rewrite": 6}
+    for measure in ("repeated", "leaps_out", "empty", "chord_tones"):
+        originals = {found["measures"][measure]["originals"] for found in music.values()}
+        assert len(originals) == 1  # of the same cases
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"### {MODEL}, music. As a composer meets it" in text
+    assert "told from originals" not in text  # by four songs
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
