@@ -18,6 +18,7 @@ from . import music
 from .cases import PLAYED, Case, Songs
 from .features import features
 from .judge import Features, Pair, judge
+from .tables import markdown_table
 
 ASKED = {
     "unknown": ("song", "all"),
@@ -127,8 +128,6 @@ def _digits(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def musical_markdown(musical: Mapping[str, Mapping[str, Any]]) -> str:
     """Tables of `summarise_musical`."""
-    from .report import table
-
     parts: list[str] = []
     for system, of in musical.items():
         for asked, found in of["music"].items():
@@ -138,25 +137,23 @@ def musical_markdown(musical: Mapping[str, Mapping[str, Any]]) -> str:
                 rows.append(
                     [music.MEASURES[name], str(v["cases"]), f"{v['fills']:.3f}", f"{v['originals']:.3f}", apart]
                 )
-            parts += [f"### {system}, music. {ASKED_TITLES[asked]}: {found['cases']} cases\n", table(rows)]
+            parts += [f"### {system}, music. {ASKED_TITLES[asked]}: {found['cases']} cases\n", markdown_table(rows)]
         if "feel" in of:
             rows = [["feel", "fills", "originals"]]
             rows += [
                 [title, f"{of['feel']['fill'][m]:.3f}", f"{of['feel']['original'][m]:.3f}"]
                 for m, title in feel_module.MEASURES.items()
             ]
-            parts += [f"### {system}, feel: {of['feel']['tracks']} tracks that a person played\n", table(rows)]
+            parts += [f"### {system}, feel: {of['feel']['tracks']} tracks that a person played\n", markdown_table(rows)]
         for asked, verdict in of["judge"].items():
             parts += [f"### {system}, told from originals by a judge: {asked}\n", _verdict(verdict)]
     return "\n".join(parts)
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    from .report import table
-
     rows = [["what tells", "AUC lost without it", "alone", "fills", "originals"]]
     for f in verdict["features"]:
         values = ["" if f[k] is None else f"{f[k]:.3f}" for k in ("importance", "alone", "fills", "originals")]
         rows.append([f["name"], *values])
     auc = f"AUC {verdict['auc']:.3f} [{verdict['low']:.3f}, {verdict['high']:.3f}]"
-    return f"{auc} on {verdict['fills']} fills of {verdict['songs']} songs.\n\n{table(rows)}"
+    return f"{auc} on {verdict['fills']} fills of {verdict['songs']} songs.\n\n{markdown_table(rows)}"

@@ -18,6 +18,7 @@ from .cases import Case, Songs
 from .metrics import METRICS, Metric
 from .musical import musical_markdown
 from .systems import ORIGINAL
+from .tables import markdown_table
 
 if TYPE_CHECKING:
     from .report_html import ComparedCase
@@ -241,12 +242,6 @@ def markdown(report: Mapping[str, Any], costs: Costs, *, brief: bool = False) ->
     return "\n".join(parts) + "\n"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head, the first column text."""
-    lines = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
-
-
 def _metric_table(systems: Mapping[str, Mapping[str, Any]], names: Sequence[str], *, intervals: bool) -> str:
     names = [n for n in names if any(n in of for of in systems.values())]
     if not names:
@@ -260,7 +255,7 @@ def _metric_table(systems: Mapping[str, Mapping[str, Any]], names: Sequence[str]
             cells.append(f"{v['mean']:.3f}{span}" if v else "")
         if any(cells):
             rows.append([system, *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def _test_table(tests: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -276,7 +271,7 @@ def _test_table(tests: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
             verdict = "" if t["q"] >= 0.05 else " **better**" if t["effect"] > 0 else " **worse**"
             cells.append(f"{t['difference']:+.3f} (r {t['effect']:+.2f}, q {t['q']:.1g}){verdict}")
         rows.append([other, *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -294,7 +289,7 @@ def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
     )
     rows = [["source", *systems]]
     rows += [[o, *(f"{v:.3f}" for v in row)] for o, row in zip(sources, values, strict=True)]
-    return table([*rows, ["mean over sources", *(f"{v:.3f}" for v in values.mean(0))]])
+    return markdown_table([*rows, ["mean over sources", *(f"{v:.3f}" for v in values.mean(0))]])
 
 
 def cost_table(costs: Costs) -> str:
@@ -304,7 +299,7 @@ def cost_table(costs: Costs) -> str:
         speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_ids_per_second", "written_ids_per_second")]
         seconds = [f"{c['median_seconds']:.2f}", f"{c['p95_seconds']:.2f}"]
         rows.append([system, str(c["fills"]), *seconds, *speeds, f"{c['peak_mib']:,}"])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def _chosen(results: Results) -> list[tuple[Case, str]]:

@@ -21,6 +21,27 @@ LONGEST_ANSWER = STEPS // 8  # notes of all tracks in the bars to write
 
 
 @dataclass(frozen=True)
+class Place:
+    """What a fill writes: tracks and bars (half-open) of a song, by its number in the shard."""
+
+    source: str
+    song: int
+    tracks: list[int]
+    run: tuple[int, int]
+    question: Question
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """(track, bar), in the order of writing."""
+        return [(t, b) for t in self.tracks for b in range(*self.run)]
+
+    def hidden(self, song: SongNotes) -> set[tuple[int, int]]:
+        """Cells that are not shown: those to write, and where the song's end is open all that comes after them."""
+        after = range(self.run[1], song.n_bars if self.question.open_end else self.run[1])
+        return {*self.cells, *((t, b) for t in range(song.n_tracks) for b in after)}
+
+
+@dataclass(frozen=True)
 class Fill:
     """A prompt with its answer, (n, columns), and how many notes the answer has."""
 
@@ -32,24 +53,31 @@ class Fill:
 def validation_fills(
     shard: NoteShard, vocabulary: Vocabulary, *, per_source: int = FILLS_PER_SOURCE, references: int = 1, seed: int = 0
 ) -> list[Fill]:
-    """`per_source` fills of each source named in the shard. references: how many each cell is shown."""
+    """The fills of `draw_places`. references: how many each cell is shown."""
+    return [
+        Fill(place.source, *lay_out(vocabulary, shard[place.song], place, references=references))
+        for place in draw_places(shard, per_source=per_source, seed=seed)
+    ]
+
+
+def draw_places(shard: NoteShard, *, per_source: int = FILLS_PER_SOURCE, seed: int = 0) -> list[Place]:
+    """`per_source` places of each source named in the shard."""
     by_source: dict[str, list[int]] = {}
     for i, name in enumerate(shard.names):
         by_source.setdefault(name.split("/")[0], []).append(i)
     rng = np.random.default_rng(seed)
-    fills: list[Fill] = []
+    places: list[Place] = []
     for source, songs in sorted(by_source.items()):
         found = 0
         for _ in range(per_source * 200):
             if found == per_source:
                 break
-            song = shard[int(rng.choice(songs))]
-            drawn = _draw(song, rng)
+            number = int(rng.choice(songs))
+            drawn = _draw(shard[number], rng)
             if drawn is not None:
-                tracks, run, question = drawn
-                fills.append(Fill(source, *lay_out(vocabulary, song, tracks, run, question, references=references)))
+                places.append(Place(source, number, *drawn))
                 found += 1
-    return fills
+    return places
 
 
 def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[int, int], Question] | None:
@@ -70,20 +98,10 @@ def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[i
     return tracks, (first, first + count), Question(after=0, open_end=True) if open_end else PLAIN
 
 
-def lay_out(
-    vocabulary: Vocabulary,
-    song: SongNotes,
-    tracks: list[int],
-    run: tuple[int, int],
-    question: Question,
-    *,
-    references: int,
-) -> tuple[np.ndarray, int]:
+def lay_out(vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int) -> tuple[np.ndarray, int]:
     """The steps of a fill with the song's own notes as its answer, and their number."""
-    cells = [(t, b) for t in tracks for b in range(*run)]
-    hidden = set(cells)
-    unknown = {(t, b) for t in range(song.n_tracks) for b in range(run[1], song.n_bars)} if question.open_end else set()
-    index = RunIndex(song, run, hidden | unknown)
+    run, cells = place.run, place.cells
+    index = RunIndex(song, run, place.hidden(song))
     parts: list[np.ndarray] = []
     for t, b in cells:
         ask = CellAsk(t, b, index.find(t, b, references) if references else ())
@@ -93,6 +111,6 @@ def lay_out(
         ]
         index.write(t, b, song.cell(t, b))
     left = STEPS - sum(map(len, parts))
-    prompt = RowSampler(vocabulary).prompt(Task(song, tracks, run, hidden, question), left)
+    prompt = RowSampler(vocabulary).prompt(Task(song, place.tracks, run, set(cells), place.question), left)
     end = np.zeros((1, len(Column)), np.int16)
     return np.concatenate([prompt, *parts, end]), int(sum(len(song.cell(t, b)) for t, b in cells))

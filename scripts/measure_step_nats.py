@@ -1,0 +1,110 @@
+"""Nats per note of a step model on held-out fills, raw and on the flat tokens' grid, beside the flat model's.
+
+    python scripts/measure_step_nats.py RUN/state.pt SHARDS VALID.zip [--per-source 24] [--references 0,1,2]
+
+SHARDS holds note shards, VALID.zip the files of its valid.npz. The fills are the trainer's own (`training/valid.py`),
+24 of each source: 312 of 13. `evaluation/fold.py` says how a step model is put on the flat grid. All sources have the
+same weight. Repeats are cells whose flat tokens also stand in a bar of their track that is shown.
+
+`--no-flat` leaves out the flat model, which is the checkpoint that ships or `--checkpoint`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from script_helpers.tables import markdown
+
+from midi_rwkv.evaluation.cases import Songs
+from midi_rwkv.evaluation.fold import Fold
+from midi_rwkv.evaluation.step_nats import CellsNats, FlatNats, StepNats, load_steps, load_valid, repeats
+from midi_rwkv.files import whole_file
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.training.valid import ATTRIBUTES, draw_places
+
+KINDS = ("all", "repeats", "other")
+Rows = dict[str, dict[str, dict[str, np.ndarray]]]  # system -> kind of cell -> source -> nats (5,) and notes
+
+
+def add(rows: Rows, system: str, source: str, cells: CellsNats, repeated: set[tuple[int, int]]) -> None:
+    """Adds the cells of one fill."""
+    for key, cell in cells.items():
+        for kind in ("all", "repeats" if key in repeated else "other"):
+            of = rows.setdefault(system, {}).setdefault(kind, {})
+            of[source] = of.get(source, np.zeros(6)) + np.array([*cell.nats, cell.notes])
+
+
+def per_note(by_source: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean over the sources that have notes, of each attribute and the sum: (6,)."""
+    shares = np.array([x[:5] / x[5] for x in by_source.values() if x[5]])
+    mean = shares.mean(0)
+    return np.append(mean, mean.sum())
+
+
+def tables(rows: Rows) -> tuple[list[list[Any]], list[list[Any]]]:
+    """By kind of cell and attribute, and by source."""
+    split = [
+        [system, kind, int(sum(x[5] for x in of[kind].values())), *per_note(of[kind]).tolist()]
+        for kind in KINDS
+        for system, of in rows.items()
+        if kind in of
+    ]
+    sources = sorted({s for of in rows.values() for s in of["all"]})
+    by_source = [
+        [s, *(float(of["all"][s][:5].sum() / of["all"][s][5]) if s in of["all"] else 0.0 for of in rows.values())]
+        for s in sources
+    ]
+    return split, by_source
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path, help="the state.pt of a run of steps")
+    parser.add_argument("shards", type=Path, help="the folder of its note shards")
+    parser.add_argument("files", type=Path, help="the zip or folder of MIDI files that valid.npz was made of")
+    parser.add_argument("--checkpoint", type=Path, help="the flat model (default: the one that ships)")
+    parser.add_argument("--no-flat", action="store_true", help="the step model alone")
+    parser.add_argument("--per-source", type=int, default=24, help="fills per source (default: 24)")
+    parser.add_argument("--references", default="0,1", help="how many each cell is shown (default: 0,1)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
+    args = parser.parse_args(arguments)
+
+    torch.set_num_threads(args.threads)
+    shard, vocabulary = load_valid(args.shards)
+    checkpoint = load_checkpoint(args.checkpoint)
+    model, seen = load_steps(args.state)
+    steps = StepNats(model, vocabulary, Fold(vocabulary, checkpoint.tokenizer))
+    flat = FlatNats(checkpoint, Songs(args.files))
+    rows: Rows = {}
+    for place in draw_places(shard, per_source=args.per_source):
+        notes = shard[place.song]
+        song = flat.song(shard.names[place.song], notes)
+        repeated = repeats(song, place, notes)
+        for count in map(int, args.references.split(",")):
+            raw, folded = steps.of(notes, place, references=count)
+            add(rows, f"steps, {count} references, raw", place.source, raw, repeated)
+            add(rows, f"steps, {count} references, folded", place.source, folded, repeated)
+        if not args.no_flat:
+            alone, recalled = flat.of(song, place)
+            add(rows, "flat, alone", place.source, alone, repeated)
+            add(rows, "flat, with recall", place.source, recalled, repeated)
+    split, by_source = tables(rows)
+    heads = ["system", "cells", "notes", *ATTRIBUTES, "all"], ["source", *rows]
+    print(f"{args.state}: {seen:,} steps. Nats per note, mean over sources.\n")
+    print(markdown(heads[0], split), "\n")
+    print(markdown(heads[1], by_source))
+    if args.out:
+        with whole_file(args.out) as partial:
+            record = {"steps_seen": seen, "split": [heads[0], *split], "by_source": [heads[1], *by_source]}
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

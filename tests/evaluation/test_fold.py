@@ -1,0 +1,130 @@
+"""The fold: a step model's probabilities, summed over what the flat tokens can't tell apart."""
+
+import numpy as np
+import pytest
+import torch
+from song import vocabulary
+
+from midi_rwkv.engine.heads import NoteHeads
+from midi_rwkv.evaluation.fold import END, FIRST_POSITION, SAME, Asked, Fold
+from midi_rwkv.model.steps import Heads
+from midi_rwkv.score.score import Bar
+from midi_rwkv.tokens.notes import AT, TrackArray, encode_arrays
+from midi_rwkv.tokens.tokenizer import Kind
+
+LENGTH = 96  # positions in a bar of 4/4
+
+
+@pytest.fixture(scope="module")
+def heads():
+    torch.manual_seed(0)
+    made = Heads(vocabulary().sizes, 32)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain(heads):
+    return NoteHeads({f"heads.{name}": w.detach().numpy() for name, w in heads.named_parameters()})
+
+
+@pytest.fixture(scope="module")
+def fold(tokenizer):
+    return Fold(vocabulary(), tokenizer)
+
+
+def asked(targets, before=-1, seed=0):
+    """The same hidden vector for every target."""
+    hidden = np.random.default_rng(seed).normal(size=(1, 32)).astype(np.float32)
+    targets = np.array(targets)
+    n = len(targets)
+    return Asked(np.repeat(hidden, n, 0), targets, np.full(n, before), np.full(n, LENGTH))
+
+
+def target(position=30, micro=0, pitch=60, velocity=10, duration=20):
+    return [FIRST_POSITION + position, 1 + micro + 20, 1 + pitch, 1 + velocity, 1 + duration]
+
+
+def test_places_that_cannot_be_told_apart_are_summed_with_all_else(heads, plain, fold):
+    """By hand: every place, velocity and duration of the note's class, one after another."""
+    v = vocabulary()
+    one = asked([target()], before=29)
+    twelfth = fold.place(LENGTH)
+    pairs = [(p, m) for p in range(v.n_positions) for m in range(26) if twelfth[p, m] == twelfth[30, 20]]
+    rows = []
+    for p, m in pairs:
+        places = [FIRST_POSITION + p] if p > 29 else []
+        places += [SAME] if p == 29 else []
+        for place in places:
+            for level in np.flatnonzero(fold.velocity == fold.velocity[10]):
+                for length in np.flatnonzero(fold.duration == fold.duration[20]):
+                    rows.append([place, 1 + m, 61, 1 + level, 1 + length])
+    assert {r[0] for r in rows} == {SAME, FIRST_POSITION + 30, FIRST_POSITION + 31, FIRST_POSITION + 32}
+    assert len(rows) > 50
+    with torch.no_grad():
+        fine = heads.nats(torch.from_numpy(one.hidden).expand(len(rows), -1), torch.tensor(rows)).sum(1)
+        raw = heads.nats(torch.from_numpy(one.hidden), torch.tensor(one.targets)).sum()
+    assert fold.nats(plain, one).sum() == pytest.approx(-float(torch.logsumexp(-fine.double(), 0)), abs=1e-4)
+    assert fold.nats(plain, one).sum() < raw
+
+
+def test_the_probabilities_of_all_classes_are_one(plain, fold):
+    v = vocabulary()
+    length = v.n_positions
+    twelfths = {int(q): p for p, q in enumerate(fold.place(length)[:, 20])}
+    places = asked([[END] * 5, *(target(position=p) for p in twelfths.values())])
+    places.lengths[:] = length
+    levels = [int(np.flatnonzero(fold.velocity == q)[0]) for q in np.unique(fold.velocity)]
+    lengths = [int(np.flatnonzero(fold.duration == q)[0]) for q in np.unique(fold.duration)]
+    logits = plain.logits(0, places.hidden[:1]).astype(float)
+    same = np.exp(logits - logits.max())[0, SAME] / np.exp(logits - logits.max()).sum()  # there is no note before
+    assert np.exp(-fold.nats(plain, places)[:, 0]).sum() == pytest.approx(1 - same, abs=1e-3)
+    for column, of in (
+        (2, asked([target(pitch=p) for p in range(256)])),
+        (3, asked([target(velocity=x) for x in levels])),
+        (4, asked([target(duration=x) for x in lengths])),
+    ):
+        assert np.exp(-fold.nats(plain, of)[:, column]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_drum_has_no_duration_and_an_end_only_a_place(plain, fold):
+    drum = target(pitch=128 + 38)
+    drum[4] = 0
+    nats = fold.nats(plain, asked([drum, [END] * 5]))
+    assert (nats[0, [0, 2, 3]] > 0).all()
+    assert nats[0, 4] == 0
+    assert nats[1, 0] > 0
+    assert (nats[1, 1:] == 0).all()
+
+
+def test_the_classes_are_those_of_the_tokens(tokenizer, fold):
+    """Random notes, read by both: one track a note, so that none is left out or moved."""
+    rng = np.random.default_rng(0)
+    bars = [Bar(0, 1920, 4, 4), Bar(1920, 3840, 4, 4)]
+    onsets, lengths, velocities = rng.integers(0, 1890, 300), rng.integers(1, 4000, 300), rng.integers(1, 128, 300)
+    tracks = [np.array([[o, 60, d, v]]) for o, d, v in zip(onsets, lengths, velocities, strict=True)]
+    ours = encode_arrays(vocabulary(), [TrackArray(t, 0, 20) for t in tracks], bars, [120, 120], ticks_per_beat=480)
+    theirs = tokenizer.encode_arrays(tracks, [(0, False)] * 300, bars, [120, 120], ticks_per_beat=480)
+    levels, durations = (
+        np.unique(tokenizer.base_value[tokenizer.base_kind == kind]) for kind in (Kind.VELOCITY, Kind.DURATION)
+    )
+    found = []
+    for k in range(len(tracks)):
+        [note] = ours.cell(k, 0)
+        ids = theirs.cells[theirs.offsets[k] : theirs.offsets[k + 1]].tolist()
+        place, pitch, velocity, duration = (int(tokenizer.base_value[b]) for i in ids for b in tokenizer.expansions[i])
+        assert pitch == 60
+        found.append(
+            (
+                fold.place(LENGTH)[note[AT.position], note[AT.micro] + 20] - place,
+                fold.velocity[note[AT.velocity]] - np.searchsorted(levels, velocity),
+                fold.duration[note[AT.duration]] - np.searchsorted(durations, duration),
+            )
+        )
+    apart = np.array(found)
+    assert (np.abs(apart).max(0) <= 1).all()  # a value right between two classes falls to the lower
+    assert ((apart != 0).mean(0) < [0.04, 0.4, 0.15]).all()
+    assert set(np.bincount(fold.velocity)[1:-1].tolist()) == {2}  # as many classes as the tokens have, as wide
+    assert len(np.unique(fold.velocity)) == len(levels)

@@ -1,0 +1,110 @@
+"""Nats of steps and of flat tokens on the same fills, through the script that prints them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from song import vocabulary
+
+from midi_rwkv.corpus.note_shards import encode_song, write_note_shard
+from midi_rwkv.corpus.shards import read_song, song_files
+from midi_rwkv.evaluation.cases import Songs
+from midi_rwkv.evaluation.fold import Fold
+from midi_rwkv.evaluation.step_nats import FlatNats, StepNats, load_steps, load_valid, repeats
+from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.tokens.attributes import Role
+from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.training.run_files import write_state
+from midi_rwkv.training.valid import draw_places, lay_out, validation_fills
+
+CONFIG = ModelConfig(n_layer=1, n_embd=64, vocab_size=1)
+
+
+@pytest.fixture(scope="module")
+def valid(songs, tmp_path_factory):
+    """A folder of note shards of the made-up songs."""
+    folder = tmp_path_factory.mktemp("steps")
+    read = [(name, read_song(data, name, checked=True)) for name, data in song_files(songs)]
+    write_note_shard(folder / "valid.npz", [(name, encode_song(vocabulary(), song)) for name, song in read])
+    vocabulary().save(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    torch.manual_seed(0)
+    model = StepModel(CONFIG, vocabulary().sizes)
+    path = tmp_path_factory.mktemp("run") / "state.pt"
+    saved = {"model": model.state_dict(), "model_config": CONFIG.to_dict(), "sizes": list(model.sizes), "steps": 7}
+    write_state(path, saved)
+    return path
+
+
+def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer):
+    shard, v = load_valid(valid)
+    model, seen = load_steps(state)
+    assert seen == 7
+    steps = StepNats(model, v, Fold(v, tokenizer))
+    places = draw_places(shard, per_source=3)
+    for place, fill in zip(places, validation_fills(shard, v, per_source=3), strict=True):
+        song = shard[place.song]
+        assert np.array_equal(lay_out(v, song, place, references=1)[0], fill.steps)
+        raw, folded = steps.of(song, place, references=1)
+        targets, roles = targets_of(fill.steps, v)
+        asked = torch.from_numpy(roles == Role.ANSWER)
+        with torch.no_grad():
+            h = model.hidden(torch.from_numpy(fill.steps[None, :-1]))[0]
+            nats = model.heads.nats(h[asked], torch.from_numpy(targets)[asked]).sum(0)
+        assert sum(c.nats for c in raw.values()) == pytest.approx(nats.numpy(), rel=1e-4)
+        assert sum(c.notes for c in raw.values()) == fill.notes
+        for key in place.cells:
+            assert raw[key].notes == folded[key].notes == len(song.cell(*key))
+            assert folded[key].nats.sum() <= raw[key].nats.sum() + 1e-4
+            assert folded[key].nats[1] == 0
+
+
+def test_flat_tokens_are_measured_on_the_same_cells(valid, songs, recalling):
+    """Notes on the grid of both: as many in each cell; recall changes what they cost, and twice alone is the same."""
+    shard, _ = load_valid(valid)
+    flat = FlatNats(load_checkpoint(recalling), Songs(songs))
+    repeated = 0
+    for place in draw_places(shard, per_source=4):
+        notes = shard[place.song]
+        song = flat.song(shard.names[place.song], notes)
+        alone, recalled = flat.of(song, place)
+        assert {k: c.notes for k, c in alone.items()} == {k: len(notes.cell(*k)) for k in place.cells}
+        assert all((c.nats[[0, 2]] > 0).all() or not c.notes for c in recalled.values())
+        assert any(not np.allclose(alone[k].nats, recalled[k].nats) for k in alone)
+        found = repeats(song, place, notes)
+        hidden = place.hidden(notes)
+        for t, b in place.cells:
+            others = [notes.cell(t, x).tolist() for x in range(notes.n_bars) if (t, x) not in hidden]
+            assert ((t, b) in found) == (len(notes.cell(t, b)) > 0 and notes.cell(t, b).tolist() in others)
+        repeated += len(found)
+    assert repeated
+
+
+def test_other_files_are_refused(valid, tiny, tmp_path):
+    shard, _ = load_valid(valid)
+    (tmp_path / "folk").mkdir()
+    flat = FlatNats(load_checkpoint(tiny), Songs(tmp_path))
+    with pytest.raises(ValueError, match=r"has no folk/one\.mid, which the shard has"):
+        flat.song("folk/one.mid", shard[0])
+    with pytest.raises(ValueError, match="holds no note shards"):
+        load_valid(tmp_path)
+
+
+def test_the_script_prints_both_beside_each_other(valid, songs, state, tiny, script, capsys):
+    arguments = [state, valid, songs, "--checkpoint", tiny, "--per-source", 1, "--references", "0,1"]
+    out = state.parent / "out.json"
+    script("measure_step_nats").main([*map(str, arguments), "--out", str(out)])
+    printed, record = capsys.readouterr().out, json.loads(out.read_text())
+    systems = [f"steps, {n} references, {kind}" for n in (0, 1) for kind in ("raw", "folded")]
+    assert record["by_source"][0] == ["source", *systems, "flat, alone", "flat, with recall"]
+    assert [row[0] for row in record["by_source"][1:]] == ["folk", "pop"]
+    for row in record["split"][1:]:
+        assert row[-1] == pytest.approx(sum(row[3:-1]))
+        assert f"| {row[0]} | {row[1]} | {row[2]} |" in printed
