@@ -74,8 +74,9 @@ def choose(r: Tensor, v: Tensor) -> tuple[str, str]:
     if r.device.type == "cpu":
         if find_spec("numba") is None:
             return "chunked", "on a CPU, but numba is not installed"
-        if key_size % 16:
-            return "chunked", f"on a CPU, and numba's scan takes heads of a multiple of 16 channels, not {key_size}"
+        if key_size % 16 or value_size % 16:
+            sizes = f"{key_size} x {value_size}"
+            return "chunked", f"on a CPU, and numba's scan takes heads of a multiple of 16 channels, not {sizes}"
         return "numba", "on a CPU"
     if r.device.type != "cuda":
         return "chunked", f"on {r.device.type}, for which there is no kernel"

@@ -203,6 +203,49 @@ class Sum:
         return Row(self.emit, [self.emit.builder.load(place) for place in self.places])
 
 
+class RowSums:
+    """The sums of LANES rows in one vector. Folding the rows in pairs is cheaper than `Row.sum` of each."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self.emit = emit
+        self.folded: list[tuple[Any, list[int]]] = []  # each vector, and the row whose partial sum a lane holds
+        self.count = 0
+
+    def add(self, row: Row) -> None:
+        total = row.parts[0]
+        for part in row.parts[1:]:
+            total = self.emit.builder.fadd(total, part, flags=FREE)
+        owners = [self.count] * LANES
+        self.count += 1
+        while self.folded and len(set(self.folded[-1][1])) == len(set(owners)):
+            other, theirs = self.folded.pop()
+            halves = _halves(LANES // len(set(owners)))
+            low, high = (self._shuffled(other, total, places) for places in halves)
+            total = self.emit.builder.fadd(low, high, flags=FREE)
+            owners = [(theirs + owners)[place] for place in halves[0]]
+        self.folded.append((total, owners))
+
+    def row(self) -> Row:
+        """After LANES rows: their sums, in the order in which they were added."""
+        [(total, owners)] = self.folded
+        return Row(self.emit, [self._shuffled(total, total, [owners.index(n) for n in range(LANES)])])
+
+    def _shuffled(self, one: Any, two: Any, places: list[int]) -> Any:
+        kind = ir.VectorType(ir.IntType(32), LANES)
+        return self.emit.builder.shuffle_vector(one, two, ir.Constant(kind, places))
+
+
+def _halves(width: int) -> tuple[list[int], list[int]]:
+    """Places in two vectors, one after the other, of the lower and upper half of each group of `width` lanes.
+
+    Two groups are interleaved within 128 bits, wider ones are not: each is then one instruction of AVX-512.
+    """
+    low = [place for start in range(0, 2 * LANES, width) for place in range(start, start + width // 2)]
+    if width <= 4:
+        low = [p + shift for block in range(0, LANES, 4) for shift in (0, LANES) for p in low if block <= p < block + 4]
+    return low, [place + width // 2 for place in low]
+
+
 class Emitter:
     """Writes instructions for float32 or float64 arrays at the builder's position."""
 
@@ -238,6 +281,9 @@ class Emitter:
 
     def sum(self, length: int = LANES) -> Sum:
         return Sum(self, length)
+
+    def row_sums(self) -> RowSums:
+        return RowSums(self)
 
     @contextmanager
     def span(self, count: Index | int, step: Index | int = 1) -> Iterator[Index]:

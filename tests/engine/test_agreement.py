@@ -208,6 +208,8 @@ def expected_run(head_size: int, length: int) -> tuple[list[Tensor], list[Tensor
     [
         *((name, 64, length) for name in ("reference", "chunked", "numba") for length in (1, 200)),
         *((name, 16, 20) for name in FORMS),  # small: Triton's interpreter takes milliseconds a step
+        ("numba", 48, 40),
+        ("numba", 128, 40),  # a row of the state is more than fits the registers
     ],
 )
 def test_forms(name: str, head_size: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
