@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from midi_rwkv.kernels.dispatch import wkv7
 
-from .rwkv7 import RWKV7, ModelState, Recurrence, previous_tokens
+from .rwkv7 import RWKV7, ModelState, Recurrence
 
 
 class PackedRWKV7(nn.Module):
@@ -41,15 +41,12 @@ def packed_hidden(
     x, v_first = model.layers()[0].ln0(x), None
     att_shift, ffn_shift, wkvs = [], [], []
     for i, block in enumerate(model.layers()):
-        h = block.ln1(x)
-        inputs, v_first, gate = block.att.before(h, segments.previous(h, state.att_shift[i]), v_first)
+        inputs, v_first, gate, last = block.before(x, state.att_shift[i], v_first, starts)
+        att_shift.append(last)
         y, wkv = segments.wkv7(inputs, state.wkv[i], backend)
-        att_shift.append(h[:, -1].float())
         wkvs.append(wkv)
-        x = x + block.att.after(y, inputs, gate)
-        h = block.ln2(x)
-        x = x + block.ffn(h, segments.previous(h, state.ffn_shift[i]))
-        ffn_shift.append(h[:, -1].float())
+        x, last = block.after(x, (y, inputs, gate), state.ffn_shift[i], starts)
+        ffn_shift.append(last)
     return model.ln_out(x), ModelState(torch.stack(att_shift), torch.stack(ffn_shift), torch.stack(wkvs))
 
 
@@ -75,10 +72,6 @@ class Segments:
         leading = (ends - begins.sum(1)).to(device)
         cu_seqlens = torch.cat([places, places.new_tensor([begins.numel()])])
         return cls(starts, cu_seqlens, leading, (ends - 1).to(device))
-
-    def previous(self, x: Tensor, last: Tensor) -> Tensor:
-        """`previous_tokens`, zero at every start."""
-        return previous_tokens(x, last.to(x.dtype)).masked_fill(self.starts.unsqueeze(-1), 0.0)
 
     def wkv7(self, inputs: Recurrence, wkv: Tensor, backend: str) -> tuple[Tensor, Tensor]:
         """The recurrence, from zero at every start -> y (B, T, H, V) and the state after each row (B, H, K, V)."""

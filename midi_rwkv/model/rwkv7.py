@@ -49,13 +49,17 @@ class Recurrence(NamedTuple):
     b: Tensor
 
 
-def previous_tokens(x: Tensor, last: Tensor) -> Tensor:
-    """(B, T, C) the vector before each token's own, from x (B, T, C) and the vector that preceded it (B, C)."""
-    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1)
+def previous_tokens(x: Tensor, last: Tensor, starts: Tensor | None = None) -> Tensor:
+    """(B, T, C) the vector before each token's own, from x (B, T, C) and the vector that preceded it (B, C).
+
+    It is zero where `starts` (B, T) is True.
+    """
+    previous = torch.cat([last.to(x.dtype).unsqueeze(1), x[:, :-1]], 1)
+    return previous if starts is None else previous.masked_fill(starts.unsqueeze(-1), 0.0)
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a block: the part `before` the recurrence, the recurrence, and the part `after` it."""
+    """The recurrent half of a block: the part `before` the recurrence and the part `after` it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -79,14 +83,6 @@ class TimeMix(nn.Module):
         self.r_k = nn.Parameter(torch.empty(config.n_head, config.head_size))
         self.receptance, self.key, self.value, self.output = (nn.Linear(C, C, bias=False) for _ in range(4))
         self.ln_x = nn.GroupNorm(config.n_head, C, eps=64e-5)
-
-    def forward(
-        self, x: Tensor, last: Tensor, wkv: Tensor, v_first: Tensor | None, *, backend: str = "auto"
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, C), the input before it (B, C), wkv (B, H, K, V) -> output, the wkv after it, v_first (B, T, C)."""
-        inputs, v_first, gate = self.before(x, previous_tokens(x, last), v_first)
-        y, wkv = wkv7(*inputs, wkv, backend=backend)
-        return self.after(y, inputs, gate), wkv, v_first
 
     def before(self, x: Tensor, previous: Tensor, v_first: Tensor | None) -> tuple[Recurrence, Tensor, Tensor]:
         """x and each token's previous one, (B, T, C) -> inputs of the recurrence, v_first, and the output's gate."""
@@ -146,6 +142,27 @@ class Block(nn.Module):
         self.ln1, self.ln2 = nn.LayerNorm(config.n_embd), nn.LayerNorm(config.n_embd)
         self.att, self.ffn = TimeMix(config, layer), ChannelMix(config)
 
+    def before(
+        self, x: Tensor, last: Tensor, v_first: Tensor | None, starts: Tensor | None = None
+    ) -> tuple[Recurrence, Tensor, Tensor, Tensor]:
+        """All that precedes the recurrence: its inputs, v_first, the output's gate, and the time mix's last input.
+
+        x (B, T, C); last (B, C), the time mix's input before it; starts (B, T): where the token shift sees zeros.
+        """
+        h = self.ln1(x)
+        return *self.att.before(h, previous_tokens(h, last, starts), v_first), h[:, -1].float()
+
+    def after(
+        self, x: Tensor, mixed: tuple[Tensor, Recurrence, Tensor], last: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All that follows it: the block's output (B, T, C), and the channel mix's last input.
+
+        x: the block's input; mixed: what the recurrence made, its inputs, and the gate; last: as for `before`.
+        """
+        x = x + self.att.after(*mixed)
+        h = self.ln2(x)
+        return x + self.ffn(h, previous_tokens(h, last, starts)), h[:, -1].float()
+
 
 class RWKV7(nn.Module):
     """Embedding, blocks, head. With a vocabulary of 0 it is the trunk alone, of which only `hidden` is used."""
@@ -187,14 +204,12 @@ class RWKV7(nn.Module):
         x, v_first = self.layers()[0].ln0(x), None
         att_shift, ffn_shift, wkvs = [], [], []
         for i, block in enumerate(self.layers()):
-            h = block.ln1(x)
-            out, wkv, v_first = block.att(h, state.att_shift[i].to(h.dtype), state.wkv[i], v_first, backend=backend)
-            att_shift.append(h[:, -1].float())
+            inputs, v_first, gate, last = block.before(x, state.att_shift[i], v_first)
+            att_shift.append(last)
+            y, wkv = wkv7(*inputs, state.wkv[i], backend=backend)
             wkvs.append(wkv)
-            x = x + out
-            h = block.ln2(x)
-            x = x + block.ffn(h, previous_tokens(h, state.ffn_shift[i].to(h.dtype)))
-            ffn_shift.append(h[:, -1].float())
+            x, last = block.after(x, (y, inputs, gate), state.ffn_shift[i])
+            ffn_shift.append(last)
         return self.ln_out(x), ModelState(torch.stack(att_shift), torch.stack(ffn_shift), torch.stack(wkvs))
 
     def forward(self, ids: Tensor, state: ModelState | None = None, backend: str = "auto") -> tuple[Tensor, ModelState]:

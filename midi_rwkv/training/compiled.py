@@ -1,4 +1,4 @@
-"""Training through torch.compile, which fuses the operations of a block around the recurrence into a few loops.
+"""Training through torch.compile: all of a block before the recurrence, and all after it, becomes a few loops each.
 
 This helps on a CPU with fast matrix products, where the operations between them take most of a step. torch.compile
 needs a C++ compiler on the machine (on a GPU it needs Triton, which PyTorch brings). The recurrence itself remains the
@@ -34,8 +34,8 @@ def compile_blocks(model: nn.Module) -> None:
 
     functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
     for block in model.layers():
-        for module, name in ((block.att, "before"), (block.att, "after"), (block.ffn, "forward")):
-            setattr(module, name, torch.compile(getattr(module, name)))
+        for name in ("before", "after"):
+            setattr(block, name, torch.compile(getattr(block, name)))
 
 
 def uncompiled() -> AbstractContextManager[object]:
