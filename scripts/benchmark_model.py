@@ -1,4 +1,5 @@
-"""Measures the model's speed on a CPU: decoding, the recurrence, a training step, and a song longer than memory.
+"""Measures the model's speed on a CPU: decoding, a model of steps, the recurrence, a training step, and a song longer
+than memory.
 
     python scripts/benchmark_model.py                        # all of it, about ten minutes
     python scripts/benchmark_model.py --only decoding --rounds 9
@@ -32,16 +33,16 @@ from script_helpers.tables import markdown
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.rwkv7 import RWKV7
 
-PARTS = ("decoding", "recurrence", "training", "compiled", "song")
+PARTS = ("decoding", "steps", "recurrence", "training", "compiled", "song")
 SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one layer's recurrence
 SONG = 30_000
 MEMORY = 16 << 30
 Key = TypeVar("Key")
 MODELS = {"8 x 256": (8, 256, 803), "12 x 384": (12, 384, 16000)}  # the one that ships, the paper's
+STEP_SHAPES = {"8 x 256": (8, 256), "4 x 384": (4, 384)}  # of models of steps
 LARGE = 256 << 20  # bytes that no cache holds
 PROMPT = 512
 Weights = Mapping[str, np.ndarray]
-Work = Mapping[str, Callable[[], object]]
 
 
 def random_model(name: str) -> RWKV7:
@@ -86,11 +87,12 @@ def burst(work: Callable[[], object], seconds: float) -> float:
     return spent / calls
 
 
-def measure(contenders: Work, rounds: int, seconds: float = 0.2) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+def measure(contenders: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
+    """Seconds per call in each round, by contender."""
+    times: dict[Key, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
-            times[name].append(burst(work, seconds))
+            times[name].append(burst(work, 0.2))
     return times
 
 
@@ -167,6 +169,64 @@ def decoding(name: str, rounds: int) -> str:
     for what in ("", ", 8 rows", ", prefill"):
         lines.append(f"int8{what}: {ratio('float32' + what, 'int8' + what):.2f} x float32.")
     return "\n".join(lines)
+
+
+def step_contenders(n_layer: int, n_embd: int) -> dict[tuple[str, str, int], Callable[[], object]]:
+    """By what is done, precision and threads: a model of steps, beside one of 803 tokens with the same trunk."""
+    from midi_rwkv.engine.heads import STAGES, Heads
+    from midi_rwkv.engine.make import make_heads
+    from midi_rwkv.engine.numba_engine import NumbaEngine
+    from midi_rwkv.model.steps import StepModel
+    from midi_rwkv.tokens.attributes import make_vocabulary
+
+    model = StepModel(ModelConfig(n_layer=n_layer, n_embd=n_embd), make_vocabulary().sizes)
+    whole = {k: v.numpy() for k, v in RWKV7(model.config).requires_grad_(requires_grad=False).state_dict().items()}
+    trunk = {k: w for k, w in whole.items() if k not in ("emb.weight", "head.weight")}
+    ends = {k: v.numpy() for k, v in model.requires_grad_(requires_grad=False).state_dict().items()}
+    vectors = np.random.default_rng(0).normal(size=(PROMPT, n_embd)).astype(np.float32)
+    tokens = list(range(PROMPT))
+
+    def note(heads: Heads, z: np.ndarray) -> None:
+        for stage in range(STAGES):
+            heads.logits(stage, z)
+
+    contenders: dict[tuple[str, str, int], Callable[[], object]] = {}
+    for precision in ("float32", "int8"):
+        heads = make_heads(ends, precision=precision)
+        for threads in (1, 2):
+            of_tokens, of_steps = (NumbaEngine(w, 64, threads, precision) for w in (whole, trunk))
+            one, eight = of_steps.new_state(), of_steps.new_state(8)
+            work: dict[str, Callable[[], object]] = {
+                "a token": partial(of_tokens.step, [7], one),
+                "8 tokens, one each row": partial(of_tokens.step, [7] * 8, eight),
+                "prefill of tokens": partial(of_tokens.prefill, tokens, one),
+                "a step": partial(of_steps.step_vectors, vectors[:1], one),
+                "8 steps, one each row": partial(of_steps.step_vectors, vectors[:8], eight),
+                "prefill of steps": partial(of_steps.prefill_vectors, vectors, one),
+                "heads, a note": partial(note, heads, vectors[:1]),
+                "heads, 8 notes": partial(note, heads, vectors[:8]),
+            }
+            known = work if threads == 1 else [name for name in work if "8 " in name or "prefill" in name]
+            contenders.update({(n, precision, threads): work[n] for n in known if threads == 1 or "heads" not in n})
+    return contenders
+
+
+def steps(rounds: int) -> str:
+    """A model of steps: milliseconds a call, and for prefill tokens or steps per second."""
+    tables = []
+    for name, shape in STEP_SHAPES.items():
+        times = measure(step_contenders(*shape), rounds)
+        columns = [(precision, threads) for threads in (1, 2) for precision in ("float32", "int8")]
+        rows = []
+        for what in dict.fromkeys(key[0] for key in times):
+            found = [statistics.median(times[what, *c]) if (what, *c) in times else None for c in columns]
+            shown = [
+                "" if t is None else f"{PROMPT / t:,.0f}/s" if "prefill" in what else f"{1e3 * t:.2f}" for t in found
+            ]
+            rows.append([what, *shown])
+        head = [f"{precision}{', 2 threads' * (threads == 2)}" for precision, threads in columns]
+        tables.append(markdown([f"{name}: ms", *head], rows))
+    return "\n\n".join(tables)
 
 
 def in_turn(work: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, float]:
@@ -297,6 +357,7 @@ def main() -> None:
     print(f"{options.threads} thread(s), float32 unless said otherwise\n")
     work: dict[str, Callable[[], str]] = {
         "decoding": lambda: "\n\n".join(decoding(name, options.rounds) for name in MODELS),
+        "steps": lambda: steps(options.rounds),
         "recurrence": lambda: recurrence(options.rounds),
         "training": lambda: training(options.rounds),
         "compiled": lambda: compiled(options.rounds),
