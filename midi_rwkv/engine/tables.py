@@ -12,19 +12,27 @@ from .engine import Floats
 
 
 class StepTables:
-    """`model.steps.Tables`."""
+    """`model.steps.Tables`. What a position or a pitch implies is added to its own row once, when they are loaded."""
 
     def __init__(self, weights: Mapping[str, np.ndarray], sizes: Sequence[int]):
         """weights: those of a step model, by their names in the checkpoint. sizes: of the vocabulary's columns."""
-        self._weight = weights["tables.weight"].astype(np.float32)
-        self._offsets = np.cumsum([0, *sizes, *IMPLIED_SIZES])[:-1]
+        whole = weights["tables.weight"].astype(np.float32)
+        *tables, within, quarter, pitch_class = np.split(whole, np.cumsum([*sizes, *IMPLIED_SIZES])[:-1])
+        for column, implied in ((Column.POSITION, {0: within, 1: quarter}), (Column.PITCH, {2: pitch_class})):
+            steps = np.zeros((sizes[column], len(sizes)), np.int64)
+            steps[:, column] = np.arange(sizes[column])
+            found = implied_columns(steps)
+            for n, table in implied.items():
+                tables[column] += table[found[:, n]]
+        self._weight = whole[: sum(sizes)]  # the tables are parts of it
+        self._offsets = np.cumsum([0, *sizes])[:-1]
 
     def __call__(self, steps: np.ndarray) -> Floats:
         """steps (n, columns) -> vectors (n, C)."""
-        rows = np.concatenate([steps, implied_columns(steps)], 1) + self._offsets
-        out: Floats = self._weight[rows[:, 0]]
-        for column in rows.T[1:]:
-            out += self._weight[column]
+        rows = (steps + self._offsets).T
+        out: Floats = self._weight[rows[0]]
+        for row in rows[1:]:
+            out += self._weight[row]
         return out
 
 
