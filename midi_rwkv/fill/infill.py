@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from midi_rwkv.engine.engine import TokenEngine
-from midi_rwkv.engine.make import make_engine
+from midi_rwkv.engine.make import make_engine, make_heads
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Cell, Note, Score
@@ -67,11 +67,12 @@ class Infiller:
             checkpoint.trunk, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
         )
         style = style or Style("none")
-        self.writing: TokenWriting | StepWriting = (
-            StepWriting(checkpoint, engine, style)
-            if isinstance(checkpoint, StepCheckpoint)
-            else TokenWriting(checkpoint, engine, style)
-        )
+        self.writing: TokenWriting | StepWriting
+        if isinstance(checkpoint, StepCheckpoint):
+            heads = make_heads(checkpoint.weights, backend=backend, precision=precision)
+            self.writing = StepWriting(checkpoint, engine, heads, style)
+        else:
+            self.writing = TokenWriting(checkpoint, engine, style)
 
     @property
     def engine(self) -> TokenEngine[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from midi_rwkv.engine.engine import Engine, Floats
-from midi_rwkv.engine.heads import NoteHeads
+from midi_rwkv.engine.heads import Heads
 from midi_rwkv.engine.tables import StepTables
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.style.style import Style
@@ -24,7 +24,7 @@ class StepSession:
     def __init__(
         self,
         engine: Engine[Any],
-        ends: tuple[StepTables, NoteHeads],
+        ends: tuple[StepTables, Heads],
         vocabulary: Vocabulary,
         style: Style,
         prompts: Sequence[np.ndarray],

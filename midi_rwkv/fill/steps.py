@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from midi_rwkv.engine.engine import Engine, TokenEngine
-from midi_rwkv.engine.heads import NoteHeads
+from midi_rwkv.engine.heads import Heads
 from midi_rwkv.engine.tables import StepTables
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
@@ -95,12 +95,11 @@ class _Run:
 class StepWriting:
     """A `Writing` with a checkpoint of steps."""
 
-    def __init__(self, checkpoint: StepCheckpoint, engine: TokenEngine[Any], style: Style):
-        self.checkpoint, self.engine, self.style = checkpoint, engine, style
+    def __init__(self, checkpoint: StepCheckpoint, engine: TokenEngine[Any], heads: Heads, style: Style):
+        self.checkpoint, self.engine, self.heads, self.style = checkpoint, engine, heads, style
         self.vocabulary = checkpoint.vocabulary
         self.encoder = StepEncoder(self.vocabulary)
         self.tables = StepTables(checkpoint.weights, self.vocabulary.sizes)
-        self.heads = NoteHeads(checkpoint.weights)
 
     def blank(self, score: Score, ask: Ask) -> Blanked[SongNotes]:
         return blank_cells(self.encoder, score, ask)

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.errors import CorpusError, RequestError
-from midi_rwkv.files import whole_file
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
+from midi_rwkv.model.step_checkpoint import save_step_checkpoint
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
@@ -257,16 +257,16 @@ class StepTrainer:
         self.group.close()
 
     def write_model(self) -> None:
-        """`model.safetensors` in bf16, `config.json` and `tokenizer.json`: what a branch ends in."""
-        from safetensors.torch import save
-
-        weights = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in self.model.state_dict().items()}
-        record = {"model": self.model_config.to_dict(), "context": self.config.seq_len, "steps_seen": self.steps}
-        with whole_file(self.folder / "model.safetensors") as partial:
-            partial.write_bytes(save(weights))
-        with whole_file(self.folder / "config.json") as partial:
-            partial.write_text(json.dumps({**record, "training": self.config.to_dict()}, indent=1) + "\n")
-        self.vocabulary.save(self.folder / "tokenizer.json")
+        """The checkpoint that a branch ends in, in the run's folder."""
+        training = {"steps_seen": self.steps, **self.config.to_dict()}
+        save_step_checkpoint(
+            self.folder,
+            self.model_config,
+            self.model.state_dict(),
+            self.vocabulary,
+            context=self.config.seq_len,
+            training=training,
+        )
 
 
 def make_optimizers(model: StepModel, config: StepTrainConfig, group: Group) -> list[torch.optim.Optimizer]:

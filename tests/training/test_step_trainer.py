@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,8 +11,10 @@ import pytest
 import torch
 from song import repeating_song, vocabulary
 
+from midi_rwkv import Ask, Note, Region, Score, Track, infill, load_checkpoint
 from midi_rwkv.corpus.note_shards import ChordedSong, write_note_shard
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.tokens.chords import find_chords
 from midi_rwkv.training.muon import Muon, orthogonalized
 from midi_rwkv.training.step_trainer import StepTrainer
@@ -60,9 +61,14 @@ def test_a_branch_decays_and_leaves_its_run_alone(shards: Path, tmp_path: Path) 
     assert (tmp_path / "run" / "state.pt").read_bytes() == held
     assert branch.steps == 12 * 256
     assert branch.config.falling(branch.steps) == 0
-    record = json.loads((tmp_path / "branch" / "config.json").read_text())
-    assert record["steps_seen"] == 12 * 256
-    assert (tmp_path / "branch" / "model.safetensors").stat().st_size > 100_000
+    checkpoint = load_checkpoint(tmp_path / "branch")
+    assert isinstance(checkpoint, StepCheckpoint)
+    assert checkpoint.training["steps_seen"] == 12 * 256
+    tune = [Note(480 * k, 60 + k % 5, 400, 80) for k in range(32)]
+    score = Score(480, (Track("lead", 0, tuple(tune)),))
+    region = Region.rectangle([0], [(3, 5)])
+    [candidate] = infill(score, Ask(region), checkpoint)
+    assert candidate.fills[0]
 
 
 def test_orthogonalized_matrices_are_nearly_so() -> None:
