@@ -26,10 +26,11 @@ from midi_rwkv.errors import RequestError, packages_for
 from midi_rwkv.files import whole_file
 
 if TYPE_CHECKING:
-    from midi_rwkv.model.checkpoint import Checkpoint
+    from midi_rwkv.model.checkpoint import AnyCheckpoint
     from midi_rwkv.model.config import SamplingConfig
 
     from .cases import Case, Songs
+    from .step_system import StepSystem
     from .systems import Setup, System
 
 CHUNK = 6  # cases per task of a process
@@ -158,13 +159,13 @@ def _check_installed() -> None:
 
 def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: SamplingConfig, seed: int) -> Setup:
     """The system that is evaluated, without its reference yet."""
-    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_token_checkpoint
+    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from midi_rwkv.style.style import find_style
 
     from .systems import Setup
 
     folder = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
-    loaded = load_token_checkpoint(folder)
+    loaded = load_checkpoint(folder)
     find_style(style, loaded)  # fails now if something is wrong with it
     return Setup(_name(folder, loaded.config.arch), "model", folder, style, None, sampling, seed)
 
@@ -179,15 +180,16 @@ def _setups(
     say: Callable[[str], None],
 ) -> list[Setup]:
     """All systems, the one that is evaluated first. reference: the folder that is made of the shards."""
-    from midi_rwkv.model.checkpoint import load_token_checkpoint
+    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, of_tokens
+    from midi_rwkv.model.step_checkpoint import StepCheckpoint
 
     from .reference import build_reference
     from .systems import ALONE, NGRAM, ORIGINAL
 
-    loaded = load_token_checkpoint(main.checkpoint)
+    loaded = load_checkpoint(main.checkpoint)
     chosen = _baselines(baselines, main, loaded)
     if shards is not None:
-        build_reference(Path(shards), loaded, reference, say)
+        build_reference(Path(shards), of_tokens(loaded), reference, say)
         main = replace(main, reference=reference)
     elif baselines and NGRAM in baselines:
         raise RequestError("the n-gram is counted on training data; name its shards")
@@ -196,24 +198,26 @@ def _setups(
         say("without shards: no n-gram, no nats for the copies, no search for training music")
     setups = [main]
     for path in map(Path, compare):
-        name = _name(path, load_token_checkpoint(path).config.arch)
+        name = _name(path, load_checkpoint(path).config.arch)
         if name in {setup.name for setup in setups}:
             name = f"{name} {len(setups) + 1}"
         setups.append(replace(main, name=name, checkpoint=path, style=None))
     if ALONE in chosen:
         setups.append(replace(main, name=ALONE, sampling=replace(main.sampling, recall=0.0)))
     trivial = [b for b in chosen if b != ALONE]
-    return setups + [replace(main, name=kind, kind=kind, style=None) for kind in (*trivial, ORIGINAL)]
+    tokens = DEFAULT_CHECKPOINT if isinstance(loaded, StepCheckpoint) else main.checkpoint  # those copies are made of
+    others = replace(main, checkpoint=tokens, style=None)
+    return setups + [replace(others, name=kind, kind=kind) for kind in (*trivial, ORIGINAL)]
 
 
-def _baselines(wanted: Sequence[str] | None, main: Setup, loaded: Checkpoint) -> list[str]:
+def _baselines(wanted: Sequence[str] | None, main: Setup, loaded: AnyCheckpoint) -> list[str]:
     """The requested baselines (None: all) that differ from the model itself. Raises RequestError for an unknown one."""
     from .systems import ALONE, BASELINES
 
     unknown = sorted(set(wanted or ()) - set(BASELINES))
     if unknown:
         raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
-    recalls = loaded.recall is not None and main.sampling.recall > 0
+    recalls = getattr(loaded, "recall", True) is not None and main.sampling.recall > 0  # steps: their references
     return [b for b in BASELINES if (wanted is None or b in wanted) and (recalls or b != ALONE)]
 
 
@@ -285,7 +289,7 @@ def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int
             raise
 
 
-_worker: tuple[System, Songs]  # of this process
+_worker: tuple[System | StepSystem, Songs]  # of this process
 
 
 def _start(setup: Setup, files: Path) -> None:
@@ -294,9 +298,9 @@ def _start(setup: Setup, files: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from .cases import Songs
-    from .systems import System
+    from .step_system import make_system
 
-    _worker = System(setup), Songs(files)
+    _worker = make_system(setup), Songs(files)
 
 
 def _evaluate_chunk(cases: Sequence[Case]) -> list[dict[str, Any]]:

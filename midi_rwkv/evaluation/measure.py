@@ -15,10 +15,11 @@ from midi_rwkv.score.score import Score
 
 from .cases import Case
 from .metrics import Section, compare, key_of, runs
+from .step_system import StepSystem
 from .systems import ORIGINAL, Notes, System, peak_mib
 
 
-def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
+def evaluate_case(system: System | StepSystem, case: Case, score: Score) -> dict[str, Any]:
     """A JSON-serialisable record: the notes written, and every metric (None if it is not defined)."""
     original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
     count = sum(map(len, original.values()))
@@ -45,7 +46,7 @@ def per_note(nats: float | None, count: int) -> float:
     return math.nan if nats is None else nats / count
 
 
-def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
+def compare_notes(case: Case, score: Score, notes: Notes, system: System | StepSystem) -> dict[str, float]:
     """`metrics.compare`, averaged over the tracks that have notes in the original.
 
     `notes_in_silence` (notes per bar) is averaged over the other tracks. In both the original and the fill, notes are
@@ -142,7 +143,7 @@ def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) ->
     }
 
 
-def measure_cost(system: System, cases: Sequence[tuple[Case, Score]]) -> dict[str, float | int]:
+def measure_cost(system: System | StepSystem, cases: Sequence[tuple[Case, Score]]) -> dict[str, float | int]:
     """Seconds per fill (one candidate), tokens read and written per second, and the peak memory of this process.
 
     The first case is filled once beforehand, so that nothing is compiled while the clock runs.

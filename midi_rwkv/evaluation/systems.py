@@ -83,7 +83,8 @@ class Meter:
 class Metered:
     """Wraps an engine and counts its work in `meter`."""
 
-    def __init__(self, engine: TokenEngine[Any]) -> None:
+    def __init__(self, engine: Any) -> None:
+        """engine: an `Engine`, or a `TokenEngine` for a model of tokens."""
         self.engine, self.name, self.vocab_size = engine, engine.name, engine.vocab_size
         self.block_tokens = engine.block_tokens
         self.meter = Meter()
@@ -93,17 +94,31 @@ class Metered:
 
     def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
         began = time.perf_counter()
-        logits = self.engine.prefill(tokens, state)
+        logits: Floats = self.engine.prefill(tokens, state)
         self.meter.read_ids += len(tokens)
         self.meter.read_seconds += time.perf_counter() - began
         return logits
 
     def step(self, tokens: ArrayLike, state: Any) -> Floats:
         began = time.perf_counter()
-        logits = self.engine.step(tokens, state)
+        logits: Floats = self.engine.step(tokens, state)
         self.meter.written_ids += state.batch
         self.meter.written_seconds += time.perf_counter() - began
         return logits
+
+    def prefill_vectors(self, vectors: Floats, state: Any) -> Floats:
+        began = time.perf_counter()
+        out: Floats = self.engine.prefill_vectors(vectors, state)
+        self.meter.read_ids += len(vectors)
+        self.meter.read_seconds += time.perf_counter() - began
+        return out
+
+    def step_vectors(self, vectors: Floats, state: Any) -> Floats:
+        began = time.perf_counter()
+        out: Floats = self.engine.step_vectors(vectors, state)
+        self.meter.written_ids += state.batch
+        self.meter.written_seconds += time.perf_counter() - began
+        return out
 
 
 class System:

@@ -34,7 +34,7 @@ from midi_rwkv.tokens.references import Reference, RunIndex
 from .ask import Ask
 from .blank import Blanked, blank_cells
 from .draft import Draft
-from .limits import Place
+from .limits import CellLimits, Place
 from .note_writer import NoteWriter, nearest_micros
 from .rules import Rules
 from .step_session import StepSession
@@ -223,7 +223,7 @@ class StepWriting:
         writers, asked = [], []
         for draft, song, index in zip(work.drafts, run.songs, run.indices, strict=True):
             limits = rules.cell(cell, silent=work.is_silent(draft, cell))
-            writers.append(NoteWriter(limits, blanked.ask.sampling, draft.rng, is_drum=is_drum, micros=micros))
+            writers.append(self.writer(blanked, cell, limits, draft.rng, micros))
             kept = run.kept.get(cell, EMPTY)
             ask = CellAsk(
                 cell.track,
@@ -250,6 +250,18 @@ class StepWriting:
             found.append(in_the_manner_of(track, notes, VELOCITY_WITHIN))
             draft.written[cell.track] += found[-1]
         return found
+
+    def writer(
+        self,
+        blanked: Blanked[SongNotes],
+        cell: Cell,
+        limits: CellLimits,
+        rng: np.random.Generator,
+        micros: np.ndarray,
+    ) -> NoteWriter:
+        """What chooses the notes of a cell."""
+        is_drum = blanked.score.tracks[cell.track].is_drum
+        return NoteWriter(limits, blanked.ask.sampling, rng, is_drum=is_drum, micros=micros)
 
     def _references(self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell) -> list[Reference]:
         """What is shown before the cell: never the notes that it is to be written anew instead of."""

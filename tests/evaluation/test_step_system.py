@@ -1,0 +1,63 @@
+"""A model of steps is evaluated on the path on which it fills."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from evaluated import records_of
+
+from midi_rwkv import Ask, Note, Region, Score, Track, load_checkpoint
+from midi_rwkv.evaluation.step_system import original_nats
+from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.tokens.attributes import Role
+from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
+from midi_rwkv.tokens.notes import encode
+from midi_rwkv.tokens.references import RunIndex
+
+BAR = 1920
+
+
+def song(bars: int = 12) -> Score:
+    lead = [Note(b * BAR + 480 * k, 60 + (b + 2 * k) % 9, 400, 80) for b in range(bars) for k in range(4)]
+    bass = [Note(b * BAR, 36 + b % 4, 1900, 80) for b in range(bars)]
+    return Score(480, (Track("lead", 0, tuple(lead)), Track("bass", 33, tuple(bass))))
+
+
+def test_the_originals_nats_are_the_models(step_checkpoint_folder):
+    """Against the whole sequence at once, in PyTorch."""
+    checkpoint, score = load_checkpoint(step_checkpoint_folder), song()
+    infiller = Infiller(checkpoint, precision="float32")
+    region = Region.rectangle([0, 1], [(4, 6)])
+    given = score.with_fill(region, {0: [], 1: []})
+    found = original_nats(infiller.writing, given, Ask(region), score)
+
+    v, whole, run = checkpoint.vocabulary, encode(checkpoint.vocabulary, score), (4, 6)
+    cells = [(t, b) for t in (0, 1) for b in (4, 5)]
+    blank = whole.with_cells({c: np.zeros((0, 5), np.int16) for c in cells})
+    index = RunIndex(blank, run, cells)
+    parts = [prompt_steps(v, blank, Window(4, 6, 0, 12), (0, 1), cells)]
+    for t, b in cells:
+        ask = CellAsk(t, b, index.find(t, b)[:1])
+        parts += [cell_steps(v, blank, ask, run), cell_answer(v, blank, ask, whole.cell(t, b), run)]
+        index.write(t, b, whole.cell(t, b))
+    steps = np.concatenate([*parts, np.zeros((1, parts[0].shape[1]), np.int16)])  # the last cell's end too
+    targets, roles = targets_of(steps, v)
+    model = StepModel(checkpoint.config, v.sizes)
+    model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
+    with torch.no_grad():
+        h = model.hidden(torch.from_numpy(steps[None, :-1]))[0]
+        nats = model.heads.nats(h[roles == Role.ANSWER], torch.from_numpy(targets[roles == Role.ANSWER]))
+    assert found == pytest.approx(nats.sum(0).numpy(), rel=1e-3)
+
+
+def test_evaluate_compares_it(command, step_checkpoint_folder, tmp_path):
+    options = ["--compare", step_checkpoint_folder, "--cases", 2, "--settings", "song,continuation", "--no-html"]
+    code, _, err = command(*options, out=tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "report.json").exists()
+    name = f"{step_checkpoint_folder.name} (rwkv7)"
+    measured = [r["metrics"] for r in records_of(tmp_path, name).values()]
+    assert measured
+    assert all("onset_f1" in m and m["nats_per_note"] > 0 for m in measured)
