@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from random_rwkv7 import VOCABULARY, random_weights
 
 from midi_rwkv.engine.make import make_engine
-from midi_rwkv.engine.prefix import read_from
+from midi_rwkv.engine.prefix import read_from, read_vectors_from
 
 ENGINES = {
     (precision, threads): make_engine(random_weights(2, 64, 32), 32, precision=precision, threads=threads)
@@ -16,10 +16,13 @@ ENGINES = {
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 900).tolist()
 
 
-def read_alone(engine, sequences):
+VECTORS = random_weights(2, 64, 32)["emb.weight"]
+
+
+def read_alone(prefill, engine, sequences):
     states = [engine.new_state() for _ in sequences]
-    logits = [engine.prefill(ids, state) for ids, state in zip(sequences, states, strict=True)]
-    return np.concatenate(logits), type(states[0]).concat(states)
+    last = [prefill(x, state) for x, state in zip(sequences, states, strict=True)]
+    return np.concatenate(last), type(states[0]).concat(states)
 
 
 def same(found, wanted):
@@ -37,23 +40,30 @@ sequence = st.tuples(cut, st.integers(0, 3), st.integers(0, 40))  # common up to
 def test_they_read_to_the_same_bits(kind, described):
     sequences = [TOKENS[:common] + [ending] * more for common, ending, more in described]
     engine = ENGINES[kind]
-    same(read_from(engine, engine.new_state(), sequences), read_alone(engine, sequences))
+    same(read_from(engine, engine.new_state(), sequences), read_alone(engine.prefill, engine, sequences))
+    vectors = [VECTORS[ids] for ids in sequences]
+    found = read_vectors_from(engine, engine.new_state(), vectors)
+    same(found, read_alone(engine.prefill_vectors, engine, vectors))
 
 
 @pytest.mark.parametrize(
     ("sequences", "tokens"),
     [
         ([TOKENS[:300]] * 4, 300),
+        ([TOKENS[:1], TOKENS[:3]], 4),
         ([[*TOKENS[:300], i] for i in range(4)], 256 + 4 * 45),
         ([TOKENS[:300], TOKENS[:256], TOKENS[:100]], 128 + 172 + 128 + 100),
         ([[*TOKENS[:600], 1], [*TOKENS[:600], 2], [*TOKENS[:200], 3]], 128 + 73 + 384 + 2 * 89),
     ],
 )
-def test_what_they_share_is_read_once(sequences, tokens, monkeypatch):
-    engine, read = ENGINES["float32", 1], []
-    prefill = engine.prefill
-    monkeypatch.setattr(engine, "prefill", lambda ids, state: read.append(len(ids)) or prefill(ids, state))
-    found = read_from(engine, engine.new_state(), sequences)
-    assert sum(read) == tokens
+@pytest.mark.parametrize("kind", ["tokens", "vectors"])
+def test_what_they_share_is_read_once(sequences, tokens, kind, monkeypatch):
+    engine, counted = ENGINES["float32", 1], []
+    name, read_all = ("prefill", read_from) if kind == "tokens" else ("prefill_vectors", read_vectors_from)
+    inputs = sequences if kind == "tokens" else [VECTORS[ids] for ids in sequences]
+    prefill = getattr(engine, name)
+    monkeypatch.setattr(engine, name, lambda x, state: counted.append(len(x)) or prefill(x, state))
+    found = read_all(engine, engine.new_state(), inputs)
+    assert sum(counted) == tokens
     monkeypatch.undo()
-    same(found, read_alone(engine, sequences))
+    same(found, read_alone(prefill, engine, inputs))
