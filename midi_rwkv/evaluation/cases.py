@@ -13,7 +13,7 @@ These are measured only where they are named:
 
 - rewrite: the cases of song as a composer meets them: the bars sound, and what stands there is refused
 - rewrite-all: the same for the cases of all
-- played: one track that a person played, so that its notes lie beside the grid
+- played: one track off the grid, as a person plays; drums too
 
 Sources (folders of the corpus) take turns, and files repeat as rarely as possible, so that no source outweighs the
 others. N bars begin on a multiple of four, as in the paper, with at least N bars on either side. A case whose bars hold
@@ -45,7 +45,7 @@ PAIRED = ("song", "near", "continuation", "controls", "rewrite")  # settings tha
 PAIRED_ALL = ("all", "rewrite-all")
 NEAR = 4  # bars of context on either side for each bar to fill
 START_EVERY = 4
-PLAYED_ON_GRID = 0.5  # a track that a person played has a smaller share of its onsets on the grid
+PLAYED_ON_GRID = 0.5  # a track with a smaller share of its onsets on the grid is off it
 GRID = 24  # positions a quarter
 
 

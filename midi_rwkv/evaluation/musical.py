@@ -104,7 +104,8 @@ def _tell(cases: Sequence[Case], records: Records, songs: Songs, originals: dict
 
 
 def _feel(cases: Sequence[Case], records: Records, songs: Songs) -> dict[str, Any] | None:
-    """The mean over the tracks that have enough notes, of the fills and of the originals; and each track's."""
+    """Of the fills and of the originals: each track's measures, and over all tracks that have enough notes the ratio of
+    the mean distances, which one track with hardly any spread can't rule, and the means of the rest."""
     rows: list[dict[str, Any]] = []
     for case in sorted(cases, key=lambda c: c.file):
         score = songs.read(case.file)
@@ -119,11 +120,14 @@ def _feel(cases: Sequence[Case], records: Records, songs: Songs) -> dict[str, An
 
 def _means(rows: Sequence[Mapping[str, Any]], who: str) -> dict[str, float]:
     values = {m: [r[who][m] for r in rows if r[who][m] is not None] for m in feel_module.MEASURES}
-    return {m: round(float(np.mean(v)), 4) if v else 0.0 for m, v in values.items()}
+    means = {m: float(np.mean(v)) if v else 0.0 for m, v in values.items()}
+    for m in ("timing", "velocity"):
+        means[m] = means[f"{m}_distance"] / means[f"{m}_halves"] if means[f"{m}_halves"] else 0.0
+    return {m: round(v, 5) for m, v in means.items()}
 
 
 def _digits(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else round(float(v), 5) for k, v in values.items()}
+    return {k: None if np.isnan(v) else round(float(v), 6) for k, v in values.items()}
 
 
 def musical_markdown(musical: Mapping[str, Mapping[str, Any]]) -> str:
@@ -144,7 +148,7 @@ def musical_markdown(musical: Mapping[str, Mapping[str, Any]]) -> str:
                 [title, f"{of['feel']['fill'][m]:.3f}", f"{of['feel']['original'][m]:.3f}"]
                 for m, title in feel_module.MEASURES.items()
             ]
-            parts += [f"### {system}, feel: {of['feel']['tracks']} tracks that a person played\n", markdown_table(rows)]
+            parts += [f"### {system}, feel: {of['feel']['tracks']} tracks off the grid\n", markdown_table(rows)]
         for asked, verdict in of["judge"].items():
             parts += [f"### {system}, told from originals by a judge: {asked}\n", _verdict(verdict)]
     return "\n".join(parts)

@@ -56,7 +56,7 @@ SETTING_TITLES = {
     "all": "Every track of the bars, the whole song as context",
     "rewrite": "One pitched track whose bars sound, what stands there refused",
     "rewrite-all": "Every track of bars that sound, what stands there refused",
-    "played": "One track that a person played, the whole song as context",
+    "played": "One track off the grid, as a person plays, the whole song as context",
 }
 
 

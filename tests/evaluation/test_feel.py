@@ -5,6 +5,7 @@ import pytest
 
 from midi_rwkv.evaluation.cases import Case, share_on_grid
 from midi_rwkv.evaluation.feel import distances, feel
+from midi_rwkv.evaluation.musical import musical_markdown, summarise_musical
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
 
 BAR = 1920
@@ -61,3 +62,24 @@ def test_the_distance_of_offsets_by_hand():
 def test_too_few_notes_tell_nothing(drummer):
     assert feel(CASE, drummer, {0: own(drummer)[:5]}) is None
     assert np.isnan(share_on_grid(drummer, []))
+
+
+def test_the_report_tells_fills_beside_the_originals(drummer):
+    """Two tracks, of which one has hardly any spread: the ratio is that of the mean distances."""
+
+    class Songs:
+        def read(self, name):
+            if name == "a/x.mid":
+                return drummer
+            return drummer.with_notes(0, [Note(k * 240 + 7 + k % 2, 42, 60, 80 + k % 3) for k in range(320)])
+
+    stiff = [[16 * BAR + k * 240, 42, 60, 80] for k in range(32)]
+    cases = [CASE, Case("played", 1, "a/y.mid", (0,), 16, 4)]
+    records = {c.id: {"notes": {"0": stiff}, "original_notes": 32} for c in cases}
+    told = summarise_musical(cases, {"m": records}, Songs(), systems=["m"], seed=0)
+    of = told["m"]["feel"]
+    assert of["tracks"] == 2
+    assert of["fill"]["on_grid"] == 1
+    assert of["fill"]["timing"] == pytest.approx(of["fill"]["timing_distance"] / of["fill"]["timing_halves"], rel=0.02)
+    assert of["original"]["timing"] < of["fill"]["timing"] / 3
+    assert "### m, feel: 2 tracks off the grid" in musical_markdown(told)
