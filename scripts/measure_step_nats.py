@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.training.valid import ATTRIBUTES, draw_places
 
 KINDS = ("all", "repeats", "other")
+SPLIT_HEAD = ["system", "cells", "notes", *ATTRIBUTES, "all"]
 Rows = dict[str, dict[str, dict[str, np.ndarray]]]  # system -> kind of cell -> source -> nats (5,) and notes
 
 
@@ -83,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = StepNats(model, vocabulary, Fold(vocabulary, checkpoint.tokenizer))
     flat = FlatNats(checkpoint, Songs(args.files))
     rows: Rows = {}
-    for place in draw_places(shard, per_source=args.per_source):
+    places = draw_places(shard, per_source=args.per_source)
+    for number, place in enumerate(places, 1):
         notes = shard[place.song]
         song = flat.song(shard.names[place.song], notes)
         repeated = repeats(song, place, notes)
@@ -95,15 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             alone, recalled = flat.of(song, place)
             add(rows, "flat, alone", place.source, alone, repeated)
             add(rows, "flat, with recall", place.source, recalled, repeated)
+        if number == len(places) or place.source != places[number].source:
+            print(f"{place.source}: {number} of {len(places)} fills", file=sys.stderr, flush=True)
+            if args.out:
+                write(args.out, seen, rows)
     split, by_source = tables(rows)
-    heads = ["system", "cells", "notes", *ATTRIBUTES, "all"], ["source", *rows]
     print(f"{args.state}: {seen:,} steps. Nats per note, mean over sources.\n")
-    print(markdown(heads[0], split), "\n")
-    print(markdown(heads[1], by_source))
-    if args.out:
-        with whole_file(args.out) as partial:
-            record = {"steps_seen": seen, "split": [heads[0], *split], "by_source": [heads[1], *by_source]}
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(markdown(SPLIT_HEAD, split), "\n")
+    print(markdown(["source", *rows], by_source))
+
+
+def write(path: Path, seen: int, rows: Rows) -> None:
+    """The figures so far."""
+    split, by_source = tables(rows)
+    record = {"steps_seen": seen, "split": [SPLIT_HEAD, *split], "by_source": [["source", *rows], *by_source]}
+    with whole_file(path, overwrite=True) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
