@@ -95,7 +95,7 @@ class CellLimits:
         # Of the positions that need no notes, j may be used. With the most that the upper limit allows, the room for
         # the lower one is largest.
         spare = most - total - here_fewest - self.later_fewest[at]
-        j = np.clip(spare // low, 0, self.later_free[at])
+        j = np.minimum(np.maximum(spare // low, 0), self.later_free[at])
         room = here_most + self.later_most[at] + self.later_room[at, j]
         fits: np.ndarray = (here_fewest <= here_most) & (spare >= 0) & (total + room >= fewest)
         return fits

@@ -11,7 +11,7 @@ import numpy as np
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
 
-from .limits import CellLimits
+from .limits import NO_LIMIT, CellLimits
 from .sample import draw
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
@@ -53,13 +53,28 @@ class NoteWriter:
         self._before = np.concatenate([[0], np.cumsum(at)])[: n + 1]  # at earlier positions
         lacking = (at[:n] > 0) & (at[:n] < limits.polyphony[0])
         self._needs = np.flatnonzero(lacking)  # positions that a locked note is at, and more must begin
+        self._lowest = self._free.argmax(1)
+        self._any = np.asarray(self._free.any(1))
+        # With no other limits than how many may begin together, that is all there is to count.
+        self._counts = limits.density != (0, NO_LIMIT) or limits.polyphony[0] > 1 or bool(limits.locked)
 
     def choose(self, stage: int, logits: np.ndarray) -> int:
         """The choice of a stage's class, whose logits are given. Sets `done` where the cell ends."""
-        allowed = np.flatnonzero(self.allowed(stage, len(logits)))
-        choice = int(allowed[draw(logits[allowed], self.config, self.rng)])
+        if stage > PITCH:
+            choice = draw(logits, self.config, self.rng)
+        else:
+            allowed = self.allowed(stage, len(logits)).nonzero()[0]
+            choice = int(allowed[draw(logits[allowed], self.config, self.rng)])
         self.take(stage, choice)
         return choice
+
+    def known(self, stage: int) -> int | None:
+        """The class of a stage where only one may be chosen, so that nothing need be asked; else, or if that takes
+        working out, None."""
+        if stage != MICRO:
+            return None
+        micros = self._micros[self._note[0]]
+        return int(micros.argmax()) if np.count_nonzero(micros) == 1 else None
 
     def allowed(self, stage: int, classes: int) -> np.ndarray:
         """Which classes of a stage may be chosen, (classes,) bool."""
@@ -93,35 +108,36 @@ class NoteWriter:
         self.notes.append((position, micro, pitch, velocity, 0 if self.is_drum else duration))
 
     def _places(self, classes: int) -> np.ndarray:
-        n = len(self.limits.allowed)
+        n, here = len(self.limits.allowed), self._position
         out = np.zeros(classes, bool)
-        later = self._leaves_for(np.arange(n + 1))
+        reach = self._reach()
         total = len(self.notes) + len(self.limits.locked)
-        out[END] = later[n] and total >= self.limits.density[0]
-        if self._position >= 0:
-            out[SAME] = self._can_take(np.array([self._position]))[0]
-        positions = self._position + 1 + np.flatnonzero(later[self._position + 1 : n])
-        out[FIRST_POSITION + positions] = self._can_take(positions)
+        out[END] = reach == n and total >= self.limits.density[0]
+        if here >= 0:
+            out[SAME] = self._can_add()
+        # At later positions, the lowest possible pitch leaves the most room above it.
+        later = np.arange(here + 1, min(reach + 1, n))
+        out[FIRST_POSITION + later] = self._any[later] & self._finishes(later, self._lowest[later])
         return out
 
-    def _leaves_for(self, positions: np.ndarray) -> np.ndarray:
-        """Whether the position of the last note and those between may be left as they are, for later positions."""
+    def _reach(self) -> int:
+        """The last position at which a note may follow, all between being left as they are; one past the cell's if the
+        cell may be left, too."""
         here = self._position
         if here >= 0:
             above = self._locked[here, 128] - self._locked[here, self._pitch + 1]
             if self._struck + above < self.limits.polyphony[0]:
-                return np.zeros(len(positions), bool)
+                return here
         needed = self._needs[self._needs > here]
-        found: np.ndarray = positions <= (needed[0] if len(needed) else len(self.limits.allowed))
-        return found
+        return int(needed[0]) if len(needed) else len(self.limits.allowed)
 
-    def _can_take(self, positions: np.ndarray) -> np.ndarray:
-        """Whether a note may begin at each position: its lowest possible pitch leaves the most room above it."""
-        free = self._free[positions] & (
-            np.arange(128) > np.where(positions == self._position, self._pitch, -1)[:, None]
-        )
-        found: np.ndarray = free.any(1) & self._finishes(positions, free.argmax(1))
-        return found
+    def _can_add(self) -> bool:
+        """Whether a note may begin where the last one does, above it."""
+        above = self._free[self._position, self._pitch + 1 :]
+        if not above.any():
+            return False
+        lowest = self._pitch + 1 + above.argmax()
+        return bool(self._finishes(np.array([self._position]), np.array([lowest]))[0])
 
     def _pitches(self, classes: int) -> np.ndarray:
         position, pitches = self._note[0], np.arange(128)
@@ -140,6 +156,10 @@ class NoteWriter:
         return struck
 
     def _finishes(self, positions: np.ndarray, pitches: np.ndarray) -> np.ndarray:
+        """Whether the cell can be finished after a note at each of some places, which are allowed."""
+        if not self._counts:
+            few: np.ndarray = np.where(positions == self._position, self._struck, 0) < self.limits.polyphony[1]
+            return few
         struck = self._struck_with(positions, pitches)
         total = len(self.notes) + 1 + self._before[positions] + self._locked[positions, pitches]
         fits = self.limits.can_finish(positions, pitches, struck, total)

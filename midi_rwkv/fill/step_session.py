@@ -9,6 +9,7 @@ import numpy as np
 
 from midi_rwkv.engine.engine import Engine, Floats
 from midi_rwkv.engine.heads import Heads
+from midi_rwkv.engine.prefix import read_vectors_from
 from midi_rwkv.engine.tables import StepTables
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.style.style import Style
@@ -73,8 +74,13 @@ class StepSession:
         """Each writer chooses a note or ends. Returns those that go on."""
         going = list(range(len(writers)))
         for stage in range(PLACE, (VELOCITY if writers[0].is_drum else DURATION) + 1):
-            logits = self.heads.logits(stage, z)
-            chosen = [writers[k].choose(stage, row) for k, row in zip(going, logits, strict=True)]
+            chosen = [choice for k in going if (choice := writers[k].known(stage)) is not None]
+            if len(chosen) == len(going):
+                for k, choice in zip(going, chosen, strict=True):
+                    writers[k].take(stage, choice)
+            else:
+                logits = self.heads.logits(stage, z)
+                chosen = [writers[k].choose(stage, row) for k, row in zip(going, logits, strict=True)]
             if stage == PLACE:
                 on = [n for n, k in enumerate(going) if not writers[k].done]
                 z, chosen, going = z[on], [chosen[n] for n in on], [going[n] for n in on]
@@ -86,7 +92,10 @@ class StepSession:
 
     def _read(self, vectors: Sequence[Floats]) -> Floats:
         """Advances every candidate by its own vectors. Returns what the heads read, (candidates, C)."""
-        rows = [self.state.select([i if self.state.batch > 1 else 0]) for i in range(len(vectors))]
+        if self.state.batch < len(vectors):  # all have read the same so far
+            h, self.state = read_vectors_from(self.engine, self.state, vectors)
+            return h
+        rows = [self.state.select([i]) for i in range(len(vectors))]
         h = np.concatenate([self.engine.prefill_vectors(x, row) for x, row in zip(vectors, rows, strict=True)])
         self.state = type(self.state).concat(rows)
         return h

@@ -52,6 +52,14 @@ def references(steps):
     return (of_song[of_song[:, Column.POSITION] > 0, Column.PITCH] - 1).tolist()
 
 
+@pytest.mark.parametrize("late", [0, 7])
+def test_micro_timing_is_asked_for_only_where_the_track_has_some(infiller, monkeypatch, late):
+    asked, logits = set(), infiller.writing.heads.logits
+    monkeypatch.setattr(infiller.writing.heads, "logits", lambda stage, z: asked.add(stage) or logits(stage, z))
+    infiller(song(late=late), Ask(Region.rectangle([0], [(8, 10)]), BUSY, candidates=2))
+    assert asked == ({0, 1, 2, 3, 4} if late else {0, 2, 3, 4})
+
+
 def test_a_cell_is_shown_what_the_song_says_elsewhere(infiller, laid):
     """Of bars whose notes are not known, the most alike; where they are to be replaced, one that is not the same."""
     empty = song().with_fill(Region.rectangle([0], [(8, 10)]), {0: []})
