@@ -22,6 +22,8 @@ from .weights import FILES, checked_shapes, read_tensors, trunk_shapes
 if TYPE_CHECKING:
     import torch
 
+    from .steps import StepModel
+
 STEP_FORMAT = 2
 TRUNK = "trunk."
 
@@ -43,6 +45,17 @@ class StepCheckpoint:
     def trunk(self) -> dict[str, np.ndarray]:
         """The weights of the RWKV-7 between tables and heads, by RWKV-LM's names."""
         return {name.removeprefix(TRUNK): w for name, w in self.weights.items() if name.startswith(TRUNK)}
+
+
+def step_model_of(checkpoint: StepCheckpoint) -> StepModel:
+    """The checkpoint as a PyTorch module, ready for evaluation."""
+    import torch
+
+    from .steps import StepModel
+
+    model = StepModel(checkpoint.config, checkpoint.vocabulary.sizes)
+    model.load_state_dict({name: torch.from_numpy(w) for name, w in checkpoint.weights.items()})
+    return model.eval()
 
 
 def vocabulary_hash(vocabulary: Vocabulary) -> str:

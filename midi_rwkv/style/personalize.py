@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,12 +24,14 @@ from midi_rwkv.files import check_writable, whole_file
 from midi_rwkv.model.config import check_seed, check_threads
 from midi_rwkv.tokens.prompt import ORDERS
 
-from .pieces import Piece, draw_fills, read_pieces
+from .pieces import Piece, draw_fills, draw_step_fills, read_pieces
 from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
-    from midi_rwkv.model.checkpoint import AnyCheckpoint, Checkpoint
+    from midi_rwkv.engine.engine import Engine
+    from midi_rwkv.model.checkpoint import AnyCheckpoint
     from midi_rwkv.model.rwkv7 import RWKV7
+    from midi_rwkv.model.steps import StepModel
 
     from .tuning import Check, Fill, Tuning
 
@@ -115,7 +117,7 @@ def personalize(
     """
     import torch
 
-    from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint, of_tokens
+    from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
 
     from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
@@ -123,7 +125,7 @@ def personalize(
     target, seed = _target(name, options.output), options.seed
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    checkpoint = of_tokens(checkpoint or load_checkpoint())
+    checkpoint = checkpoint or load_checkpoint()
     model = _model(checkpoint)
     pieces, skipped = _usable(files, say)
     base = checkpoint_hash(checkpoint)
@@ -193,10 +195,13 @@ def personalize(
     return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
 
 
-def _model(checkpoint: Checkpoint) -> RWKV7:
+def _model(checkpoint: AnyCheckpoint) -> RWKV7 | StepModel:
     """The model to tune a state of. StyleError where it has none."""
     from midi_rwkv.model.rwkv7 import RWKV7
+    from midi_rwkv.model.step_checkpoint import StepCheckpoint, step_model_of
 
+    if isinstance(checkpoint, StepCheckpoint):
+        return step_model_of(checkpoint).requires_grad_(requires_grad=False)
     model = checkpoint.model().requires_grad_(requires_grad=False)
     if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
         raise StyleError(
@@ -218,7 +223,7 @@ def _usable(files: Sequence[str | Path], say: Callable[[str], None]) -> tuple[li
 
 def prepare(
     pieces: Sequence[Piece],
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     model: Any,
     *,
     seed: int = 0,
@@ -229,22 +234,20 @@ def prepare(
 
     from midi_rwkv.engine.make import MOST_THREADS, make_engine
 
-    from .tuning import LEARNING_RATES, STEPS, Tuning, read_fill
+    from .tuning import LEARNING_RATES, STEPS, Tuning
 
     parts = [_parts(len(p.score.bars), PARTS.get(len(pieces), 1)) for p in pieces]
     units = [(piece, part) for piece, own in zip(pieces, parts, strict=True) for part in own]
     engine = make_engine(
-        checkpoint.weights, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
+        checkpoint.trunk, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
     )
-    middle = checkpoint.tokenizer.id("Context_Middle")
     began = time.monotonic()
     total = TUNE_FILLS + HELD_OUT_FILLS
     fills: list[Fill] = []
     held_out: list[Fill] = []
-    budget = min(CONTEXT, checkpoint.context)
     for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
-        for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held, budget=budget):
-            into.append(read_fill(engine, sample, middle, notes=notes, unit=unit))
+        for fill in _fills(engine, units, checkpoint, count=count, seed=seed, held_out=held):
+            into.append(fill)
             done = len(fills) + len(held_out)
             on_progress(PersonalizeProgress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
     able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
@@ -253,6 +256,34 @@ def prepare(
     folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
     fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
     return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
+
+
+def _fills(
+    engine: Engine[Any],
+    units: Sequence[tuple[Piece, tuple[int, int]]],
+    checkpoint: AnyCheckpoint,
+    *,
+    count: int,
+    seed: int,
+    held_out: bool,
+) -> Iterator[Fill]:
+    """`count` fills, drawn and read as far as the run."""
+    from midi_rwkv.engine.tables import StepTables
+    from midi_rwkv.model.step_checkpoint import StepCheckpoint
+
+    from .tuning import read_fill, read_step_fill
+
+    budget = min(CONTEXT, checkpoint.context)
+    if isinstance(checkpoint, StepCheckpoint):
+        vocabulary = checkpoint.vocabulary
+        tables = StepTables(checkpoint.weights, vocabulary.sizes)
+        drawn = draw_step_fills(units, vocabulary, count=count, seed=seed, held_out=held_out, budget=budget)
+        for unit, steps in drawn:
+            yield read_step_fill(engine, tables, vocabulary, steps, unit)
+        return
+    middle = checkpoint.tokenizer.id("Context_Middle")
+    for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held_out, budget=budget):
+        yield read_fill(engine, sample, middle, notes=notes, unit=unit)
 
 
 def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from midi_rwkv.errors import MidiRwkvError, StyleError
+from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 
 if TYPE_CHECKING:
     from midi_rwkv.model.checkpoint import Checkpoint
@@ -105,6 +106,36 @@ def draw_fills(
         if notes and run <= LONGEST_RUN:
             found += 1
             yield unit, sample, notes
+
+
+def draw_step_fills(
+    units: Sequence[tuple[Piece, tuple[int, int]]],
+    vocabulary: Vocabulary,
+    *,
+    count: int,
+    seed: int,
+    held_out: bool,
+    budget: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(unit, steps) of `count` fills, as a model of steps is trained on them; `draw_fills` for such a model."""
+    from midi_rwkv.tokens.notes import encode
+    from midi_rwkv.training.rows import RowSampler
+
+    sampler, rng = RowSampler(vocabulary, plain=held_out), np.random.default_rng((seed, int(held_out)))
+    songs = {id(piece): encode(vocabulary, piece.score) for piece, _ in units}
+    found, tried = 0, 0
+    while found < count and tried < 40 * count:
+        unit = tried % len(units)
+        tried += 1
+        piece, bars = units[unit]
+        sample = sampler.draw(songs[id(piece)], None, rng, budget, within=bars)
+        if sample is None:
+            continue
+        of_run = sample[int((sample[:, Column.ROLE] == Role.ANSWER).argmax()) :]
+        notes = (of_run[:, Column.ROLE] == Role.ANSWER) & (of_run[:, Column.VELOCITY] > 0)
+        if notes.any() and len(of_run) <= LONGEST_RUN:
+            found += 1
+            yield unit, sample
 
 
 def transpositions(score: Score) -> list[int]:

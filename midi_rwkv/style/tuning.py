@@ -22,7 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midi_rwkv.engine.engine import Engine, State
+from midi_rwkv.engine.tables import StepTables
 from midi_rwkv.model.rwkv7 import RWKV7, ModelState
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
+from midi_rwkv.tokens.layout import targets_of
 from midi_rwkv.training.dataset import FILL, Sample
 from midi_rwkv.training.losses import by_row, wanted_logits, wanted_nats
 
@@ -41,13 +45,14 @@ PATIENCE = 2  # checks without a gain by any rate after which tuning stops
 
 @dataclass(frozen=True)
 class Fill:
-    """A prepared sample: the state after everything before the run, and the run's tokens and roles."""
+    """A prepared sample: the state after everything before the run, and the run."""
 
-    ids: np.ndarray  # (T,) from Context_Middle on
-    roles: np.ndarray  # (T,)
+    ids: np.ndarray  # (T,) tokens from Context_Middle on; or of a model of steps, (T, columns)
+    roles: np.ndarray  # (T,) of the tokens; or of what each step predicts
     state: State  # one row
     notes: int  # in the fill
     unit: int  # fills of one unit are held out together: a file, or a part of the bars
+    targets: np.ndarray | None = None  # (T, 5) of `layout.targets_of`, for a model of steps
 
 
 def read_fill(
@@ -60,25 +65,48 @@ def read_fill(
     return Fill(np.array(sample.ids[at:]), np.array(sample.roles[at:], np.int8), state, notes, unit)
 
 
-def fill_losses(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(N,) nats of all tokens of the fills' answers, and (N,) the fill that each belongs to.
+def read_step_fill(
+    engine: Engine[State], tables: StepTables, vocabulary: Vocabulary, sample: np.ndarray, unit: int
+) -> Fill:
+    """Reads everything before the first cell of a sample of steps, (n, columns), with the engine."""
+    at = int((sample[:, Column.ROLE] == Role.ANSWER).argmax())
+    state = engine.new_state(1)
+    engine.prefill_vectors(tables(sample[:at]), state)
+    run = np.concatenate([sample[at:], np.zeros((1, len(Column)), sample.dtype)])  # after it the last cell has ended
+    targets, roles = targets_of(run, vocabulary)
+    notes = int((targets[roles == Role.ANSWER, 0] > 0).sum())
+    return Fill(run[:-1], roles, state, notes, unit, targets)
+
+
+def fill_losses(model: RWKV7 | StepModel, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(N,) nats of all tokens or notes of the fills' answers, and (N,) the fill that each belongs to.
 
     `added` is a state for the place before the run, (L, H, K, V).
     """
-    device = model.head.weight.device
+    trunk = model.trunk if isinstance(model, StepModel) else model
+    device = trunk.ln_out.weight.device
     width = max(len(f.ids) for f in fills)
-    ids, roles = np.zeros((len(fills), width), np.int64), np.zeros((len(fills), width), np.int8)
+    ids = np.zeros((len(fills), width, *fills[0].ids.shape[1:]), np.int64)
+    roles = np.zeros((len(fills), width), np.int8)
     for row, fill in enumerate(fills):
         ids[row, : len(fill.ids)], roles[row, : len(fill.ids)] = fill.ids, fill.roles
     kept = State.concat([f.state for f in fills])
     state = ModelState(*(torch.from_numpy(x).to(device) for x in (kept.att_shift, kept.ffn_shift, kept.wkv)))
     if added is not None:
         state.wkv = state.wkv + added[:, None]
-    return wanted_nats(model, ids, roles == FILL, state)
+    if isinstance(model, RWKV7):
+        return wanted_nats(model, ids, roles == FILL, state)
+    rows, places = np.nonzero(roles == Role.ANSWER)
+    wanted = [f.targets[f.roles == Role.ANSWER] for f in fills if f.targets is not None]
+    h = model.hidden(torch.from_numpy(ids).to(device), state)[torch.from_numpy(rows), torch.from_numpy(places)]
+    nats = model.heads.nats(h, torch.from_numpy(np.concatenate(wanted)).to(device))
+    return nats.sum(1), torch.from_numpy(rows).to(device)
 
 
 @torch.no_grad()
-def fills_nats(model: RWKV7, fills: Sequence[Fill], added: Tensor | None = None, ids: int = 2 * STEP_IDS) -> np.ndarray:
+def fills_nats(
+    model: RWKV7 | StepModel, fills: Sequence[Fill], added: Tensor | None = None, ids: int = 2 * STEP_IDS
+) -> np.ndarray:
     """(len(fills),) nats of each fill, computed about `ids` tokens at a time."""
     out = np.zeros(len(fills))
     for chosen in batches(fills, ids):
@@ -139,7 +167,7 @@ class Check:
 class Tuning:
     """The tunings of all folds, side by side. `run()` may be interrupted at any time; `best_state` then exists."""
 
-    model: RWKV7
+    model: RWKV7 | StepModel
     fills: Sequence[Fill]
     held_out: Sequence[Fill]  # each is used for the fold that holds out its unit
     folds: Sequence[Sequence[int]]  # the units that each fold holds out
@@ -150,7 +178,8 @@ class Tuning:
     curve: list[dict[str, Any]] = field(default_factory=list)  # step, and held-out nats per note for each running rate
 
     def __post_init__(self) -> None:
-        c, device = self.model.config, self.model.head.weight.device
+        trunk = self.model.trunk if isinstance(self.model, StepModel) else self.model
+        c, device = trunk.config, trunk.ln_out.weight.device
         shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
         self.states = [[torch.zeros(shape, device=device, requires_grad=True) for _ in self.folds] for _ in self.rates]
         groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]

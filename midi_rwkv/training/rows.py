@@ -112,8 +112,9 @@ class Task:
 class RowSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
-    def __init__(self, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, *, plain: bool = False):
+        """plain: samples in the song's own key, of whole songs, shown the most alike cells and nothing else."""
+        self.vocabulary, self.plain = vocabulary, plain
 
     def draw(
         self,
@@ -122,20 +123,23 @@ class RowSampler:
         rng: np.random.Generator,
         budget: int,
         others: Callable[[], list[SongNotes]] = list,
+        *,
+        within: tuple[int, int] | None = None,
     ) -> np.ndarray | None:
         """A sample of at most `budget` steps, (n, columns), or None where the drawn region does not fit.
 
-        chords: told in some samples; None: never. others: gives pieces that references may come from.
+        chords: told in some samples; None: never. others: gives pieces that references may come from. within: bars,
+        half-open, that the region lies in.
         """
-        drawn = self._region(song, rng, budget)
+        drawn = self._region(song, rng, budget, within or (0, song.n_bars))
         if drawn is None:
             return None
         tracks, first, last = drawn
-        run, question = (first, last), self._question(song, tracks, rng)
-        shift = self._shift(song, rng)
+        run, question = (first, last), PLAIN if self.plain else self._question(song, tracks, rng)
+        shift = 0 if self.plain else self._shift(song, rng)
         song = transposed(song, shift)
         hidden = {(t, b) for t in tracks for b in range(*run)}
-        if rng.random() < 0.2:  # other bars of the same tracks that are not written yet
+        if not self.plain and rng.random() < 0.2:  # other bars of the same tracks that are not written yet
             start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
             hidden |= {(t, b) for t in tracks for b in range(start, min(start + width, song.n_bars))}
         task = Task(song, tracks, run, hidden, question)
@@ -164,11 +168,13 @@ class RowSampler:
         window = replace(window, open_end=question.open_end)
         return prompt_steps(self.vocabulary, song, window, tracks, task.hidden, absent=absent)
 
-    def _region(self, song: SongNotes, rng: np.random.Generator, budget: int) -> tuple[list[int], int, int] | None:
+    def _region(
+        self, song: SongNotes, rng: np.random.Generator, budget: int, within: tuple[int, int]
+    ) -> tuple[list[int], int, int] | None:
         """Tracks and bars to write, half-open."""
         counts = song.counts
-        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), song.n_bars)
-        first = int(rng.integers(0, song.n_bars - count + 1))
+        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), within[1] - within[0])
+        first = int(rng.integers(within[0], within[1] - count + 1))
         sounding = np.flatnonzero(counts[first : first + count].sum(0) > 0)
         if len(sounding) == 0:
             return None
@@ -215,10 +221,11 @@ class RowSampler:
     ) -> list[tuple[CellAsk, np.ndarray]]:
         """What is asked of each cell, and its answer."""
         song = task.song
-        kinds = [k for k in CONTROL_KINDS if rng.random() < CONTROL_SHARE]
-        told = chords if rng.random() < CONTROL_SHARE else None
-        ranged, keeping = rng.random() < RANGE_SHARE, rng.random() < KEPT_SHARE
-        sources = _References(task, rng, others)
+        share = 0.0 if self.plain else 1.0
+        kinds = [k for k in CONTROL_KINDS if rng.random() < share * CONTROL_SHARE]
+        told = chords if rng.random() < share * CONTROL_SHARE else None
+        ranged, keeping = rng.random() < share * RANGE_SHARE, rng.random() < share * KEPT_SHARE
+        sources = _References(task, rng, others, {"best": 1.0} if self.plain else REFERENCE_SHARES)
         out = []
         for t, b in task.cells:
             notes = song.cell(t, b)
@@ -247,7 +254,13 @@ class RowSampler:
 class _References:
     """Where a sample's references come from: one draw a sample, a look a cell."""
 
-    def __init__(self, task: Task, rng: np.random.Generator, others: Callable[[], list[SongNotes]]):
+    def __init__(
+        self,
+        task: Task,
+        rng: np.random.Generator,
+        others: Callable[[], list[SongNotes]],
+        shares: Mapping[str, float],
+    ):
         song, question = task.song, task.question
         self.song, self.rng = song, rng
         first, last = task.run
@@ -258,7 +271,7 @@ class _References:
             gone = range(song.n_tracks) if question.empty else task.tracks
             hidden |= {(t, b) for t in gone for b in range(song.n_bars)}
         self.index = RunIndex(song, task.run, hidden)
-        self.kind = str(rng.choice(list(REFERENCE_SHARES), p=list(REFERENCE_SHARES.values())))
+        self.kind = str(rng.choice(list(shares), p=list(shares.values())))
         self.memory = PieceMemory([Rhythms(s) for s in others()] if "pieces" in self.kind else [])
         self.own = Rhythms(song) if self.memory.pieces else None
 
