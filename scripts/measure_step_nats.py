@@ -26,7 +26,7 @@ from midi_rwkv.evaluation.cases import Songs
 from midi_rwkv.evaluation.fold import Fold
 from midi_rwkv.evaluation.step_nats import CellsNats, FlatNats, StepNats, load_steps, load_valid, repeats
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.model.checkpoint import load_token_checkpoint
 from midi_rwkv.training.valid import ATTRIBUTES, draw_places
 
 KINDS = ("all", "repeats", "other")
@@ -67,7 +67,7 @@ def tables(rows: Rows) -> tuple[list[list[Any]], list[list[Any]]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path, help="the state.pt of a run of steps")
+    parser.add_argument("state", type=Path, help="the state.pt of a run of steps, or a checkpoint folder")
     parser.add_argument("shards", type=Path, help="the folder of its note shards")
     parser.add_argument("files", type=Path, help="the zip or folder of MIDI files that valid.npz was made of")
     parser.add_argument("--checkpoint", type=Path, help="the flat model (default: the one that ships)")
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     shard, vocabulary = load_valid(args.shards)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_token_checkpoint(args.checkpoint)
     model, seen = load_steps(args.state)
     steps = StepNats(model, vocabulary, Fold(vocabulary, checkpoint.tokenizer))
     flat = FlatNats(checkpoint, Songs(args.files))

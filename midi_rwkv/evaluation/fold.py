@@ -27,12 +27,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi_rwkv.engine.heads import NoteHeads
+from midi_rwkv.fill.note_writer import END, FIRST_POSITION, SAME
 from midi_rwkv.score.score import POSITIONS_PER_BEAT
 from midi_rwkv.tokens.attributes import MICROS_PER_POSITION, Vocabulary
 from midi_rwkv.tokens.notes import UNITS_PER_QUARTER, nearest
 from midi_rwkv.tokens.tokenizer import Kind, Tokenizer
 
-END, SAME, FIRST_POSITION = 0, 1, 2  # classes of the place head
 UNITS = UNITS_PER_QUARTER // POSITIONS_PER_BEAT  # micro-timing steps in one of the tokens' positions
 NEGLIGIBLE = 1e-6
 ATTRIBUTES = 5

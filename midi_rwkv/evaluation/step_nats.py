@@ -16,11 +16,13 @@ import torch
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.corpus.shards import read_song
 from midi_rwkv.engine.heads import NoteHeads
-from midi_rwkv.errors import CorpusError
+from midi_rwkv.errors import CheckpointError, CorpusError
+from midi_rwkv.fill.note_writer import END
 from midi_rwkv.fill.recall import SongMemory
-from midi_rwkv.model.checkpoint import Checkpoint
+from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.rwkv7 import RWKV7
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
@@ -35,7 +37,7 @@ from midi_rwkv.training.valid import Place
 from midi_rwkv.training.valid import lay_out as lay_out_steps
 
 from .cases import Songs
-from .fold import ATTRIBUTES, END, Asked, Fold
+from .fold import ATTRIBUTES, Asked, Fold
 
 _COLUMN = {Kind.POSITION: 0, Kind.PITCH: 2, Kind.VELOCITY: 3, Kind.DURATION: 4}
 
@@ -51,9 +53,16 @@ class CellNats:
 CellsNats = dict[tuple[int, int], CellNats]  # by (track, bar)
 
 
-def load_steps(state: Path) -> tuple[StepModel, int]:
-    """The model of a training run's `state.pt`, and how many steps it has seen."""
-    found = read_state(state, torch.device("cpu"))
+def load_steps(path: Path) -> tuple[StepModel, int]:
+    """The model of a training run's `state.pt` or of a checkpoint folder, and how many steps it has seen."""
+    if path.is_dir():
+        checkpoint = load_checkpoint(path)
+        if not isinstance(checkpoint, StepCheckpoint):
+            raise CheckpointError(f"{path} is a model of tokens; name one of steps, or a run's state.pt")
+        model = StepModel(checkpoint.config, checkpoint.vocabulary.sizes)
+        model.load_state_dict({name: torch.from_numpy(w) for name, w in checkpoint.weights.items()})
+        return model.eval(), int(checkpoint.training.get("steps_seen", 0))
+    found = read_state(path, torch.device("cpu"))
     model = StepModel(ModelConfig.from_dict(found["model_config"]), found["sizes"])
     model.load_state_dict(found["model"])
     return model.eval(), int(found["steps"])

@@ -55,7 +55,7 @@ class StepSystem:
         """The notes that this system writes for the case, by track."""
         seed = (self.setup.seed + case.seed) % 2**32
         ask = Ask(case.region, sampling, seed=seed, context_bars=case.context_bars)
-        return self.infiller(case.given(score), ask)[0].fills
+        return self.infiller(case.shown(score), ask)[0].fills
 
     def nats(self, case: Case, score: Score, *, left_only: bool = False) -> float | None:
         """Nats of the original's notes in the region, including each cell's end; None with `left_only`."""

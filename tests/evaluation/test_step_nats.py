@@ -66,6 +66,15 @@ def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer):
             assert folded[key].nats[1] == 0
 
 
+def test_a_checkpoint_folder_is_read_too(step_checkpoint_folder, tiny):
+    model, seen = load_steps(step_checkpoint_folder)
+    weights = load_checkpoint(step_checkpoint_folder)
+    assert seen == weights.training.get("steps_seen", 0)
+    assert all(np.array_equal(w.numpy(), weights.weights[name]) for name, w in model.state_dict().items())
+    with pytest.raises(ValueError, match="is a model of tokens; name one of steps"):
+        load_steps(tiny)
+
+
 def test_flat_tokens_are_measured_on_the_same_cells(valid, songs, recalling):
     """Notes on the grid of both: as many in each cell; recall changes what they cost, and twice alone is the same."""
     shard, _ = load_valid(valid)

@@ -8,8 +8,11 @@ import torch
 from evaluated import records_of
 
 from midi_rwkv import Ask, Note, Region, Score, Track, load_checkpoint
-from midi_rwkv.evaluation.step_system import original_nats
+from midi_rwkv.evaluation.cases import Case
+from midi_rwkv.evaluation.step_system import make_system, original_nats
+from midi_rwkv.evaluation.systems import Setup
 from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
@@ -61,3 +64,15 @@ def test_evaluate_compares_it(command, step_checkpoint_folder, tmp_path):
     measured = [r["metrics"] for r in records_of(tmp_path, name).values()]
     assert measured
     assert all("onset_f1" in m and m["nats_per_note"] > 0 for m in measured)
+
+
+def test_bars_that_sound_are_shown_to_it(step_checkpoint_folder):
+    """What it is given is the song itself where its bars are to be rewritten, and the emptied song else."""
+    system = make_system(Setup("steps", "model", step_checkpoint_folder))
+    given = []
+    infiller = system.infiller
+    system.infiller = lambda score, ask: given.append(score) or infiller(score, ask)
+    for setting in ("rewrite", "song"):
+        system.fill(Case(setting, 0, "a/x.mid", (0,), 4, 2), song(), SamplingConfig())
+    assert given[0] == song()
+    assert not any(given[1].notes_in(0, b) for b in (4, 5))
