@@ -83,7 +83,7 @@ def test_a_bar_goes_by_the_program_that_is_in_force_longest(tick, expected):
 def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
     """The Program token before every cell, of the context and of the answer, and the pitches of a region over the
     change."""
-    score, tokenizer = read_midi(solo), infiller.tokenizer
+    score, tokenizer = read_midi(solo), infiller.writing.tokenizer
     ids = {p: tokenizer.id(f"Program_{p}") for p in (BASS, FLUTE)}
     song = tokenizer.encode(score)
     assert [song.program(Cell(0, b)) for b in range(16)] == [ids[BASS]] * 8 + [ids[FLUTE]] * 8
@@ -96,7 +96,7 @@ def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
         [answer] = infiller(score, Ask(Region.rectangle([0], [(6, 10)]), SamplingConfig(density=(6, 12)), seed=1))
     finally:
         infiller.engine.step, infiller.engine.prefill = step, prefill
-    starts = [before for before, token in pairwise(fed) if token == infiller.tokens.fill_start]
+    starts = [before for before, token in pairwise(fed) if token == infiller.writing.tokens.fill_start]
     assert starts == [ids[BASS], ids[BASS], ids[FLUTE], ids[FLUTE]]
     for bar in (6, 7):
         assert all(36 - 5 <= n.pitch <= 45 + 5 for n in answer.score.notes_in(0, bar))

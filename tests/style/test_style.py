@@ -114,8 +114,8 @@ def test_a_state_is_put_in_its_place(checkpoint, song, place):
 
     engine.prefill = spy
     infiller(song, Ask(Region.rectangle([0], [(3, 4)]), seed=0))
-    middle = infiller.tokens.middle
-    first = next(k for k, (ids, _) in enumerate(seen) if infiller.tokens.fill_start in ids)
+    middle = infiller.writing.tokens.middle
+    first = next(k for k, (ids, _) in enumerate(seen) if infiller.writing.tokens.fill_start in ids)
     ids = [i for part, _ in seen[: first + 1] for i in part]
     at = ids.index(middle)
     start = model.new_state(1)
@@ -127,7 +127,7 @@ def test_a_state_is_put_in_its_place(checkpoint, song, place):
             after.wkv += torch.from_numpy(state)[:, None]
         expected, _ = model(torch.tensor([ids[at:]]), after)
     np.testing.assert_allclose(seen[first][1][0], expected[0, -1].numpy(), rtol=1e-3, atol=1e-3)
-    reads = [ids for ids, _ in seen if infiller.tokens.bos in ids]
+    reads = [ids for ids, _ in seen if infiller.writing.tokens.bos in ids]
     assert len(reads) == 1  # the context is read once
 
 
