@@ -1,6 +1,8 @@
 """The chain of heads of a step model: from a hidden vector to the attributes of the next note.
 
-`make_heads` (make.py) chooses between NumPy, here, and the compiled numba_heads.py.
+`make_heads` (make.py) chooses between NumPy, here, and the compiled numba_heads.py, whose docstring has what was
+measured. One note written at 8 x 256 in int8, by one candidate, takes in microseconds (a loaded machine, 20th
+percentiles): the trunk 1041, heads 5 x 61, choosing 5 x 66, making the step 84, tables 48.
 """
 
 from __future__ import annotations
