@@ -6,10 +6,9 @@ pytestmark = pytest.mark.slow
 HOSTILE = "${7*7}{{7*7}}<img src=x onerror=window.hacked=1>"
 
 
-def test_a_reload_and_a_new_server_keep_the_work(visit, start_app, browser):
-    app = start_app()
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = visit(app.url, context)
+def test_a_reload_keeps_the_work(visit):
+    """That a new server keeps it too is in test_messages.py."""
+    page = visit()
     page.example("Piano", "piano.mid")
     page.drag(0, 2, 0, 3)
     page.candidates(2)
@@ -20,18 +19,6 @@ def test_a_reload_and_a_new_server_keep_the_work(visit, start_app, browser):
     page.reload()
     page.wait("model.candidates.length === 2")
     assert page.roll("[model.song, [...model.cells], model.candidates, model.chosen]") == before
-    page.press("Keep this one")
-    page.wait("model.song.version === 1")
-    notes = page.roll("model.song.tracks[0].notes")
-    app.stop()
-    again = start_app(folder=app.folder)
-    page = visit(again.url, context)
-    page.wait("model.song && model.song.version === 1")
-    assert page.roll("model.song.tracks[0].notes") == notes
-    page.press("Undo")
-    page.wait("model.song.version === 0")
-    context.close()
-    again.stop()
 
 
 def test_names_are_text_and_broken_files_a_line(visit, build_midi, note, tmp_path):

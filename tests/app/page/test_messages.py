@@ -94,12 +94,17 @@ def test_an_error_covers_nothing_and_goes_by_itself(visit, tmp_path):
     assert page.status() != error
 
 
-def test_a_dead_server_is_one_line_until_it_is_back(visit, start_app, browser):
+def test_a_dead_server_is_one_line_until_it_is_back_with_the_work(visit, start_app, browser):
     app = start_app()
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = visit(app.url, context)
     page.example("Piano", "piano.mid")
     page.drag(0, 2, 0, 3)
+    page.candidates(1)
+    page.infill()
+    page.press("Keep this one")
+    page.wait("model.song.version === 1")
+    notes = page.roll("model.song.tracks[0].notes")
     app.stop()
     page.locator(".mr-view").focus()
     for _ in range(3):
@@ -118,8 +123,10 @@ def test_a_dead_server_is_one_line_until_it_is_back(visit, start_app, browser):
     again = start_app(folder=app.folder, port=urlsplit(app.url).port)
     line.wait_for(state="detached")
     page.wait("model.song && model.song.name === 'piano.mid'")
+    assert page.roll("model.song.tracks[0].notes") == notes
+    page.press("Undo")
+    page.wait("model.song.version === 0")
     page.drag(0, 5, 0, 6)
-    page.candidates(1)
     page.infill()
     context.close()
     again.stop()
