@@ -1,8 +1,8 @@
 """What state tuning is compared with: each method learns in its own parameters, and the script adds it up."""
 
 import json
-import sys
 import zipfile
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_the_script_compares_and_adds_up(folder, checkpoint_folder, script, tmp_
     monkeypatch.setattr(compare, "TEST_FILLS", 6)
     for cached in (compare.test_material, compare.test_fills, compare.frozen_model):
         cached.cache_clear()
-    module = sys.modules["midi_rwkv.style.personalize"]  # `midi_rwkv.style.personalize` is the function
+    module = import_module("midi_rwkv.style.personalize")  # `midi_rwkv.style.personalize` is the function
     monkeypatch.setattr(module, "TUNE_FILLS", 20)
     monkeypatch.setattr(module, "HELD_OUT_FILLS", 12)
     records = []
