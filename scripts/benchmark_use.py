@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -34,12 +33,15 @@ from script_helpers.tables import markdown
 from midi_rwkv.fill.arguments import parse_bars
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.note_writer import NoteWriter
 from midi_rwkv.fill.recall import CellMemory, SongMemory
 from midi_rwkv.fill.sample import CellState, CellWriter
+from midi_rwkv.fill.steps import StepWriting
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.score.splice import splice
+from midi_rwkv.tokens.references import RunIndex
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
 EMPTY = bytes.fromhex("4d546864000000060001000101e04d54726b0000000c00ff58040402180800ff2f00")
@@ -221,7 +223,7 @@ def run_once(command: list[str], cache: str) -> tuple[float, float]:
 
 
 def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
-    """Seconds of one warm call for one candidate, in all and by part, and the number of tokens written."""
+    """Seconds of one warm call for one candidate, in all, until its first note and by part, and the tokens or notes."""
     infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
@@ -229,10 +231,13 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
     infiller(score, ask)
     spent: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
+    start = 0.0
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             began = time.perf_counter()
+            if name == "steps" and "first" not in spent:
+                spent["first"] = began - start
             result = function(*arguments, **options)
             spent[name] += time.perf_counter() - began
             calls[name] += 1
@@ -240,58 +245,83 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
 
         return call
 
-    parts = (
-        (infiller.engine, "prefill", "reading"),
-        (infiller.engine, "step", "steps"),
-        (CellState, "allowed", "grammar"),
-        (CellState, "take", "grammar"),
-        (CellMemory, "mix", "mixing"),
-        (CellMemory, "take", "mixing"),
-        (SongMemory, "__init__", "looking up"),
-        (SongMemory, "cell", "looking up"),
-        (SongMemory, "write", "looking up"),
-        (CellWriter, "choose", "choosing"),
-    )
+    parts: tuple[tuple[object, str, str], ...]
+    if isinstance(infiller.writing, StepWriting):
+        parts = (
+            (infiller.engine, "prefill_vectors", "reading"),
+            (infiller.engine, "step_vectors", "steps"),
+            (infiller.writing.heads, "logits", "heads"),
+            (NoteWriter, "allowed", "grammar"),
+            (RunIndex, "__init__", "looking up"),
+            (RunIndex, "find", "looking up"),
+            (RunIndex, "write", "looking up"),
+            (NoteWriter, "choose", "choosing"),
+        )
+    else:
+        parts = (
+            (infiller.engine, "prefill", "reading"),
+            (infiller.engine, "step", "steps"),
+            (CellState, "allowed", "grammar"),
+            (CellState, "take", "grammar"),
+            (CellMemory, "mix", "mixing"),
+            (CellMemory, "take", "mixing"),
+            (SongMemory, "__init__", "looking up"),
+            (SongMemory, "cell", "looking up"),
+            (SongMemory, "write", "looking up"),
+            (CellWriter, "choose", "choosing"),
+        )
     with ExitStack() as patched:
         for owner, attribute, name in parts:
             patched.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        start = time.perf_counter()
         timed("whole", infiller)(score, ask)
-    return spent, calls["choosing"]
+    return spent, calls["steps"]
 
 
 def benchmark_infill(options: argparse.Namespace) -> None:
-    """Prints a table."""
+    """Prints a table, with a column for each checkpoint; their runs alternate."""
+    names = [options.checkpoint, *options.against]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "midi_rwkv", "infill", str(options.song), "--bars", options.bars]
         command += ["--seed", "1", "--overwrite", "-o", str(Path(folder) / "out.mid")]
-        command += ["--checkpoint", options.checkpoint] if options.checkpoint else []
-        first = run_once(command, folder)
-        later = [run_once(command, folder) for _ in range(options.runs)]
+        commands = [[*command, *(["--checkpoint", name] if name else [])] for name in names]
+        firsts = [run_once(c, str(Path(folder) / str(k))) for k, c in enumerate(commands)]
+        later = [[run_once(c, str(Path(folder) / str(k))) for k, c in enumerate(commands)] for _ in range(options.runs)]
+        cache = str(Path(folder) / "0")
         imports = [
-            run_once([sys.executable, "-c", "import midi_rwkv.commands.cli, midi_rwkv.engine.numba_engine"], folder)[0]
+            run_once([sys.executable, "-c", "import midi_rwkv.commands.cli, midi_rwkv.engine.numba_engine"], cache)[0]
             for _ in later
         ]
-        helps = [run_once([sys.executable, "-m", "midi_rwkv", "--help"], folder)[0] for _ in later]
-    spent, tokens = shares(options.song, options.bars, options.checkpoint)
-    later_s, later_mib = median(t for t, _ in later), max(m for _, m in later)
-    decoding = spent["steps"] + spent["choosing"]
-    drawing = spent["choosing"] - spent["grammar"] - spent["mixing"]
-    recall = spent["mixing"] + spent["looking up"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rows = [
-        ["first run ever", f"{first[0]:.2f} s, {first[1]:.0f} MiB"],
-        [f"later runs, median of {options.runs}", f"{later_s:.2f} s, {later_mib:.0f} MiB"],
-        ["of which imports (numba among them)", f"{median(imports):.2f} s"],
-        ["`midi-rwkv --help`", f"{median(helps):.2f} s"],
-        [f"a warm call, {tokens} tokens written", f"{spent['whole']:.2f} s"],
-        ["of which reading context and given cells", f"{spent['reading']:.3f} s"],
-        ["of which decoding: steps of the model, and choosing", f"{decoding:.3f} s"],
-        ["share of the grammar in decoding", f"{100 * spent['grammar'] / decoding:.1f} %"],
-        ["share of drawing the token", f"{100 * drawing / decoding:.1f} %"],
-        ["share of recall in the warm call", f"{100 * recall / spent['whole']:.1f} %"],
-        ["this process at its peak", f"{peak:.0f} MiB"],
+        helps = [run_once([sys.executable, "-m", "midi_rwkv", "--help"], cache)[0] for _ in later]
+    columns = [
+        _column(first, [runs[k] for runs in later], *shares(options.song, options.bars, name))
+        for k, (first, name) in enumerate(zip(firsts, names, strict=True))
     ]
-    print(markdown(["what", "measured"], rows))
+    rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
+    print(markdown(["what", *(str(name or "the one that ships") for name in names)], rows))
+    print(f"\nImports (numba among them): {median(imports):.2f} s; `midi-rwkv --help`: {median(helps):.2f} s.")
+
+
+def _column(
+    first: tuple[float, float], later: list[tuple[float, float]], spent: dict[str, float], steps: int
+) -> dict[str, str]:
+    """What was measured of one checkpoint."""
+    decoding = spent["steps"] + spent["choosing"] + spent["heads"]
+    drawing = spent["choosing"] - spent["grammar"] - spent["mixing"]
+    looking = spent["mixing"] + spent["looking up"]
+    return {
+        "first run ever": f"{first[0]:.2f} s, {first[1]:.0f} MiB",
+        f"later runs, median of {len(later)}": (
+            f"{median(t for t, _ in later):.2f} s, {max(m for _, m in later):.0f} MiB"
+        ),
+        "a warm call": f"{spent['whole']:.2f} s, {steps} steps of the model",
+        "of which until the first note": f"{spent['first']:.3f} s",
+        "of which reading context and given cells": f"{spent['reading']:.3f} s",
+        "of which decoding: steps of the model, and choosing": f"{decoding:.3f} s",
+        "share of the limits in decoding": f"{100 * spent['grammar'] / decoding:.1f} %",
+        "share of drawing": f"{100 * drawing / decoding:.1f} %",
+        "share of recall or references in the warm call": f"{100 * looking / spent['whole']:.1f} %",
+    }
 
 
 def benchmark_page(options: argparse.Namespace) -> None:
@@ -323,6 +353,7 @@ def main() -> None:
     p.add_argument("--bars", default="8-12")
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--checkpoint")
+    p.add_argument("--against", action="append", default=[], help="another checkpoint, measured alternately")
     p = what.add_parser("page")
     p.set_defaults(run=benchmark_page)
     p.add_argument("--composers", type=int, default=0)

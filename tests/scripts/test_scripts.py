@@ -109,11 +109,12 @@ def test_nats_are_measured_against_n_grams_and_in_int8(
     assert precisions[-1].startswith("int8 costs ")
 
 
-def test_the_time_of_a_fill_is_told_by_part(script, checkpoint_folder):
+def test_the_time_of_a_fill_is_told_by_part(script, either_checkpoint):
     use = script("benchmark_use")
-    spent, tokens = use.shares(use.EXAMPLE, "8", str(checkpoint_folder))
+    spent, tokens = use.shares(use.EXAMPLE, "8", str(either_checkpoint))
     assert tokens > 0
     assert 0 < sum(spent[part] for part in ("reading", "steps", "choosing")) < spent["whole"]
+    assert 0 < spent["first"] < spent["whole"]
 
 
 def test_experiments_weigh_all_sources(script, shards):
