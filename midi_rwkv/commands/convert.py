@@ -20,8 +20,9 @@ from torch import Tensor
 
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import load_token_checkpoint, save_checkpoint
+from midi_rwkv.model.checkpoint import load_checkpoint, save_checkpoint
 from midi_rwkv.model.config import ModelConfig, config_of
+from midi_rwkv.model.step_checkpoint import TRUNK, StepCheckpoint
 from midi_rwkv.model.weights import parameter_shapes
 from midi_rwkv.style.style import Style, read_info, save_style
 from midi_rwkv.tokens.prompt import ORDERS
@@ -146,17 +147,21 @@ def _load_tokenizer(path: str) -> Tokenizer:
 
 
 def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
-    """Writes a checkpoint folder as RWKV-LM's state dict."""
+    """Writes a checkpoint folder as RWKV-LM's state dict; of a model of steps its trunk, without emb and head."""
     from safetensors.torch import load_file
 
-    checkpoint = load_token_checkpoint(source)  # raises an error that says what is wrong
+    checkpoint = load_checkpoint(source)  # raises an error that says what is wrong
     if checkpoint.config.arch != "rwkv7":
         raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
     weights = load_file(checkpoint.path / "model.safetensors")
+    is_steps = isinstance(checkpoint, StepCheckpoint)
+    if is_steps:
+        weights = {name.removeprefix(TRUNK): w for name, w in weights.items() if name.startswith(TRUNK)}
     if bf16:
         weights = {name: w.to(torch.bfloat16) for name, w in weights.items()}
     _save_pth(weights, target, overwrite=overwrite)
-    return f"{target}: RWKV-LM state dict, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
+    kind = "RWKV-LM state dict of the trunk" if is_steps else "RWKV-LM state dict"
+    return f"{target}: {kind}, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
 
 
 def _export_state(source: Path, target: Path, *, overwrite: bool) -> str:

@@ -150,3 +150,15 @@ def test_a_trunk_alone_is_no_model(
     assert err.count("\n") == 1
     assert "emb.weight is missing" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_steps_becomes_a_pth_of_its_trunk(step_checkpoint_folder: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(step_checkpoint_folder), str(tmp_path / "trunk.pth")]) == 0
+    saved = torch.load(tmp_path / "trunk.pth", weights_only=True)
+    trunk = load_checkpoint(step_checkpoint_folder).trunk
+    assert set(saved) == set(trunk)
+    assert all(np.array_equal(saved[name].float().numpy(), x) for name, x in trunk.items())
+    vectors = np.random.default_rng(0).normal(size=(9, SIZE)).astype(np.float32)
+    engines = [make_engine(w) for w in (trunk, {name: x.float().numpy() for name, x in saved.items()})]
+    one, other = (e.prefill_vectors(vectors, e.new_state()) for e in engines)
+    assert np.array_equal(one, other)
