@@ -62,7 +62,7 @@ def features(case: Case, score: Score, notes: Notes, chords: Mapping[str, SongCh
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         of = {name: float(np.nanmean([row.get(name, np.nan) for row in rows])) for name in _names(rows)}
-    counts = count_music(case, score, notes, {"chord_tones": chords["chord_tones"]})
+    counts = count_music(case, given, notes, {"chord_tones": chords["chord_tones"]})
     for name in ("repeated", "fourths_fifths", "leaps_out", "empty", "tutti", "chord_tones"):
         hits, total = counts[name]
         of[name] = hits / total if total else np.nan

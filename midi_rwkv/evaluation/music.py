@@ -1,7 +1,8 @@
 """What a musician notices in a fill: repeated notes, leaps, resting parts that play, thin places made thick, harmony.
 
 Each measure is a share or a mean, `hits` over `of`, counted on the fill and on the original alike and pooled over the
-cases; what matters is the difference. A melodic line is the highest note at each onset of a pitched track.
+cases; what matters is the difference. Repeats, fourths and leaps are those of melodic tracks, which play one note at a
+time; where a fill plays several, its highest is the line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from midi_rwkv.tokens.notes import encode
 from .cases import Case
 
 LEAP = 8  # semitones
+MELODIC = 0.9
 AROUND = 4  # bars on either side
 FEWEST_TRACKS = 3  # a song of fewer has no tutti
 RESAMPLES = 1000
@@ -50,6 +52,12 @@ Notes = Mapping[int, Sequence[Note]]  # by track
 @lru_cache(maxsize=1)
 def _vocabulary() -> Vocabulary:
     return make_vocabulary()
+
+
+def is_melodic(score: Score, track: int) -> bool:
+    """Whether a pitched track plays one note at a time, but for one onset in ten."""
+    onsets = [n.onset_ticks for n in score.tracks[track].notes]
+    return not score.tracks[track].is_drum and len(set(onsets)) >= MELODIC * len(onsets)
 
 
 def line_of(notes: Sequence[Note]) -> list[tuple[int, int]]:
@@ -84,7 +92,7 @@ def _own_chords(score: Score) -> SongChords:
 
 def count_music(case: Case, score: Score, notes: Notes, chords: Mapping[str, SongChords]) -> dict[str, Count]:
     """Every measure of `MEASURES` on notes in the case's cells; `score` is the original, `chords` its `harmonies`."""
-    lines = {t: line_of(notes[t]) for t in case.tracks if not score.tracks[t].is_drum}
+    lines = {t: line_of(notes[t]) for t in case.tracks if is_melodic(score, t)}
     steps = [abs(b - a) for line in lines.values() for (_, a), (_, b) in pairwise(line)]
     counts = {
         "repeated": Count(sum(s == 0 for s in steps), len(steps)),
@@ -93,7 +101,8 @@ def count_music(case: Case, score: Score, notes: Notes, chords: Mapping[str, Son
         **_silences(case, score, notes),
     }
     for name, of in chords.items():
-        counts[name] = _chord_tones(case, score, {t: notes[t] for t in lines}, of)
+        pitched = {t: notes[t] for t in case.tracks if not score.tracks[t].is_drum}
+        counts[name] = _chord_tones(case, score, pitched, of)
     return counts
 
 

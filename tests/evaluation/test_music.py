@@ -49,6 +49,13 @@ def test_repeats_fourths_and_leaps(score):
     assert counts(score, (1,), {1: []})["leaps_out"] == Count(0, 0)
 
 
+def test_chords_are_no_melody(score):
+    chords = [n for p in (48, 48, 53) for n in bar_of_notes(4, (p, p, p, p))]
+    of = counts(score, (0,), {0: chords})
+    assert of["repeated"] == of["leaps_out"] == Count(0, 0)
+    assert of["chord_tones"].of == 6  # on beats one and three
+
+
 def test_cells_that_are_empty_and_notes_where_the_original_rests(score):
     of = counts(score, (2,), {2: bar_of_notes(4, (36, 36, 36, 0))})
     assert (of["empty"], of["in_rests"]) == (Count(1, 2), Count(3, 2))
