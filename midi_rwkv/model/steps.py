@@ -78,9 +78,14 @@ class Heads(nn.Module):
         """Logits of an attribute, (N, classes). z: (N, C), the hidden vector and what is given of the ones before."""
         if number == 0:
             return cast(Tensor, self.out[0](z))
-        size = z.shape[-1:]
-        inner = torch.relu(self.up[number - 1](F.layer_norm(z, size))).square()
-        return cast(Tensor, self.out[number](F.layer_norm(z + self.down[number - 1](inner), size)))
+        up, down = (cast(nn.Linear, layers[number - 1]).weight for layers in (self.up, self.down))
+        return cast(Tensor, self.out[number](self.between(z, up, down)))
+
+    @staticmethod
+    def between(z: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """What a stage makes of the hidden vector and what is given, (N, C)."""
+        inner = torch.relu(F.linear(F.layer_norm(z, z.shape[-1:]), up)).square()
+        return F.layer_norm(z + F.linear(inner, down), z.shape[-1:])
 
     def nats(self, h: Tensor, targets: Tensor) -> Tensor:
         """What each attribute costs, (N, 5). h (N, C), targets (N, 5) as `layout.targets_of` gives them."""

@@ -1,7 +1,7 @@
 """The training loop of the step model: note shards in, a checkpoint folder out.
 
-    python -m midi_rwkv.training.step_trainer SHARDS RUN --processes 2
-    python -m midi_rwkv.training.step_trainer SHARDS BRANCH --branch RUN --decay 2000000 --processes 2
+    python -m midi_rwkv.training.step_trainer SHARDS RUN
+    python -m midi_rwkv.training.step_trainer SHARDS BRANCH --branch RUN --decay 2000000
 
 A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped, on another machine too; it is
 written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held. A branch begins
@@ -35,7 +35,8 @@ from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
 
-from .compiled import compile_blocks
+from .compiled import can_compile, compile_blocks, compile_heads, uncompiled
+from .launch import launch, processes_here, with_huge_pages
 from .muon import Muon, has_fast_bf16
 from .parallel import Group, join
 from .rows import TrainingRows
@@ -95,6 +96,7 @@ class StepTrainer:
             self.config = replace(self.config, branch_at=self.steps)
         if machine.compiled:
             compile_blocks(self.model.trunk)
+            compile_heads(self.model.heads)
 
     def _resume(self, path: Path) -> None:
         state = read_state(path, self.device)
@@ -144,11 +146,12 @@ class StepTrainer:
         for fill in self.valid[self.group.rank :: self.group.size]:
             targets, roles = targets_of(fill.steps, self.vocabulary)
             asked = torch.from_numpy(roles == Role.ANSWER)
-            with self.autocast():
-                h = self.model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
-            nats = self.model.heads.nats(
-                h[asked.to(self.device)].float(), torch.from_numpy(targets)[asked].to(self.device)
-            )
+            with uncompiled():
+                with self.autocast():
+                    h = self.model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
+                nats = self.model.heads.nats(
+                    h[asked.to(self.device)].float(), torch.from_numpy(targets)[asked].to(self.device)
+                )
             sums[sources.index(fill.source), :-1] += nats.double().sum(0).cpu().numpy()
             sums[sources.index(fill.source), -1] += fill.notes
         self.model.train()
@@ -301,45 +304,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--branch", type=Path, metavar="RUN", help="begin with this run's state and let it decay")
     parser.add_argument("--decay", type=int, default=0, dest="decay_steps", help="steps of a branch")
     parser.add_argument("--total", type=int, default=0, help="where a run ends; 0: when it is stopped")
-    parser.add_argument("--processes", type=int, default=1, help="of this machine, one thread each")
+    parser.add_argument(
+        "--processes", type=int, help="of one thread each; default: one for each physical core that memory allows"
+    )
     parser.add_argument("--n-layer", type=int, default=8)
     parser.add_argument("--n-embd", type=int, default=256)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action="store_true", dest="compiled")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        dest="compiled",
+        help="fuse what lies between the matrix products with torch.compile; default: where there is a C++ compiler",
+    )
     for name in OPTIONS:
         value = getattr(defaults, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args(arguments))
-    processes = options.pop("processes")
     if bool(options["branch"]) != bool(options["decay_steps"]):
         parser.error("--branch and --decay go together")
+    names = ("shards", "folder", "branch", "total", "processes", "n_layer", "n_embd", "device", "compiled")
+    own = {k: options.pop(k) for k in names}
+    model = ModelConfig(n_layer=own["n_layer"], n_embd=own["n_embd"], vocab_size=1)
+    config = StepTrainConfig(**options)
+    processes = own["processes"] or processes_here(model, config, own["device"])
     if processes > 1:
-        _launch(processes, list(sys.argv[1:] if arguments is None else arguments))
+        launch(processes, sys.argv[1:] if arguments is None else arguments)
         return
     torch.set_num_threads(1)
-    own = {
-        k: options.pop(k) for k in ("shards", "folder", "branch", "total", "n_layer", "n_embd", "device", "compiled")
-    }
-    model = ModelConfig(n_layer=own["n_layer"], n_embd=own["n_embd"], vocab_size=1)
+    if own["compiled"] is None:
+        own["compiled"] = can_compile(own["device"])
     trainer = StepTrainer(
         own["shards"],
         own["folder"],
         model,
-        StepTrainConfig(**options),
+        config,
         machine=Machine(device=own["device"], compiled=own["compiled"]),
         branch=own["branch"],
     )
     trainer.run(own["total"])
 
 
-def _launch(processes: int, arguments: list[str]) -> None:
-    """The same command in so many processes, by torchrun."""
-    from torch.distributed.run import main as torchrun
-
-    at = arguments.index("--processes")
-    rest = arguments[:at] + arguments[at + 2 :]
-    torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", "midi_rwkv.training.step_trainer", *rest])
-
-
 if __name__ == "__main__":
+    with_huge_pages()
     main()

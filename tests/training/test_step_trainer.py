@@ -16,6 +16,8 @@ from midi_rwkv.corpus.note_shards import ChordedSong, write_note_shard
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.tokens.chords import find_chords
+from midi_rwkv.training import launch
+from midi_rwkv.training.compiled import can_compile
 from midi_rwkv.training.muon import Muon, orthogonalized
 from midi_rwkv.training.step_trainer import StepTrainer
 
@@ -91,10 +93,30 @@ def test_muon_moves_along_the_gradients_singular_vectors() -> None:
     assert (weight.detach().diag() < 0).all()
 
 
+def test_a_process_for_each_core_that_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda only_physical_cores: 4 if only_physical_cores else 8)
+    model, config = ModelConfig(n_layer=8, n_embd=256, vocab_size=1), StepTrainConfig()
+    for processes in (0, 1, 3, 9):
+        room = int((processes + 0.5) * launch.memory_of(model, config))
+        monkeypatch.setattr(launch, "_available_memory", lambda room=room: room)
+        assert launch.processes_here(model, config, "cpu") == min(4, max(1, processes))
+    monkeypatch.setenv("RANK", "0")
+    assert launch.processes_here(model, config, "cpu") == 1
+
+
+def test_without_a_compiler_the_trainer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": "no-such-compiler"}):
+        assert not can_compile("cpu")
+    assert "no C++ compiler" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_work_and_stop_as_one(shards: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "midi_rwkv.training.step_trainer", str(shards), str(tmp_path / "run")]
-    command += ["--processes", "2", "--n-layer", "1", "--n-embd", "64", "--seq-len", "256"]
+    command += ["--processes", "2", "--no-compile", "--n-layer", "1", "--n-embd", "64", "--seq-len", "256"]
     subprocess.run([*command, "--total", "2560"], check=True, timeout=300)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert (state["step"], state["row"], state["steps"]) == (5, 10, 2560)
