@@ -5,19 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
-import torch
 from cell_limits import PITCHES, POSITIONS, answers, small_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from song import vocabulary
 
-from midi_rwkv.engine.heads import NoteHeads
 from midi_rwkv.fill.limits import NO_LIMIT, CellLimits
 from midi_rwkv.fill.note_writer import NoteWriter
-from midi_rwkv.model.config import ModelConfig, SamplingConfig
-from midi_rwkv.model.steps import StepModel
-from midi_rwkv.tokens.attributes import Column
+from midi_rwkv.model.config import SamplingConfig
 
 CLASSES = (386, 26, 256, 32, 240)
 ANY = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
@@ -111,23 +105,3 @@ def test_only_the_given_micro_timings_are_chosen() -> None:
                 break
     assert writer.notes
     assert {n[1] for n in writer.notes} == {0}
-
-
-def test_the_heads_are_the_models() -> None:
-    torch.manual_seed(0)
-    model = StepModel(ModelConfig(n_layer=1, n_embd=64, vocab_size=1), vocabulary().sizes)
-    for layer in model.heads.down:
-        torch.nn.init.normal_(layer.weight, std=0.1)
-    heads = NoteHeads({k: v.numpy() for k, v in model.state_dict().items()})
-    h = torch.randn(3, 64)
-    z, given = h, h.numpy()
-    for stage in range(5):
-        with torch.no_grad():
-            theirs = model.heads.stage(stage, z)
-        ours = heads.logits(stage, given)
-        assert ours == pytest.approx(theirs.numpy(), abs=1e-4)
-        if stage < 4:
-            chosen = theirs.argmax(1)
-            z = z + model.heads.given[stage](chosen)
-            given = heads.given(stage, given, chosen.numpy())
-    assert ours.shape[1] == vocabulary().sizes[Column.DURATION] - 1
