@@ -112,13 +112,18 @@ def test_progress_is_told_cell_by_cell(worker, score):
 
 def test_it_stops_at_the_next_token(worker, score, monkeypatch):
     stop, gone, after = threading.Event(), threading.Event(), []
-    step = worker.engine.engine.step
 
-    def counted(tokens, state):
-        after.append(stop.is_set())
-        return step(tokens, state)
+    def count(name):
+        step = getattr(worker.engine.engine, name)
 
-    monkeypatch.setattr(worker.engine.engine, "step", counted)
+        def counted(inputs, state):
+            after.append(stop.is_set())
+            return step(inputs, state)
+
+        monkeypatch.setattr(worker.engine.engine, name, counted)
+
+    count("step")
+    count("step_vectors")
     region = Region.rectangle([0, 1], [(0, 300)])
     work = worker.infill(asked(score, region, 8), stop)
     next(work)
