@@ -270,12 +270,12 @@ def test_the_styled_fill_leaves_the_rest_of_the_file_alone(run, pieces, checkpoi
 @pytest.mark.slow
 @pytest.mark.skipif(not STYLES.exists(), reason="needs the corpus")
 def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
-    """Three four-part psalms through the command; other psalms cost less then."""
+    """Five four-part psalms through the command; other psalms cost less then."""
     monkeypatch.undo()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     with zipfile.ZipFile(STYLES) as archive:
         archive.extractall(tmp_path)
-    files = sorted((tmp_path / "gomolka" / "tune").glob("*.mid"))[:3]
+    files = sorted((tmp_path / "gomolka" / "tune").glob("*.mid"))[:5]
     assert main(["personalize", *map(str, files), "--name", "psalms", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["held_out_after"] < report["held_out_before"]
@@ -283,7 +283,7 @@ def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
     test, _ = read_pieces([tmp_path / "gomolka" / "test"])
     units = [(p, (0, len(p.score.bars))) for p in test]
     model, middle = checkpoint.model(), checkpoint.tokenizer.id("Context_Middle")
-    samples = [s for _, s, _ in draw_fills(units, checkpoint, count=15, seed=0, held_out=True)]
+    samples = [s for _, s, _ in draw_fills(units, checkpoint, count=30, seed=0, held_out=True)]
     styles = [Style("none"), find_style("psalms", checkpoint)]
     before, after = (sum(styled_nats(model, s, middle, style) for s in samples) for style in styles)
     assert after < before
