@@ -331,16 +331,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         launch(processes, sys.argv[1:] if arguments is None else arguments)
         return
     torch.set_num_threads(1)
-    if own["compiled"] is None:
-        own["compiled"] = can_compile(own["device"])
+    compiled = can_compile(own["device"]) if own["compiled"] is None else own["compiled"]
     trainer = StepTrainer(
         own["shards"],
         own["folder"],
         model,
         config,
-        machine=Machine(device=own["device"], compiled=own["compiled"]),
+        machine=Machine(device=own["device"], compiled=compiled),
         branch=own["branch"],
     )
+    if trainer.group.first and own["compiled"] is None and not compiled:
+        print("no C++ compiler (g++ or clang++) here: training goes on without --compile, more slowly", flush=True)
     trainer.run(own["total"])
 
 

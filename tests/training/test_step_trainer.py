@@ -17,9 +17,8 @@ from midi_rwkv.model.config import ModelConfig, StepTrainConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.tokens.chords import find_chords
 from midi_rwkv.training import launch
-from midi_rwkv.training.compiled import can_compile
 from midi_rwkv.training.muon import Muon, orthogonalized
-from midi_rwkv.training.step_trainer import StepTrainer
+from midi_rwkv.training.step_trainer import StepTrainer, main
 
 TINY = ModelConfig(n_layer=1, n_embd=64, vocab_size=1)
 SHORT = StepTrainConfig(seq_len=256, warmup_steps=1000, eval_steps=10**9, lr=3e-3)
@@ -105,12 +104,16 @@ def test_a_process_for_each_core_that_memory_allows(monkeypatch: pytest.MonkeyPa
     assert launch.processes_here(model, config, "cpu") == 1
 
 
-def test_without_a_compiler_the_trainer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_compiler_the_trainer_says_so_and_trains(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from torch._inductor import config
 
+    shape = ["--n-layer", "1", "--n-embd", "64", "--seq-len", "256", "--total", "512", "--processes", "1"]
     with config.patch({"cpp.cxx": "no-such-compiler"}):
-        assert not can_compile("cpu")
-    assert "no C++ compiler" in capsys.readouterr().out
+        main([str(shards), str(tmp_path / "run"), *shape, "--device", "cpu"])
+    assert capsys.readouterr().out.count("no C++ compiler") == 1
+    assert (tmp_path / "run" / "state.pt").exists()
 
 
 @pytest.mark.slow
