@@ -1,4 +1,4 @@
-"""How many processes a machine trains with, what they are started with, and starting them."""
+"""How many processes a machine trains with, and starting them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,8 @@ from pathlib import Path
 
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
 BASE_MEMORY = 600 << 20  # bytes of a process without activations
 VALUES = 90  # numbers kept for the backward pass, for each step, layer and channel
-
-
-def with_huge_pages() -> None:
-    """Starts this program again such that its memory is in pages of 2 MiB where Linux offers them (madvise).
-
-    A layer's activations are some 40 arrays of 3 MiB. In pages of 4 KiB, a tenth of the time goes into their tables.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
-        return
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}".lstrip(":")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def processes_here(model: ModelConfig, config: StepTrainConfig, device: str) -> int:

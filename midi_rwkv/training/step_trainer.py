@@ -36,7 +36,7 @@ from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
 
 from .compiled import can_compile, compile_blocks, compile_heads, uncompiled
-from .launch import launch, processes_here, with_huge_pages
+from .launch import launch, processes_here
 from .muon import Muon, has_fast_bf16
 from .parallel import Group, join
 from .rows import TrainingRows
@@ -346,5 +346,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with_huge_pages()
     main()
