@@ -179,7 +179,7 @@ def test_a_groove_comes_back_whatever_its_velocities(checkpoint_folder):
     rng = np.random.default_rng(3)
     bars = [played(rng, GROOVE) for _ in range(12)]
     score = score_of(bars, drum=True)
-    ids = Infiller(load_checkpoint(checkpoint_folder)).tokenizer.encode(score)
+    ids = Infiller(load_checkpoint(checkpoint_folder)).writing.tokenizer.encode(score)
     assert len({tuple(ids.cell(Cell(0, b)).tolist()) for b in range(12)}) == 12
     blank = score.with_notes(0, [n for n in score.tracks[0].notes if n.onset_ticks // BAR not in (6, 7)])
     region = Region.rectangle([0], [(6, 8)])
