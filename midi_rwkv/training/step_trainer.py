@@ -5,7 +5,8 @@
 
 A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped, on another machine too; it is
 written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held. A branch begins
-with a run's state, leaves the run as it is, and ends in the checkpoint that its falling learning rate makes.
+with a run's state, leaves the run as it is, and ends in the checkpoint that its falling learning rate makes. Where only
+a checkpoint is left of a run, `--start CHECKPOINT` goes on from its weights, with a new warm-up.
 
 Each process reads rows of its own, their gradients are averaged, and Muon's matrices are shared out.
 """
@@ -29,8 +30,9 @@ from torch import Tensor
 
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.errors import CorpusError, RequestError
+from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import ModelConfig, StepTrainConfig
-from midi_rwkv.model.step_checkpoint import save_step_checkpoint
+from midi_rwkv.model.step_checkpoint import StepCheckpoint, save_step_checkpoint, step_shapes
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
@@ -69,9 +71,10 @@ class StepTrainer:
         config: StepTrainConfig,
         *,
         machine: Machine = THIS_MACHINE,
-        branch: Path | None = None,
+        origin: Path | None = None,
     ):
-        """machine: its device, and whether to go through torch.compile. branch: the run that a branch begins with."""
+        """machine: its device, and whether to go through torch.compile. origin: what a new run begins with: the run
+        that it is a branch of, or the folder of a checkpoint."""
         if not (shards / "tokenizer.json").exists():
             raise CorpusError(f"{shards} holds no note shards (no tokenizer.json)")
         self.folder, self.config = folder, config
@@ -85,15 +88,17 @@ class StepTrainer:
         self.optimizers = make_optimizers(self.model, config, self.group)
         self.valid = validation_fills(NoteShard(shards / "valid.npz"), self.vocabulary)
         self.step = self.steps = 0  # of the optimizer; of the model, over all processes
-        self.row = 0
+        self.warm_from = self.row = 0
         self.window = torch.zeros(2, dtype=torch.float64)  # weighted nats and weights since the last log
         folder.mkdir(parents=True, exist_ok=True)
         self.state_path, self.curve = folder / "state.pt", Curve(folder / "curve.csv")
         if self.state_path.exists():
             self._resume(self.state_path)
-        elif branch is not None:
-            self._resume(branch / "state.pt")
+        elif origin is not None and config.decay_steps:
+            self._resume(origin / "state.pt")
             self.config = replace(self.config, branch_at=self.steps)
+        elif origin is not None:
+            self._start_from(origin)
         if machine.compiled:
             compile_blocks(self.model.trunk)
             compile_heads(self.model.heads)
@@ -106,10 +111,22 @@ class StepTrainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.steps, self.row = state["step"], state["steps"], state["row"]
+        self.warm_from = state.get("warm_from", 0)
         self.config = replace(self.config, branch_at=state["branch_at"] if path == self.state_path else 0)
         if self.group.first:
             self.curve.cut(self.steps)
             print(f"going on at {self.steps:,} steps", flush=True)
+
+    def _start_from(self, folder: Path) -> None:
+        """Takes over a checkpoint's weights, and reads on after what it has read."""
+        checkpoint = load_checkpoint(folder)
+        if not isinstance(checkpoint, StepCheckpoint) or step_shapes(
+            checkpoint.config, checkpoint.vocabulary.sizes
+        ) != step_shapes(self.model_config, self.vocabulary.sizes):
+            raise RequestError(f"{folder} holds another model; name the same --n-layer and --n-embd")
+        self.model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
+        self.steps = self.warm_from = int(checkpoint.training.get("steps_seen", 0))
+        self.row = self.steps // self.config.seq_len
 
     def save(self) -> None:
         """`state.pt` and `model.pt`, each whole or not at all; the first process's work.
@@ -126,6 +143,7 @@ class StepTrainer:
                 "step": self.step,
                 "steps": self.steps,
                 "row": self.row,
+                "warm_from": self.warm_from,
                 "branch_at": self.config.branch_at,
                 "model_config": self.model_config.to_dict(),
                 "sizes": list(self.model.sizes),
@@ -188,7 +206,7 @@ class StepTrainer:
     def train_step(self) -> float:
         """One step of the optimizers; returns the learning rate."""
         c, g = self.config, self.group
-        warm = min(1.0, (self.steps + 1) / c.warmup_steps)
+        warm = min(1.0, (self.steps - self.warm_from + 1) / c.warmup_steps)
         left = c.falling(self.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -302,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("folder", type=Path, help="the run's; the same command again goes on in it")
     parser.add_argument("--branch", type=Path, metavar="RUN", help="begin with this run's state and let it decay")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="begin with a checkpoint's weights")
     parser.add_argument("--decay", type=int, default=0, dest="decay_steps", help="steps of a branch")
     parser.add_argument("--total", type=int, default=0, help="where a run ends; 0: when it is stopped")
     parser.add_argument(
@@ -322,7 +341,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     if bool(options["branch"]) != bool(options["decay_steps"]):
         parser.error("--branch and --decay go together")
-    names = ("shards", "folder", "branch", "total", "processes", "n_layer", "n_embd", "device", "compiled")
+    if options["branch"] and options["start"]:
+        parser.error("--start is for a run, which --branch takes its own beginning from; give one of them")
+    names = ("shards", "folder", "branch", "start", "total", "processes", "n_layer", "n_embd", "device", "compiled")
     own = {k: options.pop(k) for k in names}
     model = ModelConfig(n_layer=own["n_layer"], n_embd=own["n_embd"], vocab_size=1)
     config = StepTrainConfig(**options)
@@ -338,11 +359,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model,
         config,
         machine=Machine(device=own["device"], compiled=compiled),
-        branch=own["branch"],
+        origin=own["branch"] or own["start"],
     )
     if trainer.group.first and own["compiled"] is None and not compiled:
         print("no C++ compiler (g++ or clang++) here: training goes on without --compile, more slowly", flush=True)
-    trainer.run(own["total"])
+    try:
+        trainer.run(own["total"])
+    except KeyboardInterrupt as stopped:
+        print(stopped if trainer.group.first else "", flush=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

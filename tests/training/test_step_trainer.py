@@ -57,7 +57,7 @@ def test_a_branch_decays_and_leaves_its_run_alone(shards: Path, tmp_path: Path) 
     StepTrainer(shards, tmp_path / "run", TINY, SHORT).run(6 * 256)
     held = (tmp_path / "run" / "state.pt").read_bytes()
     config = StepTrainConfig(**{**SHORT.to_dict(), "decay_steps": 6 * 256})
-    branch = StepTrainer(shards, tmp_path / "branch", TINY, config, branch=tmp_path / "run")
+    branch = StepTrainer(shards, tmp_path / "branch", TINY, config, origin=tmp_path / "run")
     branch.run()
     assert (tmp_path / "run" / "state.pt").read_bytes() == held
     assert branch.steps == 12 * 256
@@ -70,6 +70,19 @@ def test_a_branch_decays_and_leaves_its_run_alone(shards: Path, tmp_path: Path) 
     region = Region.rectangle([0], [(3, 5)])
     [candidate] = infill(score, Ask(region), checkpoint)
     assert candidate.fills[0]
+
+
+def test_a_run_goes_on_from_a_checkpoints_weights(shards: Path, tmp_path: Path) -> None:
+    """Where its state is lost: as well as it was, with a new warm-up, and with other rows."""
+    first = StepTrainer(shards, tmp_path / "first", TINY, SHORT)
+    first.run(12 * 256)
+    later = StepTrainer(shards, tmp_path / "later", TINY, SHORT, origin=tmp_path / "first")
+    assert later.evaluate() == pytest.approx(first.evaluate(), rel=0.01)  # rounded to bfloat16
+    assert (later.steps, later.row) == (12 * 256, 12)
+    assert later.train_step() < SHORT.lr
+    other = ModelConfig(n_layer=2, n_embd=64, vocab_size=1)
+    with pytest.raises(ValueError, match="holds another model"):
+        StepTrainer(shards, tmp_path / "other", other, SHORT, origin=tmp_path / "first")
 
 
 def test_orthogonalized_matrices_are_nearly_so() -> None:
