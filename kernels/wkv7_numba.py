@@ -218,15 +218,17 @@ def _make_backward(key_size: int, value_size: int, *, double: bool, parallel: bo
                     key_at, value_at = (first + t * heads) * key_size, (first + t * heads) * value_size
                     before, decay_at = origin + (t - start) * size, (t - start) * key_size
                     exponential(log_decay, key_at, decay, decay_at)
-                    places = (before, decay_at, key_at, value_at, (first_found + t) * value_size)
-                    replay((states, log_decay, decay, k, v, b, found), (*places, heads))
+                    found_at = (first_found + t) * value_size
+                    places = (before, decay_at, key_at, value_at, found_at, heads)
+                    replay((states, log_decay, decay, k, v, b, found), places)
                 for t in range(stop - 1, start - 1, -1):
                     key_at, value_at = (first + t * heads) * key_size, (first + t * heads) * value_size
                     before, decay_at = origin + (t - start) * size, (t - start) * key_size
-                    places = (head * size, before + size, key_at, value_at, heads)
-                    output((grad, states, r, k, b, dy, dr, dv, dfound), places)
-                    places = (head * size, before, decay_at, key_at, value_at, (first_found + t) * value_size)
-                    step((grad, states, decay, v, a, found, dfound, dlog, dk, da, db), (*places, heads))
+                    found_at = (first_found + t) * value_size
+                    after = (head * size, before + size, key_at, value_at, heads)
+                    output((grad, states, r, k, b, dy, dr, dv, dfound), after)
+                    around = (head * size, before, decay_at, key_at, value_at, found_at, heads)
+                    step((grad, states, decay, v, a, found, dfound, dlog, dk, da, db), around)
 
     signature = types.void(*[number[::1]] * 16, *[types.int64[::1]] * 2, types.intp)
     return njit(signature, parallel=parallel, nogil=True)(scan)
@@ -325,11 +327,13 @@ def _exponential(key_size: int, *, double: bool) -> Callable[..., None]:
             for i in range(key_size):
                 out[out_at + i] = math.exp(x[at + i])
 
-        return njit(one_by_one)
+        simple: Callable[..., None] = njit(one_by_one)
+        return simple
 
     @vector_kernel
     def exponential(emit: Emitter, arrays: list[Array], at: list[Index]) -> None:  # noqa: ARG001
         x, out = arrays
         out.put(at[1], x.row(at[0], key_size).exp())
 
-    return njit(lambda x, at, out, out_at: exponential((x, out), (at, out_at)))
+    in_vectors: Callable[..., None] = njit(lambda x, at, out, out_at: exponential((x, out), (at, out_at)))
+    return in_vectors
