@@ -326,8 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--processes", type=int, help="of one thread each; default: one for each physical core that memory allows"
     )
-    parser.add_argument("--n-layer", type=int, default=8)
-    parser.add_argument("--n-embd", type=int, default=256)
+    parser.add_argument("--n-layer", type=int, default=4)
+    parser.add_argument("--n-embd", type=int, default=384)
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--compile",
