@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,29 +93,27 @@ class Metered:
         return self.engine.new_state(batch, wkv0)
 
     def prefill(self, tokens: Sequence[int], state: Any) -> Floats:
-        began = time.perf_counter()
-        logits: Floats = self.engine.prefill(tokens, state)
-        self.meter.read_ids += len(tokens)
-        self.meter.read_seconds += time.perf_counter() - began
-        return logits
-
-    def step(self, tokens: ArrayLike, state: Any) -> Floats:
-        began = time.perf_counter()
-        logits: Floats = self.engine.step(tokens, state)
-        self.meter.written_ids += state.batch
-        self.meter.written_seconds += time.perf_counter() - began
-        return logits
+        return self._read(self.engine.prefill, tokens, state)
 
     def prefill_vectors(self, vectors: Floats, state: Any) -> Floats:
+        return self._read(self.engine.prefill_vectors, vectors, state)
+
+    def step(self, tokens: ArrayLike, state: Any) -> Floats:
+        return self._write(self.engine.step, tokens, state)
+
+    def step_vectors(self, vectors: Floats, state: Any) -> Floats:
+        return self._write(self.engine.step_vectors, vectors, state)
+
+    def _read(self, read: Callable[[Any, Any], Floats], inputs: Any, state: Any) -> Floats:
         began = time.perf_counter()
-        out: Floats = self.engine.prefill_vectors(vectors, state)
-        self.meter.read_ids += len(vectors)
+        out = read(inputs, state)
+        self.meter.read_ids += len(inputs)
         self.meter.read_seconds += time.perf_counter() - began
         return out
 
-    def step_vectors(self, vectors: Floats, state: Any) -> Floats:
+    def _write(self, step: Callable[[Any, Any], Floats], inputs: Any, state: Any) -> Floats:
         began = time.perf_counter()
-        out: Floats = self.engine.step_vectors(vectors, state)
+        out = step(inputs, state)
         self.meter.written_ids += state.batch
         self.meter.written_seconds += time.perf_counter() - began
         return out

@@ -312,8 +312,8 @@ class StepWriting:
         return out
 
     def _on_grid(self, blanked: Blanked[SongNotes], track: int) -> bool:
-        """Whether what plays lies on the grid: the track where it plays, else the song."""
-        song = blanked.before
+        """Whether what stays lies on the grid: of the track where it plays, else of the song."""
+        song = blanked.song
         of_track = np.repeat(np.tile(np.arange(song.n_tracks) == track, song.n_bars), np.diff(song.offsets))
         micros = song.notes[of_track if of_track.any() else slice(None), AT.micro]
         return len(micros) > 0 and float(np.mean(micros == 0)) >= ON_GRID
