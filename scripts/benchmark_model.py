@@ -177,7 +177,7 @@ def step_contenders(n_layer: int, n_embd: int) -> dict[tuple[str, str, int], Cal
     from midi_rwkv.engine.make import make_heads
     from midi_rwkv.engine.numba_engine import NumbaEngine
     from midi_rwkv.model.steps import StepModel
-    from midi_rwkv.tokens.attributes import make_vocabulary
+    from midi_rwkv.tokens.attributes import Column, make_vocabulary
 
     model = StepModel(ModelConfig(n_layer=n_layer, n_embd=n_embd), make_vocabulary().sizes)
     whole = {k: v.numpy() for k, v in RWKV7(model.config).requires_grad_(requires_grad=False).state_dict().items()}
@@ -188,11 +188,11 @@ def step_contenders(n_layer: int, n_embd: int) -> dict[tuple[str, str, int], Cal
 
     def note(heads: Heads, z: np.ndarray) -> None:
         for stage in range(STAGES):
-            heads.logits(stage, z)
+            heads.logits(stage, z, np.ones((len(z), 3 if stage == 0 else len(Column)), np.int16))
 
     contenders: dict[tuple[str, str, int], Callable[[], object]] = {}
     for precision in ("float32", "int8"):
-        heads = make_heads(ends, precision=precision)
+        heads = make_heads(ends, model.sizes, precision=precision)
         for threads in (1, 2):
             of_tokens, of_steps = (NumbaEngine(w, 64, threads, precision) for w in (whole, trunk))
             one, eight = of_steps.new_state(), of_steps.new_state(8)

@@ -8,11 +8,15 @@ percentiles): the trunk 1041, heads 5 x 61, choosing 5 x 66, making the step 84,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE
+
 from .engine import Floats, Ids
+from .marks import Marks
+from .tables import ColumnTables
 
 STAGES = 5  # place, micro-timing, pitch, velocity, duration
 _EPSILON = 1e-5  # of PyTorch's layer norm
@@ -25,25 +29,48 @@ class Heads(ABC):
     logits of an attribute that is known anyway need not be asked for.
     """
 
-    def __init__(self, weights: Mapping[str, Floats]) -> None:
-        """weights: those of a step model, by their names in the checkpoint."""
+    def __init__(self, weights: Mapping[str, Floats], sizes: Sequence[int]) -> None:
+        """weights: those of a step model, by their names in the checkpoint. sizes: of the vocabulary's columns."""
         self._given = [weights[f"heads.given.{i}.weight"].astype(np.float32) for i in range(STAGES - 1)]
+        self._marks = Marks(weights)
+        self._around = {
+            stage: ColumnTables(
+                weights[f"heads.around.{i}.weight"].astype(np.float32), columns, [sizes[c] for c in columns]
+            )
+            for i, (stage, columns) in enumerate(((0, AT_PLACE), (2, AT_PITCH)))
+        }
+
+    def logits(self, stage: int, z: Floats, known: np.ndarray) -> Floats:
+        """(B, classes) of an attribute. z: (B, C).
+
+        known: of the place (B, 3), `pointers.places_known`; of the others (B, columns), steps whose columns say what
+        stands around the note as far as it is chosen.
+        """
+        out = self.unmarked(stage, z)
+        self._marks.add(stage, z, out, known)
+        return out
 
     @abstractmethod
-    def logits(self, stage: int, z: Floats) -> Floats:
-        """(B, classes) of an attribute. z: (B, C)."""
+    def unmarked(self, stage: int, z: Floats) -> Floats:
+        """The same without what is pointed at; a new array."""
 
-    def given(self, stage: int, z: Floats, chosen: Ids) -> Floats:
-        """z for the next attribute, the choices (B,) of this one being known."""
+    def given(self, stage: int, z: Floats, chosen: Ids, around: np.ndarray) -> Floats:
+        """z for the next attribute, the choices (B,) of this one being known.
+
+        around (B, columns): steps whose columns say what stands around the place, and from the pitch on the pitch, that
+        was chosen.
+        """
         following: Floats = z + self._given[stage][chosen]
+        if stage in self._around:
+            following += self._around[stage](around)
         return following
 
 
 class NoteHeads(Heads):
     """In NumPy, float32, for where numba cannot run."""
 
-    def __init__(self, weights: Mapping[str, Floats]) -> None:
-        super().__init__(weights)
+    def __init__(self, weights: Mapping[str, Floats], sizes: Sequence[int]) -> None:
+        super().__init__(weights, sizes)
 
         def each(kind: str, count: int) -> list[Floats]:
             return [np.ascontiguousarray(weights[f"heads.{kind}.{i}.weight"].T, np.float32) for i in range(count)]
@@ -51,7 +78,7 @@ class NoteHeads(Heads):
         self._out = each("out", STAGES)
         self._up, self._down = each("up", STAGES - 1), each("down", STAGES - 1)
 
-    def logits(self, stage: int, z: Floats) -> Floats:
+    def unmarked(self, stage: int, z: Floats) -> Floats:
         if stage:
             inner = np.maximum(_normalised(z) @ self._up[stage - 1], 0)
             z = _normalised(z + np.square(inner) @ self._down[stage - 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -70,16 +70,18 @@ def make_engine(
     return TorchEngine(weights, head_size, threads)
 
 
-def make_heads(weights: Mapping[str, Floats], *, backend: str = "auto", precision: str = "float32") -> Heads:
+def make_heads(
+    weights: Mapping[str, Floats], sizes: Sequence[int], *, backend: str = "auto", precision: str = "float32"
+) -> Heads:
     """The heads of a step model's `weights` (by their names in its checkpoint), for the engine that `make_engine` makes
     of the same backend and precision: compiled with numba, in NumPy beside another engine.
     """
     size = len(weights["heads.out.0.weight"][0])
     if backend not in ("auto", "numba") or _no_numba(size):
-        return NoteHeads(weights)
+        return NoteHeads(weights, sizes)
     from .numba_heads import NumbaHeads
 
-    return NumbaHeads(weights, "int8" if precision == "auto" else precision)
+    return NumbaHeads(weights, sizes, "int8" if precision == "auto" else precision)
 
 
 def _numba(

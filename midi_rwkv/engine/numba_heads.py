@@ -16,7 +16,7 @@ nats that could be measured (0.0006 a note fewer, standard error 0.0004; 78 fill
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -63,9 +63,9 @@ def _stage(  # type: ignore[no-untyped-def]  # noqa: PLR0913 -- numba compiles n
 class NumbaHeads(Heads):
     """The width C must be a multiple of 16."""
 
-    def __init__(self, weights: Mapping[str, Floats], precision: str = "float32") -> None:
+    def __init__(self, weights: Mapping[str, Floats], sizes: Sequence[int], precision: str = "float32") -> None:
         """precision: of the matrices, "float32" or "int8"."""
-        super().__init__(weights)
+        super().__init__(weights, sizes)
         names = [["out.0"], *([f"up.{i}", f"down.{i}", f"out.{i + 1}"] for i in range(STAGES - 1))]
         matrices = [[weights[f"heads.{name}.weight"] for name in part] for part in names]
         self._packed = pack_parts([[Piece(m, is_matrix=True) for m in part] for part in matrices], precision)
@@ -75,7 +75,7 @@ class NumbaHeads(Heads):
         self._norm = np.repeat(np.array([1, 0], np.float32), self._size)
         self._stage = compiled_stage(precision)
 
-    def logits(self, stage: int, z: Floats) -> Floats:
+    def unmarked(self, stage: int, z: Floats) -> Floats:
         packed, count, size, inner = self._packed, len(z), self._size, self._inner[stage]
         out = np.empty((count, padded_size(self._classes[stage])), np.float32)
         block = np.empty(BLOCK * max(size, inner) if packed.matrices.itemsize == 1 else 0, np.float32)

@@ -22,6 +22,7 @@ The sum is exact but for places that together weigh less than `NEGLIGIBLE` of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,9 @@ import numpy as np
 from midi_rwkv.engine.heads import NoteHeads
 from midi_rwkv.fill.note_writer import END, FIRST_POSITION, SAME
 from midi_rwkv.score.score import POSITIONS_PER_BEAT
-from midi_rwkv.tokens.attributes import MICROS_PER_POSITION, Vocabulary
+from midi_rwkv.tokens.attributes import MICROS_PER_POSITION, Column, Vocabulary
 from midi_rwkv.tokens.notes import UNITS_PER_QUARTER, nearest
+from midi_rwkv.tokens.surroundings import CellSurroundings
 from midi_rwkv.tokens.tokenizer import Kind, Tokenizer
 
 UNITS = UNITS_PER_QUARTER // POSITIONS_PER_BEAT  # micro-timing steps in one of the tokens' positions
@@ -42,14 +44,18 @@ ATTRIBUTES = 5
 class Asked:
     """What a model is to say next, at n places of some cells.
 
-    hidden (n, C). targets (n, 5): classes as `layout.targets_of` has them. before (n,): the position of the note before
-    in the cell, -1 for none. lengths (n,): positions in the bar.
+    hidden (n, C). targets (n, 5): classes as `layout.targets_of` has them. before (n, 2): position and pitch of the
+    note before in the cell, -1 for none. lengths (n,): positions in the bar. around (n,): what stands around the cell.
+    marked (n, 3): `pointers.places_known`. pitches (n,): column PITCH of the note that was read last.
     """
 
     hidden: np.ndarray
     targets: np.ndarray
     before: np.ndarray
     lengths: np.ndarray
+    around: Sequence[CellSurroundings]
+    marked: np.ndarray
+    pitches: np.ndarray
 
 
 class Fold:
@@ -74,27 +80,29 @@ class Fold:
     def nats(self, heads: NoteHeads, asked: Asked) -> np.ndarray:
         """What place, micro-timing (always 0: it is part of the place), pitch, velocity and duration cost, (n, 5)."""
         out = np.zeros((len(asked.targets), ATTRIBUTES))
-        log_place = _log_softmax(heads.logits(0, asked.hidden))
+        log_place = _log_softmax(heads.logits(0, asked.hidden, asked.marked))
         is_end = asked.targets[:, 0] == END
         out[is_end, 0] = -log_place[is_end, END]
         notes = np.flatnonzero(~is_end)
         if not len(notes):
             return out
-        owner, place_class, micro, weight = self._places(heads, asked, notes, log_place)
-        z = heads.given(0, asked.hidden[owner], place_class)
-        z = heads.given(1, z, micro)
+        owner, place_class, micro, weight, columns = self._places(heads, asked, notes, log_place)
+        z = heads.given(0, asked.hidden[owner], place_class, columns)
+        z = heads.given(1, z, micro, columns)
         pitch = asked.targets[owner, 2] - 1
+        for row, i, place in zip(columns, owner.tolist(), place_class.tolist(), strict=True):
+            asked.around[i].at_pitch(row, _position(asked, i, place)[0], (int(asked.targets[i, 2]) - 1) % 128)
         rows = np.arange(len(owner))
-        with_pitch = weight * np.exp(_log_softmax(heads.logits(2, z))[rows, pitch])
-        z = heads.given(2, z, pitch)
-        velocity_p = np.exp(_log_softmax(heads.logits(3, z)))
+        with_pitch = weight * np.exp(_log_softmax(heads.logits(2, z, columns))[rows, pitch])
+        z = heads.given(2, z, pitch, columns)
+        velocity_p = np.exp(_log_softmax(heads.logits(3, z, columns)))
         same_level = self.velocity == self.velocity[asked.targets[owner, 3] - 1][:, None]  # (pairs, velocities)
         with_velocity = with_pitch * (velocity_p * same_level).sum(1)
         sums = [np.bincount(owner, x, len(asked.targets)) for x in (weight, with_pitch, with_velocity)]
         pair, velocity = np.nonzero(same_level)
         weights = with_pitch[pair] * velocity_p[pair, velocity]
         with_duration = weights * self._duration(
-            heads, heads.given(3, z[pair], velocity), asked.targets[owner[pair], 4]
+            heads, heads.given(3, z[pair], velocity, columns[pair]), columns[pair], asked.targets[owner[pair], 4]
         )
         sums.append(np.bincount(owner[pair], with_duration, len(asked.targets)))
         columns = np.log([s[notes] for s in sums])
@@ -105,15 +113,15 @@ class Fold:
 
     def _places(
         self, heads: NoteHeads, asked: Asked, notes: np.ndarray, log_place: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of a place and a micro-timing that fall on the twelfth of a note: the note, the class of the place,
-        that of the micro-timing, and the pair's probability."""
+        that of the micro-timing, the pair's probability, and the columns of what stands around the place."""
         owners, classes, wanted = [], [], []
         for i in notes.tolist():
             place, micro = asked.targets[i, 0], asked.targets[i, 1] - 1
-            before = int(asked.before[i])
+            before = int(asked.before[i, 0])
             twelfth = self.place(int(asked.lengths[i]))
-            position = before if place == SAME else place - FIRST_POSITION
+            position = _position(asked, i, place)[0]
             same = twelfth == twelfth[position, micro]
             at = np.flatnonzero(same.any(1))
             at = at[at > before] if before >= 0 else at  # a note at a new position comes later
@@ -126,20 +134,30 @@ class Fold:
             classes += own
             wanted += mask
         owner, place_class = np.array(owners), np.array(classes)
-        log_micro = _log_softmax(heads.logits(1, heads.given(0, asked.hidden[owner], place_class)))
+        places = zip(owners, classes, strict=True)
+        columns = np.stack([asked.around[i].at_place(*_position(asked, i, place)) for i, place in places])
+        columns[:, Column.BEFORE] = asked.pitches[owner]
+        z = heads.given(0, asked.hidden[owner], place_class, columns)
+        log_micro = _log_softmax(heads.logits(1, z, columns))
         weight = np.exp(log_place[owner, place_class][:, None] + log_micro) * np.array(wanted)
         total = np.bincount(owner, weight.sum(1), len(asked.targets))[owner]
         row, micro = np.nonzero(weight > NEGLIGIBLE / weight.shape[1] * total[:, None])
-        return owner[row], place_class[row], micro, weight[row, micro]
+        return owner[row], place_class[row], micro, weight[row, micro], columns[row]
 
-    def _duration(self, heads: NoteHeads, z: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def _duration(self, heads: NoteHeads, z: np.ndarray, columns: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The probability of each target's duration as the tokens have it; 1 for a drum, which has none. (pairs,)"""
         found = np.ones(len(target))
         has = np.flatnonzero(target > 0)
         if len(has):
             same = self.duration == self.duration[target[has] - 1][:, None]
-            found[has] = (np.exp(_log_softmax(heads.logits(4, z[has]))) * same).sum(1)
+            found[has] = (np.exp(_log_softmax(heads.logits(4, z[has], columns[has]))) * same).sum(1)
         return found
+
+
+def _position(asked: Asked, i: int, place: int) -> tuple[int, int]:
+    """The position of a place's class, and the pitch that a note lies above there, -1 for none."""
+    position, pitch = asked.before[i].tolist()
+    return (position, pitch) if place == SAME else (place - FIRST_POSITION, -1)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

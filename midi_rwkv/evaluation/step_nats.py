@@ -26,14 +26,15 @@ from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
-from midi_rwkv.tokens.layout import targets_of
-from midi_rwkv.tokens.notes import SongNotes
+from midi_rwkv.tokens.layout import notes_of, targets_of
+from midi_rwkv.tokens.notes import AT, SongNotes
+from midi_rwkv.tokens.pointers import places_known
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
 from midi_rwkv.training.dataset import FILL, lay_out, to_batches
 from midi_rwkv.training.losses import wanted_logits
 from midi_rwkv.training.run_files import read_state
-from midi_rwkv.training.valid import Place
+from midi_rwkv.training.valid import Place, asks_of
 from midi_rwkv.training.valid import lay_out as lay_out_steps
 
 from .cases import Songs
@@ -73,7 +74,8 @@ class StepNats:
 
     def __init__(self, model: StepModel, vocabulary: Vocabulary, fold: Fold):
         self.model, self.vocabulary, self.fold = model, vocabulary, fold
-        self.heads = NoteHeads({name: w.detach().float().numpy() for name, w in model.state_dict().items()})
+        weights = {name: w.detach().float().numpy() for name, w in model.state_dict().items()}
+        self.heads = NoteHeads(weights, vocabulary.sizes)
 
     @torch.no_grad()
     def of(self, song: SongNotes, place: Place, *, references: int) -> tuple[CellsNats, CellsNats]:
@@ -83,13 +85,19 @@ class StepNats:
         at = np.flatnonzero(roles == Role.ANSWER)
         hidden = self.model.hidden(torch.from_numpy(steps[None, :-1]))[0][torch.from_numpy(at)].float()
         targets = targets[at]
-        raw = self.model.heads.nats(hidden, torch.from_numpy(targets)).double().numpy()
+        following = torch.from_numpy(steps[at + 1])
+        marked = places_known(steps[at], self.vocabulary.nothing)
+        pitches = steps[at + 1, Column.BEFORE]
+        known = following, torch.from_numpy(marked)
+        raw = self.model.heads.nats(hidden, torch.from_numpy(targets), *known).double().numpy()
         ends = np.flatnonzero(targets[:, 0] == END)
         cell = np.searchsorted(ends, np.arange(len(at)))
         bars = np.array([b for _, b in place.cells])
         is_note = np.isin(steps[at, Column.TOKEN], self.vocabulary.note_tokens)
-        before = np.where(is_note, steps[at, Column.POSITION] - 1, -1)
-        asked = Asked(hidden.numpy(), targets, before, song.lengths[bars[cell]])
+        before = np.where(is_note[:, None], notes_of(self.vocabulary, steps[at])[:, [AT.position, AT.pitch]], -1)
+        asks = asks_of(self.vocabulary, song, place, references=references)
+        around = [asks[k].around for k in cell.tolist()]
+        asked = Asked(hidden.numpy(), targets, before, song.lengths[bars[cell]], around, marked, pitches)
         folded = self.fold.nats(self.heads, asked)
         found: list[CellsNats] = [{}, {}]
         for number, key in enumerate(place.cells):

@@ -69,7 +69,7 @@ class Infiller:
         style = style or Style("none")
         self.writing: TokenWriting | StepWriting
         if isinstance(checkpoint, StepCheckpoint):
-            heads = make_heads(checkpoint.weights, backend=backend, precision=precision)
+            heads = make_heads(checkpoint.weights, checkpoint.vocabulary.sizes, backend=backend, precision=precision)
             self.writing = StepWriting(checkpoint, engine, heads, style)
         else:
             self.writing = TokenWriting(checkpoint, engine, style)

@@ -10,12 +10,12 @@ import numpy as np
 
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
+from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 
 from .limits import NO_LIMIT, CellLimits
 from .sample import draw
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
-END, SAME, FIRST_POSITION = 0, 1, 2  # of the place head
 
 
 class NoteWriter:
@@ -57,6 +57,16 @@ class NoteWriter:
         self._any = np.asarray(self._free.any(1))
         # With no other limits than how many may begin together, that is all there is to count.
         self._counts = limits.density != (0, NO_LIMIT) or limits.polyphony[0] > 1 or bool(limits.locked)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The position of the note being written, and the pitch that it lies above there, -1 for none."""
+        return self._note[0], self._pitch if self.same else -1
+
+    @property
+    def pitch(self) -> int:
+        """That of the note being written, once it is chosen."""
+        return self._note[2]
 
     def choose(self, stage: int, logits: np.ndarray) -> int:
         """The choice of a stage's class, whose logits are given. Sets `done` where the cell ends."""

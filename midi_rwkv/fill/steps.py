@@ -30,6 +30,7 @@ from midi_rwkv.tokens.layout import (
 )
 from midi_rwkv.tokens.notes import AT, BarGrid, SongNotes, TrackArray, decode_cell, encode, encode_track
 from midi_rwkv.tokens.references import Reference, RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings
 
 from .ask import Ask
 from .blank import Blanked, blank_cells
@@ -220,21 +221,25 @@ class StepWriting:
         blanked, rules = work.blanked, work.rules
         track, is_drum = blanked.score.tracks[cell.track], blanked.score.tracks[cell.track].is_drum
         micros = self._micros(work, cell)
-        writers, asked = [], []
+        writers, asked, around = [], [], []
         for draft, song, index in zip(work.drafts, run.songs, run.indices, strict=True):
             limits = rules.cell(cell, silent=work.is_silent(draft, cell))
             writers.append(self.writer(blanked, cell, limits, draft.rng, micros))
             kept = run.kept.get(cell, EMPTY)
+            references = self._references(blanked, index, cell)
+            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, references))
             ask = CellAsk(
                 cell.track,
                 cell.bar,
-                self._references(blanked, index, cell),
+                references,
                 kept,
                 pitches=blanked.ask.sampling.pitch_range,
                 controls=self._controls(rules.told(cell), len(kept), draft.rng, is_drum=is_drum),
+                around=around[-1],
             )
             asked.append(cell_steps(self.vocabulary, song, ask, run.bars))
-        run.session.write(asked, writers, run.songs[0].program(cell.track, cell.bar), (cell.bar, run.bars))
+        program = run.songs[0].program(cell.track, cell.bar)
+        run.session.write(asked, writers, program, (cell.bar, run.bars), around)
         found = []
         for draft, index, writer in zip(work.drafts, run.indices, writers, strict=True):
             new = np.array(writer.notes, np.int16).reshape(-1, 5)

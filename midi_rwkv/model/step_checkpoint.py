@@ -14,7 +14,8 @@ import numpy as np
 
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_files
-from midi_rwkv.tokens.attributes import IMPLIED_SIZES, Column, Vocabulary
+from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE, IMPLIED_SIZES, Column, Vocabulary
+from midi_rwkv.tokens.pointers import GATES
 
 from .config import ModelConfig
 from .weights import FILES, checked_shapes, read_tensors, trunk_shapes
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from .steps import StepModel
 
-STEP_FORMAT = 2
+STEP_FORMAT = 3
 TRUNK = "trunk."
 
 
@@ -121,6 +122,9 @@ def step_shapes(config: ModelConfig, sizes: tuple[int, ...]) -> dict[str, tuple[
     shapes: dict[str, tuple[int, ...]] = {"tables.weight": (sum(sizes) + sum(IMPLIED_SIZES), C)}
     shapes.update({f"heads.out.{i}.weight": (n, C) for i, n in enumerate(classes)})
     shapes.update({f"heads.given.{i}.weight": (n, C) for i, n in enumerate(classes[:-1])})
+    for i, around in enumerate((AT_PLACE, AT_PITCH)):
+        shapes[f"heads.around.{i}.weight"] = (sum(sizes[c] for c in around), C)
+    shapes.update({f"heads.marks.gates.{i}.weight": (n, C) for i, n in enumerate(GATES)})
     shapes.update({f"heads.up.{i}.weight": (2 * C, C) for i in range(len(columns))})
     shapes.update({f"heads.down.{i}.weight": (C, 2 * C) for i in range(len(columns))})
     shapes.update({TRUNK + name: shape for name, shape in trunk_shapes(config).items()})

@@ -27,6 +27,7 @@ from midi_rwkv.model.rwkv7 import RWKV7, ModelState
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.tokens.pointers import places_known
 from midi_rwkv.training.dataset import FILL, Sample
 from midi_rwkv.training.losses import by_row, wanted_logits, wanted_nats
 
@@ -53,6 +54,8 @@ class Fill:
     notes: int  # in the fill
     unit: int  # fills of one unit are held out together: a file, or a part of the bars
     targets: np.ndarray | None = None  # (T, 5) of `layout.targets_of`, for a model of steps
+    following: np.ndarray | None = None  # (T, columns) the steps that come next, for a model of steps
+    marked: np.ndarray | None = None  # (T, 3) `pointers.places_known`, for a model of steps
 
 
 def read_fill(
@@ -75,7 +78,7 @@ def read_step_fill(
     run = np.concatenate([sample[at:], np.zeros((1, len(Column)), sample.dtype)])  # after it the last cell has ended
     targets, roles = targets_of(run, vocabulary)
     notes = int((targets[roles == Role.ANSWER, 0] > 0).sum())
-    return Fill(run[:-1], roles, state, notes, unit, targets)
+    return Fill(run[:-1], roles, state, notes, unit, targets, run[1:], places_known(run[:-1], vocabulary.nothing))
 
 
 def fill_losses(model: RWKV7 | StepModel, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,9 +100,9 @@ def fill_losses(model: RWKV7 | StepModel, fills: Sequence[Fill], added: Tensor |
     if isinstance(model, RWKV7):
         return wanted_nats(model, ids, roles == FILL, state)
     rows, places = np.nonzero(roles == Role.ANSWER)
-    wanted = [f.targets[f.roles == Role.ANSWER] for f in fills if f.targets is not None]
+    known = [[x[f.roles == Role.ANSWER] for x in (f.targets, f.following, f.marked) if x is not None] for f in fills]
     h = model.hidden(torch.from_numpy(ids).to(device), state)[torch.from_numpy(rows), torch.from_numpy(places)]
-    nats = model.heads.nats(h, torch.from_numpy(np.concatenate(wanted)).to(device))
+    nats = model.heads.nats(h, *(torch.from_numpy(np.concatenate(x)).to(device) for x in zip(*known, strict=True)))
     return nats.sum(1), torch.from_numpy(rows).to(device)
 
 

@@ -64,11 +64,38 @@ class Column(IntEnum):
     PROGRAM = 6  # 1 + program of the step's track
     ROLE = 7  # a `Role`
     DISTANCE = 8  # where the step's bar is, seen from the run (`distance_of`)
+    # What stands around a note's place (surroundings.py): in the other tracks,
+    LOWEST = 9  # 1 + lowest pitch that sounds
+    HIGHEST = 10  # 1 + highest
+    CHROMA = 11  # pitch classes that sound, a bit each
+    STRUCK = 12  # how many tracks strike a note, pitched ones and drums (`struck_of`)
+    # and in the cell that is shown as the most alike: its note at the place,
+    THERE_MICRO = 13
+    THERE_PITCH = 14
+    THERE_VELOCITY = 15  # those of the note of this pitch, or of the pitch nearest to it
+    THERE_DURATION = 16
+    # In a cell to write, what comes next; the last value where nothing does:
+    NEXT_STRUCK = 17  # 1 + the next position at which another track strikes a note
+    NEXT_THERE = 18  # 1 + position of the next note of the cell that is shown
+    NEXT_PITCH = 19  # its pitch
+    BEFORE = 20  # the pitch of the note that was read last (`with_before`)
+
+
+# What is known of the next note once its place is, and once its pitch is.
+AT_PLACE = (Column.LOWEST, Column.HIGHEST, Column.CHROMA, Column.STRUCK, Column.THERE_MICRO, Column.THERE_PITCH)
+AT_PITCH = (Column.THERE_VELOCITY, Column.THERE_DURATION)
+# By stage of the heads after the place, the note that the reference has there.
+THERE = (Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION)
+PITCH_CLASSES = 12
+MOST_STRUCK = 3  # that are counted, of pitched tracks and of drums
 
 
 # What the columns of a step imply, and a model would otherwise have to work out: where in the quarter it is, in which
-# quarter of the bar, and of which pitch class. How many values each has; 0 where the step has none.
-IMPLIED_SIZES = (1 + POSITIONS_PER_QUARTER, 1 + 17, 1 + 12)
+# quarter of the bar, of which pitch class, whether the reference has the same note (1), another pitch at its place (2)
+# or none there (3), the interval from the note before, and the pitch class above the lowest pitch. How many values each
+# has; 0 where the step has none.
+INTERVALS = 24  # semitones up and down
+IMPLIED_SIZES = (1 + POSITIONS_PER_QUARTER, 1 + 17, 1 + 12, 1 + 3, 1 + 2 * INTERVALS + 1, 1 + 12)
 
 
 class Role(IntEnum):
@@ -144,18 +171,37 @@ class Vocabulary:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """How many values each column has, 0 included."""
+        """How many values each column has, 0 included; of CHROMA, how many bits."""
+        micro, pitch = 1 + len(self.micros), 1 + 256
+        velocity, duration = 1 + len(self.velocities), 1 + len(self.durations)
         return (
             len(self.tokens),
             1 + self.n_positions,
-            1 + len(self.micros),
-            1 + 256,
-            1 + len(self.velocities),
-            1 + len(self.durations),
+            micro,
+            pitch,
+            velocity,
+            duration,
             1 + DRUMS + 1,
             len(Role),
             1 + 2 * MAX_DISTANCE + MAX_LEFT,
+            1 + 128,
+            1 + 128,
+            PITCH_CLASSES,
+            1 + (1 + MOST_STRUCK) ** 2,
+            micro,
+            pitch,
+            velocity,
+            duration,
+            2 + self.n_positions,
+            2 + self.n_positions,
+            pitch,
+            pitch,
         )
+
+    @property
+    def nothing(self) -> int:
+        """Columns NEXT_STRUCK and NEXT_THERE where nothing comes next."""
+        return 1 + self.n_positions
 
     @cached_property
     def note_tokens(self) -> tuple[int, int]:

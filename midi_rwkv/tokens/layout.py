@@ -23,6 +23,7 @@ from .attributes import DRUMS, RESTS, Column, Role, Vocabulary, distance_of
 from .chords import Chord
 from .notes import AT, SongNotes
 from .references import Reference
+from .surroundings import OTHERS, CellSurroundings, song_surroundings
 
 DENSITY_LEVELS = 18
 POLYPHONY_LEVELS = 6
@@ -43,6 +44,7 @@ class CellAsk:
     pitches: tuple[int, int] | None = None  # lowest and highest to write
     controls: Sequence[str] = ()  # structural tokens
     chords: Sequence[Chord] = ()
+    around: CellSurroundings | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def step(token: int, **columns: int) -> np.ndarray:
     return row
 
 
-def note_steps(
+def note_steps(  # noqa: PLR0913 -- the columns, by name
     vocabulary: Vocabulary,
     notes: np.ndarray,
     *,
@@ -76,9 +78,11 @@ def note_steps(
     role: Role,
     distance: np.ndarray | int,
     cell: np.ndarray | None = None,
+    around: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Notes as steps, (n, columns). cell: which cell each note is of, where they are of several."""
-    steps = np.zeros((len(notes), len(Column)), np.int16)
+    """Notes as steps, (n, columns). cell: which cell each note is of, where they are of several. around: the columns of
+    their surroundings, the others 0."""
+    steps = np.zeros((len(notes), len(Column)), np.int16) if around is None else around
     if not len(notes):
         return steps
     position = notes[:, AT.position]
@@ -168,16 +172,22 @@ def prompt_steps(
     for track, bar in hidden:
         if w.low <= bar < w.high:
             hidden_at[track, bar - w.low] = True
+    hidden_at[list(absent)] = True
     counts = song.counts[w.low : w.high].T * ~hidden_at
+    shown = np.zeros((song.n_tracks, song.n_bars), bool)
+    shown[:, w.low : w.high] = ~hidden_at
+    around = song_surroundings(v, song, shown, (w.low, w.high))
     order = [t for t in range(song.n_tracks) if t not in asked] + sorted(asked)
     for t in order:
         if t not in absent and (counts[t].any() or (t in asked and hidden_at[t].any())):
-            parts.append(_track_steps(v, song, window, t, hidden_at[t]))
+            parts.append(_track_steps(v, song, window, t, hidden_at[t], around))
     return np.concatenate(parts)
 
 
-def _track_steps(v: Vocabulary, song: SongNotes, window: Window, track: int, hidden: np.ndarray) -> np.ndarray:
-    """One track of the window."""
+def _track_steps(
+    v: Vocabulary, song: SongNotes, window: Window, track: int, hidden: np.ndarray, around: np.ndarray
+) -> np.ndarray:
+    """One track of the window. around: of all notes of the song, (N, 4)."""
     w = window
     bars = np.arange(w.low, w.high)
     if track in song.changing:
@@ -195,8 +205,18 @@ def _track_steps(v: Vocabulary, song: SongNotes, window: Window, track: int, hid
     cells = np.repeat(np.arange(len(bars)), counts)
     sounding = np.flatnonzero(counts)
     at = [np.arange(*song.offsets[(w.low + b) * song.n_tracks + track :][:2]) for b in sounding.tolist()]
-    notes = song.notes[np.concatenate(at)] if at else EMPTY
-    played = note_steps(v, notes, program=programs[cells], role=Role.CONTEXT, distance=distances[cells], cell=cells)
+    own = np.concatenate(at) if at else np.zeros(0, np.int64)
+    columns = np.zeros((len(own), len(Column)), np.int16)
+    columns[:, OTHERS] = around[own]
+    played = note_steps(
+        v,
+        song.notes[own],
+        program=programs[cells],
+        role=Role.CONTEXT,
+        distance=distances[cells],
+        cell=cells,
+        around=columns,
+    )
     order = np.argsort(np.concatenate([2 * header_bars, 2 * cells + 1]), kind="stable")
     start = step(v.id("Track_Start"), program=1 + int(programs[0]), role=Role.CONTEXT)
     return np.concatenate([start, np.concatenate([headers, played])[order]])
@@ -239,12 +259,20 @@ def cell_steps(vocabulary: Vocabulary, song: SongNotes, ask: CellAsk, run: tuple
             parts.append(step(v.id("Chord_Bass"), pitch=1 + chord.bass, **at))
     if len(ask.kept):
         parts.append(step(v.id("Kept_Start"), **place))
-        parts.append(note_steps(v, ask.kept, program=program, role=Role.KEPT, distance=place["distance"]))
-    for reference in reversed(ask.references):  # the best is read last
+        around = ask.around.of_notes(ask.kept) if ask.around else None
+        parts.append(
+            note_steps(v, ask.kept, program=program, role=Role.KEPT, distance=place["distance"], around=around)
+        )
+    for number, reference in reversed(list(enumerate(ask.references))):  # the best is read last
         parts.append(_reference_start(v, reference, program, run))
         distance = parts[-1][0, Column.DISTANCE]
-        parts.append(note_steps(v, reference.notes, program=program, role=reference.role, distance=distance))
+        around = ask.around.references[number] if ask.around else None
+        parts.append(
+            note_steps(v, reference.notes, program=program, role=reference.role, distance=distance, around=around)
+        )
     parts.append(step(v.id("FillBar_Start"), **place))
+    if ask.around:
+        parts[-1][0, Column.LOWEST :] = ask.around.at_start()[Column.LOWEST :]
     return np.concatenate(parts)
 
 
@@ -268,6 +296,7 @@ def cell_answer(
         program=song.program(ask.track, ask.bar),
         role=Role.ANSWER,
         distance=int(distance_of(ask.bar, *run)),
+        around=ask.around.of_notes(notes) if ask.around else None,
     )
 
 

@@ -65,6 +65,24 @@ class RunIndex:
         written = self._cells.get((track, bar))
         return self.song.cell(track, bar) if written is None else written
 
+    def notes(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is shown in bars [first, last): bars (n,), tracks (n,) and notes (n, 5), in no order."""
+        song, cells = self.song, self.shown[:, first:last].T.copy()
+        written = [(t, b) for t, b in self._cells if first <= b < last]
+        for t, b in written:
+            cells[b - first, t] = False
+        offsets = song.offsets[first * song.n_tracks : last * song.n_tracks + 1]
+        cell = np.repeat(np.arange(cells.size), np.diff(offsets))
+        own = np.flatnonzero(cells.ravel()[cell])
+        bars, tracks = np.divmod(cell[own], song.n_tracks)
+        parts = [self._cells[key] for key in written]
+        counts = [len(p) for p in parts]
+        return (
+            np.concatenate([first + bars, np.repeat(np.array([b for _, b in written], np.int64), counts)]),
+            np.concatenate([tracks, np.repeat(np.array([t for t, _ in written], np.int64), counts)]),
+            np.concatenate([song.notes[offsets[0] + own], *parts]),
+        )
+
     def _compare(self, kept: set[int]) -> tuple[np.ndarray, np.ndarray]:
         """Of each bar and each bar near the run: twice the notes that both have, and the notes of both; tracks of which
         both are shown. kept: tracks that will be written to."""
@@ -78,12 +96,13 @@ class RunIndex:
         for t in range(song.n_tracks):
             own = order[cuts[t] : cuts[t + 1]]
             if t in kept or (self.shown[t, near] & (self._sizes[t, near] > 0)).any():
-                matrix = np.zeros((song.n_bars, _BINS), np.float32)
-                matrix[bars[own], bins[own]] = 1
-                matrix[~self.shown[t]] = 0
-                shared += matrix @ matrix[near].T
+                filled = np.zeros((song.n_bars, _BINS), bool)
+                filled[bars[own], bins[own]] = True
+                filled[~self.shown[t]] = False
+                bits = _bits(filled)
+                shared += _in_common(bits[:, None], bits[near])
                 if t in kept:
-                    self._bins[t] = matrix
+                    self._bins[t] = bits
         sizes, shown = self._sizes * self.shown, self.shown.astype(np.float32)
         return 2 * shared, sizes.T @ shown[:, near] + shown.T @ sizes[:, near]
 
@@ -91,13 +110,14 @@ class RunIndex:
         """A hidden cell has been written, and serves from now on."""
         self._cells[track, bar] = notes
         self._sizes[track, bar] = len(notes)
-        matrix, near, column = self._bins[track], self._near, bar - self._low
-        matrix[bar] = 0
-        matrix[bar, _bins(notes)] = 1
+        bits, near, column = self._bins[track], self._near, bar - self._low
+        filled = np.zeros(_BINS, bool)
+        filled[_bins(notes)] = True
+        bits[bar] = _bits(filled)
         self.shown[track, bar] = True
         others = self.shown[track].copy()
         both = (self._sizes[track] + len(notes)) * others
-        shared = 2 * (matrix @ matrix[bar])
+        shared = 2 * _in_common(bits, bits[bar])
         self._shared[:, column] += shared
         self._both[:, column] += both
         others[bar] = False  # its own entry is done
@@ -188,6 +208,17 @@ class RunIndex:
 def _places(notes: np.ndarray) -> np.ndarray:
     places: np.ndarray = (notes[:, AT.position].astype(np.int64) + 1) // _GRAIN
     return places
+
+
+def _bits(filled: np.ndarray) -> np.ndarray:
+    """Bins (..., _BINS) bool as bits."""
+    return np.packbits(filled, axis=-1).view(np.uint64)
+
+
+def _in_common(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many bins two arrays of bits share, by broadcasting all but the last axis."""
+    found: np.ndarray = np.bitwise_count(some & others).sum(-1, dtype=np.float32)
+    return found
 
 
 def _bins(notes: np.ndarray) -> np.ndarray:

@@ -48,5 +48,6 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     """`step_trainer` with these arguments in so many processes, by torchrun."""
     from torch.distributed.run import main as torchrun
 
-    command = ["-m", "midi_rwkv.training.step_trainer", *arguments, "--processes", "1"]
+    # Behind "--", since torchrun would take an option such as --start for the beginning of one of its own.
+    command = ["-m", "--", "midi_rwkv.training.step_trainer", *arguments, "--processes", "1"]
     torchrun(["--standalone", f"--nproc-per-node={processes}", *command])

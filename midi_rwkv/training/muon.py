@@ -7,7 +7,7 @@ What differs from PyTorch's own (2.9 and newer, `adjust_lr_fn="match_rms_adamw"`
 - Four iterations instead of five. Each has the polynomial that is best for where the singular values are by then, as
   in the Polar Express (Amsel et al., 2025, https://arxiv.org/abs/2505.16932), and they start from a closer bound of
   the largest one: the square root of the Gram matrix's Frobenius norm instead of the matrix's own.
-- Long matrices are iterated on in their Gram matrix alone.
+- In float32, long matrices are iterated on in their Gram matrix alone; bf16 is too coarse for that, and quick without.
 - Several processes share the matrices out among them.
 """
 
@@ -44,13 +44,14 @@ def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)
+    if dtype is not torch.float32:
+        x = x.to(dtype)
     gram = x @ x.mT
-    bound = gram.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-14)
-    gram, x = gram / bound, (x / bound.sqrt()).to(dtype)
-    if x.shape[2] >= GRAM_RATIO * x.shape[1]:
-        x = _turned(gram).to(dtype) @ x
+    bound = gram.float().flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-14)
+    gram, x = (gram / bound).to(dtype), (x / bound.sqrt()).to(dtype)
+    if dtype is torch.float32 and x.shape[2] >= GRAM_RATIO * x.shape[1]:
+        x = _turned(gram) @ x
     else:
-        gram = gram.to(dtype)
         for number, (a, b, c) in enumerate(POLYNOMIALS):
             gram = gram if number == 0 else x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

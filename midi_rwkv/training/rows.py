@@ -34,6 +34,7 @@ from midi_rwkv.tokens.layout import (
 from midi_rwkv.tokens.memory import PieceMemory, Rhythms
 from midi_rwkv.tokens.notes import AT, SongNotes
 from midi_rwkv.tokens.references import Reference, RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
 # By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
 SOURCE_WEIGHTS = {
@@ -61,6 +62,7 @@ SOURCE_WEIGHTS = {
 RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
 MIN_STEPS = 160  # a sample is not drawn for less
+WHOLE_SHARE = 0.2  # of the samples, those that may fill what is left of a row; the others are shorter by chance
 TRANSPOSE = 6  # semitones up or down
 CONTROL_KINDS = ("density", "polyphony", "duration")
 CONTROL_SHARE = 0.2  # of the samples, each control and the chords
@@ -152,7 +154,7 @@ class RowSampler:
         prompt = self.prompt(task, left)
         if len(prompt) > left:
             return None
-        return np.concatenate([prompt, *(x for pair in zip(asked, answers, strict=True) for x in pair)])
+        return with_before(np.concatenate([prompt, *(x for pair in zip(asked, answers, strict=True) for x in pair)]))
 
     def prompt(self, task: Task, budget: int) -> np.ndarray:
         """What is read before the first cell."""
@@ -236,6 +238,7 @@ class RowSampler:
                 low, high = int(notes[:, AT.pitch].min()), int(notes[:, AT.pitch].max())
                 pitches = max(0, low - int(rng.integers(0, 5))), min(127, high + int(rng.integers(0, 5)))
             found = sources.find(t, b)
+            around = CellSurroundings(self.vocabulary, sources.index, t, b, found)
             ask = CellAsk(
                 t,
                 b,
@@ -245,6 +248,7 @@ class RowSampler:
                 pitches,
                 control_tokens(self.vocabulary, notes, is_drum=song.is_drum(t), kinds=kinds),
                 told.in_bar(b) if told is not None and not song.is_drum(t) else (),
+                around,
             )
             sources.write(t, b, song.cell(t, b))
             out.append((ask, notes))
@@ -380,7 +384,9 @@ class TrainingRows:
         at = 0
         while size - at >= MIN_STEPS:
             left = size - at
-            budget = left if rng.random() < 0.5 else int(np.exp(rng.uniform(np.log(MIN_STEPS), np.log(left + 1))))
+            budget = (
+                left if rng.random() < WHOLE_SHARE else int(np.exp(rng.uniform(np.log(MIN_STEPS), np.log(left + 1))))
+            )
             sample = self._sample(rng, min(left, budget))
             if sample is not None:
                 row[at : at + len(sample)] = sample

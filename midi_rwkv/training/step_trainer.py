@@ -36,6 +36,7 @@ from midi_rwkv.model.step_checkpoint import StepCheckpoint, save_step_checkpoint
 from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.tokens.pointers import places_known
 
 from .compiled import can_compile, compile_blocks, compile_heads, uncompiled
 from .launch import launch, processes_here
@@ -167,9 +168,9 @@ class StepTrainer:
             with uncompiled():
                 with self.autocast():
                     h = self.model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
-                nats = self.model.heads.nats(
-                    h[asked.to(self.device)].float(), torch.from_numpy(targets)[asked].to(self.device)
-                )
+                marks = places_known(fill.steps[:-1], self.vocabulary.nothing)
+                known = (torch.from_numpy(x)[asked].to(self.device) for x in (targets, fill.steps[1:], marks))
+                nats = self.model.heads.nats(h[asked.to(self.device)].float(), *known)
             sums[sources.index(fill.source), :-1] += nats.double().sum(0).cpu().numpy()
             sums[sources.index(fill.source), -1] += fill.notes
         self.model.train()
@@ -200,7 +201,9 @@ class StepTrainer:
             h = self.model.hidden(
                 torch.from_numpy(steps[:, :-1]).to(self.device), starts=torch.from_numpy(starts[:, :-1]).to(self.device)
             )
-            nats = self.model.heads.nats(h[asked.to(self.device)], torch.from_numpy(targets)[asked].to(self.device))
+            marks = np.stack([places_known(row[:-1], self.vocabulary.nothing) for row in steps])
+            known = (torch.from_numpy(x)[asked].to(self.device) for x in (targets, steps[:, 1:], marks))
+            nats = self.model.heads.nats(h[asked.to(self.device)], *known)
         return nats.sum(1) @ weight, float(weight.sum())
 
     def train_step(self) -> float:

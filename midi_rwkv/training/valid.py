@@ -11,6 +11,7 @@ from midi_rwkv.tokens.attributes import Column, Vocabulary
 from midi_rwkv.tokens.layout import CellAsk, cell_answer, cell_steps
 from midi_rwkv.tokens.notes import SongNotes
 from midi_rwkv.tokens.references import RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
 from .rows import PLAIN, RUN_LENGTHS, RUN_WEIGHTS, Question, RowSampler, Task
 
@@ -98,19 +99,25 @@ def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[i
     return tracks, (first, first + count), Question(after=0, open_end=True) if open_end else PLAIN
 
 
+def asks_of(vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int) -> list[CellAsk]:
+    """What is asked of each cell of a place, the cells before it being written."""
+    index = RunIndex(song, place.run, place.hidden(song))
+    asks = []
+    for t, b in place.cells:
+        found = index.find(t, b, references) if references else []
+        asks.append(CellAsk(t, b, found, around=CellSurroundings(vocabulary, index, t, b, found)))
+        index.write(t, b, song.cell(t, b))
+    return asks
+
+
 def lay_out(vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int) -> tuple[np.ndarray, int]:
     """The steps of a fill with the song's own notes as its answer, and their number."""
     run, cells = place.run, place.cells
-    index = RunIndex(song, run, place.hidden(song))
     parts: list[np.ndarray] = []
-    for t, b in cells:
-        ask = CellAsk(t, b, index.find(t, b, references) if references else ())
-        parts += [
-            cell_steps(vocabulary, song, ask, run),
-            cell_answer(vocabulary, song, ask, song.cell(t, b), run),
-        ]
-        index.write(t, b, song.cell(t, b))
+    for ask in asks_of(vocabulary, song, place, references=references):
+        parts.append(cell_steps(vocabulary, song, ask, run))
+        parts.append(cell_answer(vocabulary, song, ask, song.cell(ask.track, ask.bar), run))
     left = STEPS - sum(map(len, parts))
     prompt = RowSampler(vocabulary).prompt(Task(song, place.tracks, run, set(cells), place.question), left)
     end = np.zeros((1, len(Column)), np.int16)
-    return np.concatenate([prompt, *parts, end]), int(sum(len(song.cell(t, b)) for t, b in cells))
+    return with_before(np.concatenate([prompt, *parts, end])), int(sum(len(song.cell(t, b)) for t, b in cells))

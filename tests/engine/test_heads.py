@@ -13,6 +13,7 @@ from midi_rwkv.engine.make import make_heads
 from midi_rwkv.engine.numba_heads import NumbaHeads
 from midi_rwkv.engine.pack import quantised
 from midi_rwkv.model import steps
+from midi_rwkv.tokens.attributes import Column
 
 KINDS = {
     "numpy": {"backend": "torch"},
@@ -24,7 +25,7 @@ KINDS = {
 def random_heads(size: int) -> steps.Heads:
     torch.manual_seed(size)
     made = steps.Heads(vocabulary().sizes, size)
-    for layer in made.down:
+    for layer in (*made.down, *made.around, *made.marks.gates):
         torch.nn.init.normal_(layer.weight, std=size**-0.5)
     return made.requires_grad_(requires_grad=False)
 
@@ -45,38 +46,44 @@ def round_matrices(heads: steps.Heads) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_stage_is_the_models(kind: str, candidates: int, size: int) -> None:
     model = random_heads(size)
-    heads: Heads = make_heads(weights_of(model), **KINDS[kind])
+    heads: Heads = make_heads(weights_of(model), vocabulary().sizes, **KINDS[kind])
     assert type(heads) is (NoteHeads if kind == "numpy" else NumbaHeads)
     if kind == "int8":
         round_matrices(model)
     z = torch.randn(candidates, size)
     ours = z.numpy()
+    sizes = [2**12 if c == Column.CHROMA else n for c, n in zip(Column, vocabulary().sizes, strict=True)]
+    around = torch.stack([torch.randint(n, (candidates,)) for n in sizes], 1)
     for stage in range(STAGES):
-        wanted = model.stage(stage, z)
-        found = heads.logits(stage, ours)
+        known = torch.randint(-1, 80, (candidates, 3)) if stage == 0 else around
+        wanted = model.marks(stage, z, model.stage(stage, z), known)
+        found = heads.logits(stage, ours, known.numpy())
         assert found.shape == wanted.shape == (candidates, model.classes[stage])
         assert relative_error(found, wanted) < 1e-5
         assert np.abs(found - wanted.numpy()).max() < 1e-5
         if stage < STAGES - 1:
             chosen = torch.randint(model.classes[stage], (candidates,))
             z = z + model.given[stage](chosen)
-            ours = heads.given(stage, ours, chosen.numpy())
+            if stage in (0, 2):
+                z = z + model.around[stage // 2](around)
+            ours = heads.given(stage, ours, chosen.numpy(), around.numpy())
     assert np.abs(ours - z.numpy()).max() < 1e-5
 
 
 def test_a_stage_needs_no_other_stages_logits() -> None:
     """What is known anyway is not asked for; z is not changed by asking."""
     model = random_heads(48)
-    heads = make_heads(weights_of(model))
+    heads = make_heads(weights_of(model), vocabulary().sizes)
     z = np.random.default_rng(0).normal(size=(4, 48)).astype(np.float32)
-    alone = heads.logits(3, z)
-    for stage in range(STAGES):
-        heads.logits(stage, z)
-    assert np.array_equal(heads.logits(3, z), alone)
-    assert np.array_equal(heads.logits(3, np.asfortranarray(z)), alone)
-    assert relative_error(heads.logits(3, z[1:2])[0], alone[1]) < 1e-6
+    marks = np.ones((4, len(Column)), np.int16)
+    alone = heads.logits(3, z, marks)
+    for stage in range(1, STAGES):
+        heads.logits(stage, z, marks)
+    assert np.array_equal(heads.logits(3, z, marks), alone)
+    assert relative_error(heads.logits(3, np.asfortranarray(z), marks), alone) < 1e-6
+    assert relative_error(heads.logits(3, z[1:2], marks[1:2])[0], alone[1]) < 1e-6
 
 
 def test_without_numba_the_heads_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
-    assert type(make_heads(weights_of(random_heads(48)))) is NoteHeads
+    assert type(make_heads(weights_of(random_heads(48)), vocabulary().sizes)) is NoteHeads

@@ -10,9 +10,11 @@ from midi_rwkv.evaluation.fold import Asked, Fold
 from midi_rwkv.fill.note_writer import END, FIRST_POSITION, SAME
 from midi_rwkv.model.steps import Heads
 from midi_rwkv.score.score import Bar
+from midi_rwkv.tokens.attributes import AT_PITCH, Column
 from midi_rwkv.tokens.notes import AT, TrackArray, encode_arrays
 from midi_rwkv.tokens.tokenizer import Kind
 
+SIZES = vocabulary().sizes
 LENGTH = 96  # positions in a bar of 4/4
 
 
@@ -28,7 +30,8 @@ def heads():
 
 @pytest.fixture(scope="module")
 def plain(heads):
-    return NoteHeads({f"heads.{name}": w.detach().numpy() for name, w in heads.named_parameters()})
+    weights = {f"heads.{name}": w.detach().numpy() for name, w in heads.named_parameters()}
+    return NoteHeads(weights, vocabulary().sizes)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +39,33 @@ def fold(tokenizer):
     return Fold(vocabulary(), tokenizer)
 
 
+class Around:
+    """What stands around a place: something else at every place, and of every pitch."""
+
+    def at_place(self, position, above=-1):
+        rng = np.random.default_rng((position, above + 1))
+        return np.array([rng.integers(2**12 if c == Column.CHROMA else n) for c, n in zip(Column, SIZES, strict=True)])
+
+    def at_pitch(self, columns, position, pitch):
+        columns[list(AT_PITCH)] = np.random.default_rng((position, pitch)).integers(9, size=len(AT_PITCH))
+        return columns
+
+
 def asked(targets, before=-1, seed=0):
-    """The same hidden vector for every target."""
+    """The same hidden vector for every target. before: the position of a note of pitch 50."""
     hidden = np.random.default_rng(seed).normal(size=(1, 32)).astype(np.float32)
     targets = np.array(targets)
     n = len(targets)
-    return Asked(np.repeat(hidden, n, 0), targets, np.full(n, before), np.full(n, LENGTH))
+    note = np.tile([before, 50 if before >= 0 else -1], (n, 1))
+    return Asked(
+        np.repeat(hidden, n, 0),
+        targets,
+        note,
+        np.full(n, LENGTH),
+        [Around()] * n,
+        np.tile([4, 30, before], (n, 1)),
+        np.full(n, 51),
+    )
 
 
 def target(position=30, micro=0, pitch=60, velocity=10, duration=20):
@@ -64,9 +88,20 @@ def test_places_that_cannot_be_told_apart_are_summed_with_all_else(heads, plain,
                     rows.append([place, 1 + m, 61, 1 + level, 1 + length])
     assert {r[0] for r in rows} == {SAME, FIRST_POSITION + 30, FIRST_POSITION + 31, FIRST_POSITION + 32}
     assert len(rows) > 50
+    around = Around()
+    following = []
+    for place, _, pitch, *_ in [*rows, one.targets[0].tolist()]:
+        position, above = (29, 50) if place == SAME else (place - FIRST_POSITION, -1)
+        following.append(around.at_pitch(around.at_place(position, above), position, pitch - 1))
+    around_rows = torch.from_numpy(np.stack(following))
+    around_rows[:, Column.BEFORE] = 51
     with torch.no_grad():
-        fine = heads.nats(torch.from_numpy(one.hidden).expand(len(rows), -1), torch.tensor(rows)).sum(1)
-        raw = heads.nats(torch.from_numpy(one.hidden), torch.tensor(one.targets)).sum()
+        hidden = torch.from_numpy(one.hidden)
+        marked = torch.from_numpy(one.marked)
+        fine = heads.nats(
+            hidden.expand(len(rows), -1), torch.tensor(rows), around_rows[:-1], marked.expand(len(rows), -1)
+        ).sum(1)
+        raw = heads.nats(hidden, torch.tensor(one.targets), around_rows[-1:], marked).sum()
     assert fold.nats(plain, one).sum() == pytest.approx(-float(torch.logsumexp(-fine.double(), 0)), abs=1e-4)
     assert fold.nats(plain, one).sum() < raw
 
@@ -79,7 +114,7 @@ def test_the_probabilities_of_all_classes_are_one(plain, fold):
     places.lengths[:] = length
     levels = [int(np.flatnonzero(fold.velocity == q)[0]) for q in np.unique(fold.velocity)]
     lengths = [int(np.flatnonzero(fold.duration == q)[0]) for q in np.unique(fold.duration)]
-    logits = plain.logits(0, places.hidden[:1]).astype(float)
+    logits = plain.logits(0, places.hidden[:1], places.marked[:1]).astype(float)
     same = np.exp(logits - logits.max())[0, SAME] / np.exp(logits - logits.max()).sum()  # there is no note before
     assert np.exp(-fold.nats(plain, places)[:, 0]).sum() == pytest.approx(1 - same, abs=1e-3)
     for column, of in (
@@ -95,7 +130,7 @@ def test_a_drum_has_no_duration_and_an_end_only_a_place(plain, fold):
     drum[4] = 0
     nats = fold.nats(plain, asked([drum, [END] * 5]))
     assert (nats[0, [0, 2, 3]] > 0).all()
-    assert nats[0, 4] == 0
+    assert nats[0, 4] == pytest.approx(0, abs=1e-9)
     assert nats[1, 0] > 0
     assert (nats[1, 1:] == 0).all()
 

@@ -17,7 +17,9 @@ from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
 from midi_rwkv.tokens.notes import encode
+from midi_rwkv.tokens.pointers import places_known
 from midi_rwkv.tokens.references import RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
 BAR = 1920
 
@@ -42,16 +44,19 @@ def test_the_originals_nats_are_the_models(step_checkpoint_folder):
     index = RunIndex(blank, run, cells)
     parts = [prompt_steps(v, blank, Window(4, 6, 0, 12), (0, 1), cells)]
     for t, b in cells:
-        ask = CellAsk(t, b, index.find(t, b)[:1])
+        references = index.find(t, b)[:1]
+        ask = CellAsk(t, b, references, around=CellSurroundings(v, index, t, b, references))
         parts += [cell_steps(v, blank, ask, run), cell_answer(v, blank, ask, whole.cell(t, b), run)]
         index.write(t, b, whole.cell(t, b))
-    steps = np.concatenate([*parts, np.zeros((1, parts[0].shape[1]), np.int16)])  # the last cell's end too
+    steps = with_before(np.concatenate([*parts, np.zeros((1, parts[0].shape[1]), np.int16)]))  # the last cell's end too
     targets, roles = targets_of(steps, v)
     model = StepModel(checkpoint.config, v.sizes)
     model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
     with torch.no_grad():
         h = model.hidden(torch.from_numpy(steps[None, :-1]))[0]
-        nats = model.heads.nats(h[roles == Role.ANSWER], torch.from_numpy(targets[roles == Role.ANSWER]))
+        marked = places_known(steps[:-1], v.nothing)
+        known = (torch.from_numpy(x[roles == Role.ANSWER]) for x in (targets, steps[1:], marked))
+        nats = model.heads.nats(h[roles == Role.ANSWER], *known)
     assert found == pytest.approx(nats.sum(0).numpy(), rel=1e-3)
 
 

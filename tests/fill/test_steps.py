@@ -38,9 +38,9 @@ def laid(monkeypatch):
     seen = []
     write = StepSession.write
 
-    def spy(self, asked, writers, program, place):
+    def spy(self, asked, writers, *rest):
         seen.append(asked[0])
-        write(self, asked, writers, program, place)
+        write(self, asked, writers, *rest)
 
     monkeypatch.setattr(StepSession, "write", spy)
     return seen
@@ -55,7 +55,9 @@ def references(steps):
 @pytest.mark.parametrize("late", [0, 7])
 def test_micro_timing_is_asked_for_only_where_the_track_has_some(infiller, monkeypatch, late):
     asked, logits = set(), infiller.writing.heads.logits
-    monkeypatch.setattr(infiller.writing.heads, "logits", lambda stage, z: asked.add(stage) or logits(stage, z))
+    monkeypatch.setattr(
+        infiller.writing.heads, "logits", lambda stage, *given: asked.add(stage) or logits(stage, *given)
+    )
     infiller(song(late=late), Ask(Region.rectangle([0], [(8, 10)]), BUSY, candidates=2))
     assert asked == ({0, 1, 2, 3, 4} if late else {0, 2, 3, 4})
 
@@ -132,8 +134,8 @@ def test_a_section_is_not_left_silent(infiller):
     quiet = Infiller(infiller.writing.checkpoint)
     logits = quiet.writing.heads.logits
 
-    def hush(stage, z):
-        found = logits(stage, z)
+    def hush(stage, z, marks):
+        found = logits(stage, z, marks)
         if stage == 0:
             found[:, 0] = 99
         return found

@@ -11,9 +11,11 @@ from song import random_song, repeating_song, vocabulary
 
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.steps import Heads, StepModel
-from midi_rwkv.tokens.attributes import Column, Role
+from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE, THERE, Column, Role
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
+from midi_rwkv.tokens.pointers import places_known
 from midi_rwkv.tokens.references import RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +35,45 @@ def sample(seed: int = 0) -> np.ndarray:
     index = RunIndex(song, (5, 7), hidden)
     parts = [prompt_steps(vocabulary(), song, Window(5, 7, 0, song.n_bars), [0], hidden)]
     for t, b in hidden:
-        ask = CellAsk(t, b, index.find(t, b))
+        found = index.find(t, b)
+        ask = CellAsk(t, b, found, around=CellSurroundings(vocabulary(), index, t, b, found))
         parts += [
             cell_steps(vocabulary(), song, ask, (5, 7)),
             cell_answer(vocabulary(), song, ask, song.cell(t, b), (5, 7)),
         ]
         index.write(t, b, song.cell(t, b))
-    return np.concatenate([*parts, np.zeros((1, len(Column)), np.int16)])
+    return with_before(np.concatenate([*parts, np.zeros((1, len(Column)), np.int16)]))
 
 
 def test_all_notes_and_the_end_are_certain_together() -> None:
     sizes = [0] * len(Column)
     for column, n in ((0, 9), (1, 4), (2, 3), (3, 5), (4, 3), (5, 4)):
         sizes[column] = n
+    for column in (*AT_PLACE, *AT_PITCH):
+        sizes[column] = 12 if column == Column.CHROMA else 7
     torch.manual_seed(1)
     heads = Heads(sizes, 16)
-    for layer in heads.down:
+    for layer in (*heads.down, *heads.around, *heads.marks.gates):
         torch.nn.init.normal_(layer.weight, std=0.3)
     places = range(1, 2 + sizes[Column.POSITION] - 1)
     notes = itertools.product(places, *(range(1, sizes[c]) for c in (2, 3, 4, 5)))
     targets = torch.tensor([(0, 0, 0, 0, 0), *notes])
+    at_place = torch.randint(5, (10, len(Column)))  # what stands around depends on the place and the pitch alone
+    at_pitch = torch.randint(7, (6, 6, len(Column)))
+    following = at_place[targets[:, 0]]
+    following[:, list(AT_PITCH)] = at_pitch[targets[:, 0], targets[:, 2]][:, list(AT_PITCH)]
+    for there, own in zip(THERE, (Column.MICRO, Column.PITCH, Column.VELOCITY, Column.DURATION), strict=True):
+        following[:, there] %= sizes[own]
     for h in torch.randn(20, 16):
-        nats = heads.nats(h.expand(len(targets), -1), targets).sum(1)
+        places = torch.randint(-1, 5, (1, 3)).expand(len(targets), -1)
+        nats = heads.nats(h.expand(len(targets), -1), targets, following, places).sum(1)
         assert float((-nats.detach()).exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_drum_costs_no_duration(model: StepModel) -> None:
     targets = torch.tensor([[2, 21, 200, 10, 0]])
-    nats = model.heads.nats(torch.randn(1, 64), targets)
+    around = torch.zeros(1, len(Column), dtype=torch.int16)
+    nats = model.heads.nats(torch.randn(1, 64), targets, around, torch.tensor([[-1, 3, 5]]))
     assert nats[0, 4] == 0
     assert (nats[0, :4] > 0).all()
 
@@ -111,7 +124,10 @@ def test_a_few_steps_of_training_learn_a_song() -> None:
     losses = []
     for _ in range(40):
         h = own.hidden(torch.from_numpy(steps[None, :-1]))[0]
-        loss = own.heads.nats(h[asked], torch.from_numpy(targets)[asked]).sum(1).mean()
+        marked = places_known(steps[:-1], vocabulary().nothing)
+        loss = (
+            own.heads.nats(h[asked], *(torch.from_numpy(x)[asked] for x in (targets, steps[1:], marked))).sum(1).mean()
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -17,6 +17,7 @@ from midi_rwkv.style.style import read_info, styles_folder
 from midi_rwkv.style.tuning import fill_losses, fills_nats
 from midi_rwkv.tokens.attributes import Role
 from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.tokens.pointers import places_known
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -61,7 +62,9 @@ def test_tuned_losses_are_those_of_the_whole_sequence(pieces, step_checkpoint_fo
         before.wkv = before.wkv + state[:, None]
         h = model.hidden(torch.from_numpy(steps[None, at:]), before)[0]
         asked = roles[at:] == Role.ANSWER
-        wanted = model.heads.nats(h[asked], torch.from_numpy(targets[at:][asked])).sum()
+        marked = places_known(padded[:-1], checkpoint.vocabulary.nothing)
+        known = (torch.from_numpy(x[at:][asked]) for x in (targets, padded[1:], marked))
+        wanted = model.heads.nats(h[asked], *known).sum()
         assert fills_nats(model, [fill], state) == pytest.approx(float(wanted), rel=2e-3)
         assert fill.notes == int((targets[at:][asked][:, 0] > 0).sum())
     tuned = state.clone().requires_grad_()

@@ -62,7 +62,7 @@ def test_rows_are_full_and_hold_answers(shards: Path) -> None:
         assert row.shape == (1025, len(Column))
         assert starts[0]
         assert (row >= 0).all()
-        assert (row < np.array(vocabulary().sizes)).all()
+        assert (np.delete(row < np.array(vocabulary().sizes), Column.CHROMA, 1)).all()
         filled += int((row[:, Column.TOKEN] > 0).sum())
         answers += int((targets_of(row, vocabulary())[1] == Role.ANSWER).sum())
     assert filled > 0.8 * 10 * 1025

@@ -1,0 +1,69 @@
+"""`model.marks` in NumPy, for a few candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from midi_rwkv.tokens.attributes import DRUMS, PITCH_CLASSES, THERE, Column
+from midi_rwkv.tokens.pointers import (
+    BEFORE_REACH,
+    EDGES,
+    FIRST_POSITION,
+    GATES,
+    PITCH_PARTS,
+    PITCH_STAGE,
+    THERE_REACH,
+)
+
+from .engine import Floats
+
+_CLASSES = np.arange(DRUMS) % PITCH_CLASSES
+
+
+class Marks:
+    """The gates of every stage."""
+
+    def __init__(self, weights: Mapping[str, Floats]):
+        """weights: those of a step model, by their names in the checkpoint."""
+        self._gates = [weights[f"heads.marks.gates.{i}.weight"].astype(np.float32).T for i in range(len(GATES))]
+
+    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray) -> None:
+        """Adds to the logits (B, classes) what is pointed at. z: (B, C); known: as for `model.marks.Marks.forward`."""
+        gates = z @ self._gates[stage]
+        if stage == 0:
+            for row, gate, (there, struck, position) in zip(logits, gates, known.tolist(), strict=True):
+                _point(row, gate[0], there)
+                _point(row, gate[1], struck)
+                _from_base(row, gate[2:], position + FIRST_POSITION + 1)
+            return
+        pointed = (known[:, THERE[stage - 1]] - 1).tolist()
+        if stage != PITCH_STAGE:
+            for row, gate, there in zip(logits, gates, pointed, strict=True):
+                _point(row, gate[0], there)
+            return
+        columns = known[:, [Column.BEFORE, Column.CHROMA, *EDGES]].tolist()
+        for row, gate, there, (before, chroma, *edges) in zip(logits, gates, pointed, columns, strict=True):
+            from_there, from_before, *from_edges, sounding = np.split(gate, np.cumsum(PITCH_PARTS)[:-1])
+            if there >= 0:
+                _from_base(row, from_there, there - THERE_REACH)
+            if before > 0:
+                _from_base(row, from_before, before - 1 - BEFORE_REACH)
+            pitch_classes = sounding * ((chroma >> np.arange(PITCH_CLASSES)) & 1).astype(np.float32)
+            for of_edge, edge in zip(from_edges, edges, strict=True):
+                if edge > 0:
+                    pitch_classes += np.roll(of_edge, (edge - 1) % PITCH_CLASSES)
+            row[:DRUMS] += pitch_classes[_CLASSES]
+
+
+def _point(row: Floats, gate: np.floating, at: int) -> None:
+    if at >= 0:
+        row[at] += gate
+
+
+def _from_base(row: Floats, gates: Floats, first: int) -> None:
+    """Adds the gates from a class on, as far as there are classes."""
+    low, high = max(0, first), min(len(row), first + len(gates))
+    if low < high:
+        row[low:high] += gates[low - first : high - first]
