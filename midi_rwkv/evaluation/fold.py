@@ -28,10 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi_rwkv.engine.heads import NoteHeads
-from midi_rwkv.fill.note_writer import END, FIRST_POSITION, SAME
 from midi_rwkv.score.score import POSITIONS_PER_BEAT
 from midi_rwkv.tokens.attributes import MICROS_PER_POSITION, Column, Vocabulary
 from midi_rwkv.tokens.notes import UNITS_PER_QUARTER, nearest
+from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 from midi_rwkv.tokens.surroundings import CellSurroundings
 from midi_rwkv.tokens.tokenizer import Kind, Tokenizer
 

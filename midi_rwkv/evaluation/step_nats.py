@@ -17,7 +17,6 @@ from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.corpus.shards import read_song
 from midi_rwkv.engine.heads import NoteHeads
 from midi_rwkv.errors import CheckpointError, CorpusError
-from midi_rwkv.fill.note_writer import END
 from midi_rwkv.fill.recall import SongMemory
 from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
 from midi_rwkv.model.config import ModelConfig
@@ -28,7 +27,7 @@ from midi_rwkv.score.score import Cell
 from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 from midi_rwkv.tokens.layout import notes_of, targets_of
 from midi_rwkv.tokens.notes import AT, SongNotes
-from midi_rwkv.tokens.pointers import places_known
+from midi_rwkv.tokens.pointers import END, places_known
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
 from midi_rwkv.training.dataset import FILL, lay_out, to_batches

@@ -8,7 +8,7 @@ from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.blank import Blanked
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.limits import CellLimits
-from midi_rwkv.fill.note_writer import END, FIRST_POSITION, PLACE, SAME, NoteWriter
+from midi_rwkv.fill.note_writer import PLACE, NoteWriter
 from midi_rwkv.fill.steps import StepWriting
 from midi_rwkv.fill.work import Work
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -18,6 +18,7 @@ from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import find_style
 from midi_rwkv.tokens.attributes import MICRO_MIN
 from midi_rwkv.tokens.notes import AT, SongNotes
+from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 
 from .cases import Case
 from .reference import Reference

@@ -42,7 +42,7 @@ class Marks(nn.Module):
         there = known[:, THERE[stage - 1], None].long() - 1
         if stage != PITCH_STAGE:
             return _pointed(logits, gates, there)
-        from_there, from_before, *from_edges, sounding = gates.split(PITCH_PARTS, 1)
+        from_there, from_before, *from_edges, sounding = torch.split(gates, list(PITCH_PARTS), 1)
         before = known[:, Column.BEFORE, None].long() - 1
         logits = logits + _from_base(from_there, there - THERE_REACH, classes, there >= 0)
         logits = logits + _from_base(from_before, before - BEFORE_REACH, classes, before >= 0)

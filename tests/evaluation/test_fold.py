@@ -7,11 +7,11 @@ from song import vocabulary
 
 from midi_rwkv.engine.heads import NoteHeads
 from midi_rwkv.evaluation.fold import Asked, Fold
-from midi_rwkv.fill.note_writer import END, FIRST_POSITION, SAME
 from midi_rwkv.model.steps import Heads
 from midi_rwkv.score.score import Bar
 from midi_rwkv.tokens.attributes import AT_PITCH, Column
 from midi_rwkv.tokens.notes import AT, TrackArray, encode_arrays
+from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 from midi_rwkv.tokens.tokenizer import Kind
 
 SIZES = vocabulary().sizes
