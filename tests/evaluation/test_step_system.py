@@ -60,6 +60,26 @@ def test_the_originals_nats_are_the_models(step_checkpoint_folder):
     assert found == pytest.approx(nats.sum(0).numpy(), rel=1e-3)
 
 
+def test_what_stood_in_the_bars_changes_no_probability(step_checkpoint_folder):
+    """Other notes in the bars to be rewritten, the same song around them: every note of an answer costs the same."""
+    infiller = Infiller(load_checkpoint(step_checkpoint_folder), precision="float32")
+    score, region = song(), Region.rectangle([0, 1], [(4, 6)])
+    rng = np.random.default_rng(0)
+    costs = []
+    for _ in range(3):
+        notes = {
+            t: [
+                Note(int(x), int(p), 200, 60)
+                for x, p in zip(rng.integers(4 * BAR, 6 * BAR, 9), rng.integers(90, 120, 9), strict=True)
+            ]
+            for t in (0, 1)
+        }
+        costs.append(original_nats(infiller.writing, score.with_fill(region, notes), Ask(region), score))
+    assert costs[0].sum() > 0
+    assert np.array_equal(costs[0], costs[1])
+    assert np.array_equal(costs[0], costs[2])
+
+
 def test_evaluate_compares_it(command, step_checkpoint_folder, tmp_path):
     options = ["--compare", step_checkpoint_folder, "--cases", 2, "--settings", "song,continuation", "--no-html"]
     code, _, err = command(*options, out=tmp_path)
