@@ -19,6 +19,8 @@ from midi_rwkv.tokens.pointers import (
 
 from .engine import Floats
 
+# Gates that point from the reference, by stage; `GATES` has what they are.
+OF_REFERENCE = (slice(1), slice(1), slice(PITCH_PARTS[0]), slice(1), slice(1))
 _CLASSES = np.arange(DRUMS) % PITCH_CLASSES
 
 
@@ -29,9 +31,13 @@ class Marks:
         """weights: those of a step model, by their names in the checkpoint."""
         self._gates = [weights[f"heads.marks.gates.{i}.weight"].astype(np.float32).T for i in range(len(GATES))]
 
-    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray) -> None:
-        """Adds to the logits (B, classes) what is pointed at. z: (B, C); known: as for `model.marks.Marks.forward`."""
+    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray, recall: float = 1.0) -> None:
+        """Adds to the logits (B, classes) what is pointed at.
+
+        z: (B, C). known: as for `model.marks.Marks.forward`. recall: how much of what the reference points at.
+        """
         gates = z @ self._gates[stage]
+        gates[:, OF_REFERENCE[stage]] *= recall
         if stage == 0:
             for row, gate, (there, struck, position) in zip(logits, gates, known.tolist(), strict=True):
                 _point(row, gate[0], there)

@@ -103,7 +103,7 @@ class StepSession:
                 for k, choice in zip(going, chosen, strict=True):
                     writers[k].take(stage, choice)
             else:
-                logits = self.heads.logits(stage, z, columns)
+                logits = self.heads.logits(stage, z, columns, writers[0].config.recall)
                 chosen = [writers[k].choose(stage, row) for k, row in zip(going, logits, strict=True)]
             if stage == PLACE:
                 on = [n for n, k in enumerate(going) if not writers[k].done]

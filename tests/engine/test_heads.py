@@ -84,6 +84,22 @@ def test_a_stage_needs_no_other_stages_logits() -> None:
     assert relative_error(heads.logits(3, z[1:2], marks[1:2])[0], alone[1]) < 1e-6
 
 
+def test_recall_is_how_much_of_the_reference_is_pointed_at() -> None:
+    model = random_heads(48)
+    heads = make_heads(weights_of(model), vocabulary().sizes)
+    z = np.random.default_rng(0).normal(size=(2, 48)).astype(np.float32)
+    known = np.zeros((2, len(Column)), np.int16)
+    known[:, [Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION]] = 20
+    known[:, [Column.LOWEST, Column.CHROMA]] = 40
+    places = np.array([[7, 30, 4]] * 2)
+    for stage in range(STAGES):
+        given = places if stage == 0 else known
+        none, half, whole = (heads.logits(stage, z, given, recall) for recall in (0.0, 0.5, 1.0))
+        moved = np.flatnonzero(np.abs(whole - none).max(0) > 1e-6)
+        assert moved.tolist() == ([7] if stage == 0 else list(range(7, 32)) if stage == 2 else [19])
+        assert np.abs(half - (none + whole) / 2).max() < 1e-5
+
+
 def test_without_numba_the_heads_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midi_rwkv.engine.make.find_spec", lambda _: None)
     assert type(make_heads(weights_of(random_heads(48)), vocabulary().sizes)) is NoteHeads
