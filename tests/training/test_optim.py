@@ -31,7 +31,7 @@ def test_muon_goes_where_pytorchs_goes(shape, dtype, monkeypatch):
         other.step()
     for start, p, q in zip(starts, ours, theirs, strict=True):
         moved, expected = (x.detach() - start for x in (p, q))
-        assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.98
+        assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.97
         assert moved.norm() == pytest.approx(float(expected.norm()), rel=0.25)
 
 
