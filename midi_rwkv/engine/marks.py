@@ -14,6 +14,7 @@ from midi_rwkv.tokens.pointers import (
     GATES,
     PITCH_PARTS,
     PITCH_STAGE,
+    STRUCK,
     THERE_REACH,
 )
 
@@ -46,8 +47,10 @@ class Marks:
             return
         pointed = (known[:, THERE[stage - 1]] - 1).tolist()
         if stage != PITCH_STAGE:
-            for row, gate, there in zip(logits, gates, pointed, strict=True):
+            struck = (known[:, STRUCK[stage]] - 1).tolist() if stage in STRUCK else [-1] * len(known)
+            for row, gate, there, of_struck in zip(logits, gates, pointed, struck, strict=True):
                 _point(row, gate[0], there)
+                _point(row, gate[-1], of_struck)
             return
         columns = known[:, [Column.BEFORE, Column.CHROMA, *EDGES]].tolist()
         for row, gate, there, (before, chroma, *edges) in zip(logits, gates, pointed, columns, strict=True):

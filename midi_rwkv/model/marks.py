@@ -16,6 +16,7 @@ from midi_rwkv.tokens.pointers import (
     GATES,
     PITCH_PARTS,
     PITCH_STAGE,
+    STRUCK,
     THERE_REACH,
 )
 
@@ -41,7 +42,8 @@ class Marks(nn.Module):
             return logits + _from_base(gates[:, 2:], known[:, 2:] + FIRST_POSITION + 1, classes)
         there = known[:, THERE[stage - 1], None].long() - 1
         if stage != PITCH_STAGE:
-            return _pointed(logits, gates, there)
+            struck = [known[:, STRUCK[stage], None].long() - 1] if stage in STRUCK else []
+            return _pointed(logits, gates, torch.cat([there, *struck], 1))
         from_there, from_before, *from_edges, sounding = torch.split(gates, list(PITCH_PARTS), 1)
         before = known[:, Column.BEFORE, None].long() - 1
         logits = logits + _from_base(from_there, there - THERE_REACH, classes, there >= 0)

@@ -79,10 +79,22 @@ class Column(IntEnum):
     NEXT_THERE = 18  # 1 + position of the next note of the cell that is shown
     NEXT_PITCH = 19  # its pitch
     BEFORE = 20  # the pitch of the note that was read last (`with_before`)
+    # Of the notes that other tracks strike at the place:
+    STRUCK_VELOCITY = 21  # that of the loudest
+    STRUCK_DURATION = 22  # that of the longest, drums left out
 
 
 # What is known of the next note once its place is, and once its pitch is.
-AT_PLACE = (Column.LOWEST, Column.HIGHEST, Column.CHROMA, Column.STRUCK, Column.THERE_MICRO, Column.THERE_PITCH)
+AT_PLACE = (
+    Column.LOWEST,
+    Column.HIGHEST,
+    Column.CHROMA,
+    Column.STRUCK,
+    Column.THERE_MICRO,
+    Column.THERE_PITCH,
+    Column.STRUCK_VELOCITY,
+    Column.STRUCK_DURATION,
+)
 AT_PITCH = (Column.THERE_VELOCITY, Column.THERE_DURATION)
 # By stage of the heads after the place, the note that the reference has there.
 THERE = (Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION)
@@ -196,6 +208,8 @@ class Vocabulary:
             2 + self.n_positions,
             pitch,
             pitch,
+            velocity,
+            duration,
         )
 
     @property

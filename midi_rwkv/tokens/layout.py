@@ -187,7 +187,7 @@ def prompt_steps(
 def _track_steps(
     v: Vocabulary, song: SongNotes, window: Window, track: int, hidden: np.ndarray, around: np.ndarray
 ) -> np.ndarray:
-    """One track of the window. around: of all notes of the song, (N, 4)."""
+    """One track of the window. around: `OTHERS` of all notes of the song."""
     w = window
     bars = np.arange(w.low, w.high)
     if track in song.changing:

@@ -7,7 +7,7 @@ that is added to the logits at the base plus the distance: model/marks.py in PyT
 - Place: the reference's next note, the next place where another track strikes, and the distances from the note before.
 - Pitch: the distances from the reference's note and from the note before; in pitch classes, those from the lowest and
   from the highest pitch of the other tracks, and whether the pitch class sounds in them.
-- Micro-timing, velocity and duration: what the reference has.
+- Micro-timing, velocity and duration: what the reference has; of the latter two, also what other tracks strike there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ PLACE_REACH = 96  # positions after the note before
 THERE_REACH, BEFORE_REACH = 12, 24  # semitones up and down
 EDGES = (Column.LOWEST, Column.HIGHEST)
 PITCH_PARTS = (2 * THERE_REACH + 1, 2 * BEFORE_REACH + 1, *[PITCH_CLASSES] * len(EDGES), 1)
-GATES = (2 + PLACE_REACH, 1, sum(PITCH_PARTS), 1, 1)  # by stage
+STRUCK = {3: Column.STRUCK_VELOCITY, 4: Column.STRUCK_DURATION}  # by stage
+GATES = (2 + PLACE_REACH, 1, sum(PITCH_PARTS), 2, 2)  # by stage
 
 
 def places_known(steps: np.ndarray, nothing: int) -> np.ndarray:

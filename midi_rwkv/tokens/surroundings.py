@@ -13,6 +13,7 @@ are given it as soon as they have chosen that. Only what is shown or has been wr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,56 +22,90 @@ from .notes import AT, SongNotes
 from .references import Reference, RunIndex
 
 RINGING = 4  # bars before a cell of which the notes that still sound are looked for
-OTHERS = slice(Column.LOWEST, Column.STRUCK + 1)
+OTHERS = [
+    Column.LOWEST,
+    Column.HIGHEST,
+    Column.CHROMA,
+    Column.STRUCK,
+    Column.STRUCK_VELOCITY,
+    Column.STRUCK_DURATION,
+]
 
 
-def sounding(
-    queries: np.ndarray, of: np.ndarray, start: np.ndarray, end: np.ndarray, pitch: np.ndarray, track: np.ndarray
-) -> np.ndarray:
-    """Columns LOWEST to STRUCK at some times, (Q, 4), from notes of other tracks.
+@dataclass(frozen=True)
+class Sounds:
+    """Notes as others hear them, (N,) each. Times are in positions; the pitch of a drum is -1."""
 
-    queries (Q,): times, ascending. of (Q,): the track that asks. start, end, pitch, track (N,): of notes; the pitch of
-    a drum is -1.
+    start: np.ndarray
+    end: np.ndarray
+    pitch: np.ndarray
+    track: np.ndarray
+    velocity: np.ndarray  # level
+    duration: np.ndarray  # index
+
+    @classmethod
+    def of(
+        cls, vocabulary: Vocabulary, song: SongNotes, notes: np.ndarray, start: np.ndarray, track: np.ndarray
+    ) -> Sounds:
+        """Of notes (N, 5) that begin at `start`."""
+        notes = notes.astype(np.int64)
+        return cls(
+            start,
+            start + vocabulary.durations[notes[:, AT.duration]],
+            np.where(song.programs[track] == DRUMS, -1, notes[:, AT.pitch]),
+            track,
+            notes[:, AT.velocity],
+            notes[:, AT.duration],
+        )
+
+
+def sounding(queries: np.ndarray, of: np.ndarray, sounds: Sounds) -> np.ndarray:
+    """Columns `OTHERS` at some times, (Q, 6), from notes of other tracks.
+
+    queries (Q,): times, ascending. of (Q,): the track that asks.
     """
-    low, high = np.searchsorted(queries, start), np.searchsorted(queries, np.where(pitch < 0, start + 1, end))
+    drums = sounds.pitch < 0
+    low = np.searchsorted(queries, sounds.start)
+    high = np.searchsorted(queries, np.where(drums, sounds.start + 1, sounds.end))
     count = np.maximum(0, high - low)
-    note = np.repeat(np.arange(len(start)), count)
+    note = np.repeat(np.arange(len(count)), count)
     query = np.arange(len(note)) - np.repeat(np.cumsum(count) - count, count) + low[note]
-    other = track[note] != of[query]
+    other = sounds.track[note] != of[query]
     note, query = note[other], query[other]
-    out = np.zeros((len(queries), 4), np.int64)
-    pitched = pitch[note] >= 0
-    strikes = start[note] == queries[query]
-    keys = np.unique((query * 2 + pitched)[strikes] * 4096 + track[note[strikes]]) // 4096  # each track once
+    out = np.zeros((len(queries), len(OTHERS)), np.int64)
+    pitched = ~drums[note]
+    strikes = sounds.start[note] == queries[query]
+    hit, at = note[strikes], query[strikes]
+    keys = np.unique((at * 2 + pitched[strikes]) * 4096 + sounds.track[hit]) // 4096  # each track once
     struck = np.minimum(MOST_STRUCK, np.bincount(keys, minlength=2 * len(queries)).reshape(-1, 2))
     out[:, 3] = 1 + (1 + MOST_STRUCK) * struck[:, 0] + struck[:, 1]
+    np.maximum.at(out[:, 4], at, 1 + sounds.velocity[hit])
+    np.maximum.at(out[:, 5], at[pitched[strikes]], 1 + sounds.duration[hit[pitched[strikes]]])
     note, query = note[pitched], query[pitched]
     lowest = np.full(len(queries), 128)
-    np.minimum.at(lowest, query, pitch[note])
-    np.maximum.at(out[:, 1], query, 1 + pitch[note])
+    np.minimum.at(lowest, query, sounds.pitch[note])
+    np.maximum.at(out[:, 1], query, 1 + sounds.pitch[note])
     out[:, 0] = np.where(lowest < 128, 1 + lowest, 0)
-    np.bitwise_or.at(out[:, 2], query, 1 << pitch[note] % 12)
+    np.bitwise_or.at(out[:, 2], query, 1 << sounds.pitch[note] % 12)
     return out
 
 
 def song_surroundings(vocabulary: Vocabulary, song: SongNotes, shown: np.ndarray, bars: tuple[int, int]) -> np.ndarray:
-    """Columns LOWEST to STRUCK of a song's notes, (N, 4): of those in cells that are shown, in bars [first, last), from
-    one another; 0 for the rest.
+    """Columns `OTHERS` of a song's notes, (N, 6): of those in cells that are shown, in bars [first, last), from one
+    another; 0 for the rest.
 
     shown: (T, B) bool.
     """
-    out = np.zeros((len(song.notes), 4), np.int16)
+    out = np.zeros((len(song.notes), len(OTHERS)), np.int16)
     cells = shown.T.copy()
     cells[: bars[0]] = cells[bars[1] :] = False
     at = np.flatnonzero(np.repeat(cells.ravel(), np.diff(song.offsets)))
     bar, track = np.divmod(np.searchsorted(song.offsets, at, side="right") - 1, song.n_tracks)
-    notes = song.notes[at].astype(np.int64)
     lines = np.concatenate([[0], np.cumsum(song.lengths.astype(np.int64))])
-    start = lines[bar] + notes[:, AT.position]
+    start = lines[bar] + song.notes[at, AT.position]
     order = np.argsort(start, kind="stable")
-    start, track, notes, at = start[order], track[order], notes[order], at[order]
-    pitch = np.where(song.programs[track] == DRUMS, -1, notes[:, AT.pitch])
-    out[at] = sounding(start, track, start, start + vocabulary.durations[notes[:, AT.duration]], pitch, track)
+    start, track, at = start[order], track[order], at[order]
+    out[at] = sounding(start, track, Sounds.of(vocabulary, song, song.notes[at], start, track))
     return out
 
 
@@ -102,19 +137,17 @@ class CellSurroundings:
         self.references = [self._of_reference(r) for r in references]  # the columns of their notes, (n, columns) each
 
     def _at(self, bar: int) -> tuple[np.ndarray, np.ndarray]:
-        """Columns LOWEST to STRUCK at each position of a bar, (positions, 4); and where another track strikes."""
+        """Columns `OTHERS` at each position of a bar, (positions, 6); and where another track strikes."""
         song, n = self._index.song, int(self._index.song.lengths[bar])
         first = max(0, bar - RINGING)
         bars, track, notes = self._index.notes(first, bar + 1)
         other = track != self._track
-        bars, track, notes = bars[other], track[other], notes[other].astype(np.int64)
+        bars, track, notes = bars[other], track[other], notes[other]
         lengths = song.lengths[first : bar + 1].astype(np.int64)
         lines = np.cumsum(lengths) - lengths - lengths[:-1].sum()  # seen from the bar's own
         start = lines[bars - first] + notes[:, AT.position]
-        end = start + self._vocabulary.durations[notes[:, AT.duration]]
-        pitch = np.where(song.programs[track] == DRUMS, -1, notes[:, AT.pitch])
-        own = np.full(n, self._track)
-        return sounding(np.arange(n), own, start, end, pitch, track).astype(np.int16), np.unique(start[start >= 0])
+        found = sounding(np.arange(n), np.full(n, self._track), Sounds.of(self._vocabulary, song, notes, start, track))
+        return found.astype(np.int16), np.unique(start[start >= 0])
 
     def _of_reference(self, reference: Reference) -> np.ndarray:
         """What sounds around a reference's notes where they stand."""

@@ -91,6 +91,7 @@ def test_recall_is_how_much_of_the_reference_is_pointed_at() -> None:
     known = np.zeros((2, len(Column)), np.int16)
     known[:, [Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION]] = 20
     known[:, [Column.LOWEST, Column.CHROMA]] = 40
+    known[:, [Column.STRUCK_VELOCITY, Column.STRUCK_DURATION]] = 9
     places = np.array([[7, 30, 4]] * 2)
     for stage in range(STAGES):
         given = places if stage == 0 else known

@@ -13,7 +13,7 @@ from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.steps import Heads, StepModel
 from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE, THERE, Column, Role
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
-from midi_rwkv.tokens.pointers import places_known
+from midi_rwkv.tokens.pointers import STRUCK, places_known
 from midi_rwkv.tokens.references import RunIndex
 from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
@@ -64,6 +64,8 @@ def test_all_notes_and_the_end_are_certain_together() -> None:
     following[:, list(AT_PITCH)] = at_pitch[targets[:, 0], targets[:, 2]][:, list(AT_PITCH)]
     for there, own in zip(THERE, (Column.MICRO, Column.PITCH, Column.VELOCITY, Column.DURATION), strict=True):
         following[:, there] %= sizes[own]
+    for stage, struck in STRUCK.items():
+        following[:, struck] %= heads.classes[stage] + 1
     for h in torch.randn(20, 16):
         places = torch.randint(-1, 5, (1, 3)).expand(len(targets), -1)
         nats = heads.nats(h.expand(len(targets), -1), targets, following, places).sum(1)

@@ -17,10 +17,11 @@ NOTHING = 1 + vocabulary().n_positions
 
 
 def by_hand(song: SongNotes, shown: np.ndarray, track: int, bar: int, position: int) -> list[int]:
-    """LOWEST to STRUCK at a position, from all notes of the song, one after another."""
+    """`OTHERS` at a position, from all notes of the song, one after another."""
     lines = np.concatenate([[0], np.cumsum(song.lengths)])
     at = int(lines[bar]) + position
     pitches, struck = [], {True: set[int](), False: set[int]()}
+    velocity = duration = 0
     for t in range(song.n_tracks):
         drums = int(song.programs[t]) == DRUMS
         for b in range(song.n_bars):
@@ -28,11 +29,14 @@ def by_hand(song: SongNotes, shown: np.ndarray, track: int, bar: int, position: 
                 start = int(lines[b]) + note[AT.position]
                 if start == at:
                     struck[drums].add(t)
+                    velocity = max(velocity, 1 + note[AT.velocity])
+                    duration = max(duration, 0 if drums else 1 + note[AT.duration])
                 if not drums and start <= at < start + int(vocabulary().durations[note[AT.duration]]):
                     pitches.append(note[AT.pitch])
     chroma = sum(1 << p for p in {p % 12 for p in pitches})
     count = 1 + 4 * min(3, len(struck[True])) + min(3, len(struck[False]))
-    return [1 + min(pitches), 1 + max(pitches), chroma, count] if pitches else [0, 0, 0, count]
+    sounds = [1 + min(pitches), 1 + max(pitches), chroma] if pitches else [0, 0, 0]
+    return [*sounds, count, velocity, duration]
 
 
 @settings(max_examples=15)
@@ -53,7 +57,7 @@ def test_the_columns_are_what_one_would_find_by_hand(seed: int, bar: int) -> Non
     for t, b in ((0, 1), (1, 2), (2, 3), (1, song.n_bars - 1), (0, bar)):
         k = b * song.n_tracks + t
         for note, found in zip(song.cell(t, b).tolist(), whole[song.offsets[k] : song.offsets[k + 1]], strict=True):
-            expected = by_hand(song, shown, t, b, note[AT.position]) if shown[t, b] else [0] * 4
+            expected = by_hand(song, shown, t, b, note[AT.position]) if shown[t, b] else [0] * len(OTHERS)
             assert found.tolist() == expected
 
 
