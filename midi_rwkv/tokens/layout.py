@@ -21,9 +21,10 @@ import numpy as np
 
 from .attributes import DRUMS, RESTS, Column, Role, Vocabulary, distance_of
 from .chords import Chord
+from .context import Context
 from .notes import AT, SongNotes
 from .references import Reference
-from .surroundings import OTHERS, CellSurroundings, song_surroundings
+from .surroundings import CellSurroundings
 
 DENSITY_LEVELS = 18
 POLYPHONY_LEVELS = 6
@@ -176,7 +177,7 @@ def prompt_steps(
     counts = song.counts[w.low : w.high].T * ~hidden_at
     shown = np.zeros((song.n_tracks, song.n_bars), bool)
     shown[:, w.low : w.high] = ~hidden_at
-    around = song_surroundings(v, song, shown, (w.low, w.high))
+    around = Context(v, song, shown, (w.low, w.high)).columns()
     order = [t for t in range(song.n_tracks) if t not in asked] + sorted(asked)
     for t in order:
         if t not in absent and (counts[t].any() or (t in asked and hidden_at[t].any())):
@@ -185,9 +186,14 @@ def prompt_steps(
 
 
 def _track_steps(
-    v: Vocabulary, song: SongNotes, window: Window, track: int, hidden: np.ndarray, around: np.ndarray
+    v: Vocabulary,
+    song: SongNotes,
+    window: Window,
+    track: int,
+    hidden: np.ndarray,
+    around: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """One track of the window. around: `OTHERS` of all notes of the song."""
+    """One track of the window. around: of the song's notes and cells, as `Context.columns` has it."""
     w = window
     bars = np.arange(w.low, w.high)
     if track in song.changing:
@@ -196,7 +202,7 @@ def _track_steps(
         programs = np.full(len(bars), int(song.programs[track]))
     distances = distance_of(bars, w.first, w.last)
     counts = song.counts[w.low : w.high, track] * ~hidden
-    headers = np.zeros((len(bars), len(Column)), np.int16)
+    headers = around[1][track, w.low : w.high].copy()
     headers[:, Column.TOKEN] = np.where(hidden, v.id("Infill_Bar"), song.headers[w.low : w.high])
     headers[:, Column.PROGRAM] = 1 + programs
     headers[:, Column.ROLE] = Role.CONTEXT
@@ -206,8 +212,6 @@ def _track_steps(
     sounding = np.flatnonzero(counts)
     at = [np.arange(*song.offsets[(w.low + b) * song.n_tracks + track :][:2]) for b in sounding.tolist()]
     own = np.concatenate(at) if at else np.zeros(0, np.int64)
-    columns = np.zeros((len(own), len(Column)), np.int16)
-    columns[:, OTHERS] = around[own]
     played = note_steps(
         v,
         song.notes[own],
@@ -215,7 +219,7 @@ def _track_steps(
         role=Role.CONTEXT,
         distance=distances[cells],
         cell=cells,
-        around=columns,
+        around=around[0][own],
     )
     order = np.argsort(np.concatenate([2 * header_bars, 2 * cells + 1]), kind="stable")
     start = step(v.id("Track_Start"), program=1 + int(programs[0]), role=Role.CONTEXT)

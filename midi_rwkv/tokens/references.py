@@ -18,7 +18,7 @@ from .attributes import LIKENESS_LEVELS, Role
 from .notes import AT, SongNotes
 
 REACH = 3
-_NEAR = (3.0, 1 / 2, 1 / 3, 1 / 4)  # what a bar so far away counts
+NEAR = (3.0, 1 / 2, 1 / 3, 1 / 4)  # what a bar so far away counts
 _BINS = 512  # places and pitches of notes share them, at random
 _GRAIN = 3  # positions that count as one place: an eighth of a quarter
 _TWIN_BARS = 8  # on either side of the run, in which a track must double another
@@ -92,15 +92,12 @@ class RunIndex:
         bars, tracks = np.divmod(bar_of_cell, max(1, song.n_tracks))
         order = np.argsort(tracks, kind="stable")
         cuts = np.searchsorted(tracks[order], np.arange(song.n_tracks + 1))
-        bins = _bins(song.notes)
         for t in range(song.n_tracks):
             own = order[cuts[t] : cuts[t + 1]]
             if t in kept or (self.shown[t, near] & (self._sizes[t, near] > 0)).any():
-                filled = np.zeros((song.n_bars, _BINS), bool)
-                filled[bars[own], bins[own]] = True
-                filled[~self.shown[t]] = False
-                bits = _bits(filled)
-                shared += _in_common(bits[:, None], bits[near])
+                own = own[self.shown[t, bars[own]]]
+                bits = bin_bits(bars[own], song.notes[own], song.n_bars)
+                shared += in_common(bits[:, None], bits[near])
                 if t in kept:
                     self._bins[t] = bits
         sizes, shown = self._sizes * self.shown, self.shown.astype(np.float32)
@@ -111,13 +108,11 @@ class RunIndex:
         self._cells[track, bar] = notes
         self._sizes[track, bar] = len(notes)
         bits, near, column = self._bins[track], self._near, bar - self._low
-        filled = np.zeros(_BINS, bool)
-        filled[_bins(notes)] = True
-        bits[bar] = _bits(filled)
+        bits[bar] = bin_bits(np.zeros(len(notes), np.int64), notes, 1)[0]
         self.shown[track, bar] = True
         others = self.shown[track].copy()
         both = (self._sizes[track] + len(notes)) * others
-        shared = 2 * _in_common(bits, bits[bar])
+        shared = 2 * in_common(bits, bits[bar])
         self._shared[:, column] += shared
         self._both[:, column] += both
         others[bar] = False  # its own entry is done
@@ -129,7 +124,7 @@ class RunIndex:
         n = self.song.n_bars
         shared, both = np.zeros(n), np.zeros(n)
         for other in range(max(0, bar - REACH), min(n, bar + REACH + 1)):
-            offset, weight = other - bar, _NEAR[abs(other - bar)]
+            offset, weight = other - bar, NEAR[abs(other - bar)]
             lo, hi = max(0, -offset), min(n, n - offset)  # bars that have a neighbour at this offset
             shared[lo:hi] += weight * self._shared[lo + offset : hi + offset, other - self._low]
             both[lo:hi] += weight * self._both[lo + offset : hi + offset, other - self._low]
@@ -210,12 +205,14 @@ def _places(notes: np.ndarray) -> np.ndarray:
     return places
 
 
-def _bits(filled: np.ndarray) -> np.ndarray:
-    """Bins (..., _BINS) bool as bits."""
+def bin_bits(bars: np.ndarray, notes: np.ndarray, n_bars: int) -> np.ndarray:
+    """Which bins the notes (n, 5) of each bar are in, as bits: (n_bars, words)."""
+    filled = np.zeros((n_bars, _BINS), bool)
+    filled[bars, _bins(notes)] = True
     return np.packbits(filled, axis=-1).view(np.uint64)
 
 
-def _in_common(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+def in_common(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """How many bins two arrays of bits share, by broadcasting all but the last axis."""
     found: np.ndarray = np.bitwise_count(some & others).sum(-1, dtype=np.float32)
     return found

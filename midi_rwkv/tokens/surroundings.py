@@ -90,25 +90,6 @@ def sounding(queries: np.ndarray, of: np.ndarray, sounds: Sounds) -> np.ndarray:
     return out
 
 
-def song_surroundings(vocabulary: Vocabulary, song: SongNotes, shown: np.ndarray, bars: tuple[int, int]) -> np.ndarray:
-    """Columns `OTHERS` of a song's notes, (N, 6): of those in cells that are shown, in bars [first, last), from one
-    another; 0 for the rest.
-
-    shown: (T, B) bool.
-    """
-    out = np.zeros((len(song.notes), len(OTHERS)), np.int16)
-    cells = shown.T.copy()
-    cells[: bars[0]] = cells[bars[1] :] = False
-    at = np.flatnonzero(np.repeat(cells.ravel(), np.diff(song.offsets)))
-    bar, track = np.divmod(np.searchsorted(song.offsets, at, side="right") - 1, song.n_tracks)
-    lines = np.concatenate([[0], np.cumsum(song.lengths.astype(np.int64))])
-    start = lines[bar] + song.notes[at, AT.position]
-    order = np.argsort(start, kind="stable")
-    start, track, at = start[order], track[order], at[order]
-    out[at] = sounding(start, track, Sounds.of(vocabulary, song, song.notes[at], start, track))
-    return out
-
-
 def with_before(steps: np.ndarray, last: int = 0) -> np.ndarray:
     """Fills in column BEFORE of the notes of a sequence of steps, in place. last: PITCH of the last note before it."""
     pitch = np.concatenate([[last], steps[:, Column.PITCH]])

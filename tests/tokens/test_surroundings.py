@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from song import random_song, song_of, vocabulary
 
 from midi_rwkv.tokens.attributes import DRUMS, Column, Role
+from midi_rwkv.tokens.context import Context
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps
 from midi_rwkv.tokens.notes import AT, SongNotes
 from midi_rwkv.tokens.references import Reference, RunIndex
-from midi_rwkv.tokens.surroundings import OTHERS, RINGING, CellSurroundings, song_surroundings
+from midi_rwkv.tokens.surroundings import OTHERS, RINGING, CellSurroundings
 
 NOTHING = 1 + vocabulary().n_positions
 
@@ -52,13 +53,43 @@ def test_the_columns_are_what_one_would_find_by_hand(seed: int, bar: int) -> Non
     near[:, : max(0, bar - RINGING)] = False
     for position in range(0, int(song.lengths[bar]), 5):
         assert around.at_place(position)[OTHERS].tolist() == by_hand(song, near, 0, bar, position)
-    whole = song_surroundings(vocabulary(), song, shown, (1, song.n_bars - 1))
-    shown[:, [0, -1]] = False
-    for t, b in ((0, 1), (1, 2), (2, 3), (1, song.n_bars - 1), (0, bar)):
-        k = b * song.n_tracks + t
-        for note, found in zip(song.cell(t, b).tolist(), whole[song.offsets[k] : song.offsets[k + 1]], strict=True):
-            expected = by_hand(song, shown, t, b, note[AT.position]) if shown[t, b] else [0] * len(OTHERS)
-            assert found.tolist() == expected
+
+
+def test_the_context_is_as_one_would_find_it_by_hand() -> None:
+    for seed in range(6):
+        song = random_song(seed)
+        shown = np.random.default_rng(seed).random((song.n_tracks, song.n_bars)) < 0.8
+        notes, cells = Context(vocabulary(), song, shown, (1, song.n_bars - 1)).columns()
+        shown[:, [0, -1]] = False
+        assert not cells[~shown].any()
+        for t in range(song.n_tracks):
+            index = RunIndex(
+                song, (0, song.n_bars), [(int(x), int(b)) for x, b in zip(*np.nonzero(~shown), strict=True)]
+            )
+            for b in range(song.n_bars):
+                k = b * song.n_tracks + t
+                found = notes[song.offsets[k] : song.offsets[k + 1]]
+                if not shown[t, b] or not len(found):
+                    assert not found.any()
+                    continue
+                for note, row in zip(song.cell(t, b).tolist(), found, strict=True):
+                    assert row[OTHERS].tolist() == by_hand(song, shown, t, b, note[AT.position])
+                without = RunIndex(
+                    song, (b, b + 1), [(t, b), *zip(*(x.tolist() for x in np.nonzero(~shown)), strict=True)]
+                )
+                best = [r for r in without.find(t, b, 8) if r.bar is not None and r.bar != b and len(r.notes)]
+                there = cells[t, b, Column.NEXT_THERE], cells[t, b, Column.NEXT_PITCH]
+                of_track = [r for r in best if np.array_equal(r.notes, index.cell(t, r.bar))]
+                if not of_track:
+                    continue
+                expected = CellSurroundings(vocabulary(), without, t, b, of_track[:1])
+                start = expected.at_start()
+                assert there == (start[Column.NEXT_THERE], start[Column.NEXT_PITCH])
+                assert cells[t, b, Column.NEXT_STRUCK] == start[Column.NEXT_STRUCK]
+                wanted = expected.of_notes(song.cell(t, b))
+                followed_columns = [c for c in Column if c >= Column.THERE_MICRO and c != Column.BEFORE]
+                followed_columns = [c for c in followed_columns if c not in OTHERS]
+                assert np.array_equal(found[:, followed_columns], wanted[:, followed_columns])
 
 
 def followed(reference: Reference | None) -> CellSurroundings:
