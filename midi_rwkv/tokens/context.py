@@ -115,7 +115,7 @@ class Context:
         song, (first, last) = self.song, self.bars
         filled = self.shown[:, first:last] & (song.counts[first:last].T > 0)
         shared, both = zip(*(self._alike(t) for t in range(song.n_tracks)), strict=True)
-        here = sum(shared), sum(both)
+        here = np.sum(shared, 0), np.sum(both, 0)
         around = [np.zeros_like(x) for x in here]
         for offset in (o for o in range(-REACH, REACH + 1) if o):
             some, other = slice(max(0, -offset), min(0, -offset) or None), slice(max(0, offset), min(0, offset) or None)

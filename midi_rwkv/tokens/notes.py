@@ -12,7 +12,7 @@ loudest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -84,6 +84,16 @@ class SongNotes:
         offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
         notes = np.concatenate(parts).astype(np.int16) if parts else self.notes
         return SongNotes(self.programs, self.headers, self.lengths, self.tempos, notes, offsets, self.changing)
+
+
+def transposed(song: SongNotes, semitones: int) -> SongNotes:
+    """The song in another key, drums as they are."""
+    if not semitones:
+        return song
+    pitched = np.repeat(np.tile(song.programs != DRUMS, song.n_bars), np.diff(song.offsets))
+    notes = song.notes.copy()
+    notes[:, AT.pitch] += (semitones * pitched).astype(np.int16)
+    return replace(song, notes=notes)
 
 
 class BarGrid:

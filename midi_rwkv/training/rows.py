@@ -32,7 +32,7 @@ from midi_rwkv.tokens.layout import (
     prompt_steps,
 )
 from midi_rwkv.tokens.memory import PieceMemory, Rhythms
-from midi_rwkv.tokens.notes import AT, SongNotes
+from midi_rwkv.tokens.notes import AT, SongNotes, transposed
 from midi_rwkv.tokens.references import Reference, RunIndex
 from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
@@ -332,16 +332,6 @@ def _keep_some(
     else:  # notes here and there
         new = rng.random(len(notes)) < rng.random()
     return notes[new], notes[~new], span, pitches
-
-
-def transposed(song: SongNotes, semitones: int) -> SongNotes:
-    """The song in another key, drums as they are."""
-    if not semitones:
-        return song
-    pitched = np.repeat(np.tile(song.programs != DRUMS, song.n_bars), np.diff(song.offsets))
-    notes = song.notes.copy()
-    notes[:, AT.pitch] += (semitones * pitched).astype(np.int16)
-    return replace(song, notes=notes)
 
 
 class TrainingRows:

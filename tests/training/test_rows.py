@@ -15,8 +15,8 @@ from midi_rwkv.errors import CorpusError
 from midi_rwkv.tokens.attributes import Column, Role
 from midi_rwkv.tokens.chords import find_chords
 from midi_rwkv.tokens.layout import notes_of, targets_of
-from midi_rwkv.tokens.notes import AT
-from midi_rwkv.training.rows import RowSampler, TrainingRows, transposed
+from midi_rwkv.tokens.notes import AT, transposed
+from midi_rwkv.training.rows import RowSampler, TrainingRows
 from midi_rwkv.training.valid import validation_fills
 
 
