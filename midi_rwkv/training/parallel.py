@@ -55,8 +55,9 @@ class Group:
         return value
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Leaves the group, all processes at once: gloo aborts one that goes while another still needs it."""
         if self.size > 1:
+            self.total(np.zeros(1))
             dist.destroy_process_group()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -366,11 +367,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if trainer.group.first and own["compiled"] is None and not compiled:
         print("no C++ compiler (g++ or clang++) here: training goes on without --compile, more slowly", flush=True)
+    code = 0
     try:
         trainer.run(own["total"])
     except KeyboardInterrupt as stopped:
         print(stopped if trainer.group.first else "", flush=True)
-        sys.exit(130)
+        code = 130
+    if trainer.group.size > 1:  # all is written, and gloo's threads now and then abort a process that ends in order
+        sys.stdout.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":
