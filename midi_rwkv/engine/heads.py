@@ -43,8 +43,8 @@ class Heads(ABC):
     def logits(self, stage: int, z: Floats, known: np.ndarray, recall: float = 1.0) -> Floats:
         """(B, classes) of an attribute. z: (B, C).
 
-        known: of the place (B, 3), `pointers.places_known`; of the others (B, columns), steps whose columns say what
-        stands around the note as far as it is chosen. recall: how much of what the reference points at is added.
+        known: of the place (B, 4), `pointers.places_known`; of the others (B, columns), steps whose columns say what
+        stands around the note as far as it is chosen. recall: how much of what the sources point at is added.
         """
         out = self.unmarked(stage, z)
         self._marks.add(stage, z, out, known, recall)

@@ -14,14 +14,15 @@ from midi_rwkv.tokens.pointers import (
     GATES,
     PITCH_PARTS,
     PITCH_STAGE,
+    POINTED_PLACES,
     STRUCK,
     THERE_REACH,
 )
 
 from .engine import Floats
 
-# Gates that point from the reference, by stage; `GATES` has what they are.
-OF_REFERENCE = (slice(1), slice(1), slice(PITCH_PARTS[0]), slice(1), slice(1))
+# Gates that point from the sources, by stage; `GATES` has what they are.
+OF_SOURCES = (slice(2), slice(1), slice(sum(PITCH_PARTS[:2])), slice(1), slice(1))
 _CLASSES = np.arange(DRUMS) % PITCH_CLASSES
 
 
@@ -35,15 +36,15 @@ class Marks:
     def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray, recall: float = 1.0) -> None:
         """Adds to the logits (B, classes) what is pointed at.
 
-        z: (B, C). known: as for `model.marks.Marks.forward`. recall: how much of what the reference points at.
+        z: (B, C). known: as for `model.marks.Marks.forward`. recall: how much of what the sources point at.
         """
         gates = z @ self._gates[stage]
-        gates[:, OF_REFERENCE[stage]] *= recall
+        gates[:, OF_SOURCES[stage]] *= recall
         if stage == 0:
-            for row, gate, (there, struck, position) in zip(logits, gates, known.tolist(), strict=True):
-                _point(row, gate[0], there)
-                _point(row, gate[1], struck)
-                _from_base(row, gate[2:], position + FIRST_POSITION + 1)
+            for row, gate, (*pointed, position) in zip(logits, gates, known.tolist(), strict=True):
+                for of_place, place in zip(gate, pointed, strict=False):
+                    _point(row, of_place, place)
+                _from_base(row, gate[POINTED_PLACES:], position + FIRST_POSITION + 1)
             return
         pointed = (known[:, THERE[stage - 1]] - 1).tolist()
         if stage != PITCH_STAGE:
@@ -52,9 +53,10 @@ class Marks:
                 _point(row, gate[0], there)
                 _point(row, gate[-1], of_struck)
             return
-        columns = known[:, [Column.BEFORE, Column.CHROMA, *EDGES]].tolist()
-        for row, gate, there, (before, chroma, *edges) in zip(logits, gates, pointed, columns, strict=True):
-            from_there, from_before, *from_edges, sounding = np.split(gate, np.cumsum(PITCH_PARTS)[:-1])
+        columns = known[:, [Column.THERE_SECOND, Column.BEFORE, Column.CHROMA, *EDGES]].tolist()
+        for row, gate, there, (other, before, chroma, *edges) in zip(logits, gates, pointed, columns, strict=True):
+            second, from_there, from_before, *from_edges, sounding = np.split(gate, np.cumsum(PITCH_PARTS)[:-1])
+            _point(row, second[0], other - 1)
             if there >= 0:
                 _from_base(row, from_there, there - THERE_REACH)
             if before > 0:

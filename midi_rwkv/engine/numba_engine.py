@@ -23,9 +23,9 @@ from numba import types
 from numpy.typing import ArrayLike
 
 from midi_rwkv.kernels import numba_vectors
+from midi_rwkv.native import compiled
 
 from . import layers
-from .cache import compiled
 from .engine import Floats, State, check_tokens, check_vectors, shape_of
 from .layers import (
     add,

@@ -22,7 +22,8 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from .cache import compiled
+from midi_rwkv.native import compiled
+
 from .engine import Floats
 from .heads import STAGES, Heads
 from .layers import add, leave, relu_squared

@@ -45,8 +45,9 @@ class Asked:
     """What a model is to say next, at n places of some cells.
 
     hidden (n, C). targets (n, 5): classes as `layout.targets_of` has them. before (n, 2): position and pitch of the
-    note before in the cell, -1 for none. lengths (n,): positions in the bar. around (n,): what stands around the cell.
-    marked (n, 3): `pointers.places_known`. pitches (n,): column PITCH of the note that was read last.
+    note before in the cell, -1 for none. lengths (n,): positions in the bar. around (n,): what stands around the cell,
+    the notes before being written. marked (n, 4): `pointers.places_known`. pitches (n,): column PITCH of the note that
+    was read last.
     """
 
     hidden: np.ndarray
@@ -91,7 +92,7 @@ class Fold:
         z = heads.given(1, z, micro, columns)
         pitch = asked.targets[owner, 2] - 1
         for row, i, place in zip(columns, owner.tolist(), place_class.tolist(), strict=True):
-            asked.around[i].at_pitch(row, _position(asked, i, place)[0], (int(asked.targets[i, 2]) - 1) % 128)
+            asked.around[i].at_pitch(row, _position(asked, i, place), (int(asked.targets[i, 2]) - 1) % 128)
         rows = np.arange(len(owner))
         with_pitch = weight * np.exp(_log_softmax(heads.logits(2, z, columns))[rows, pitch])
         z = heads.given(2, z, pitch, columns)
@@ -121,7 +122,7 @@ class Fold:
             place, micro = asked.targets[i, 0], asked.targets[i, 1] - 1
             before = int(asked.before[i, 0])
             twelfth = self.place(int(asked.lengths[i]))
-            position = _position(asked, i, place)[0]
+            position = _position(asked, i, place)
             same = twelfth == twelfth[position, micro]
             at = np.flatnonzero(same.any(1))
             at = at[at > before] if before >= 0 else at  # a note at a new position comes later
@@ -135,7 +136,7 @@ class Fold:
             wanted += mask
         owner, place_class = np.array(owners), np.array(classes)
         places = zip(owners, classes, strict=True)
-        columns = np.stack([asked.around[i].at_place(*_position(asked, i, place)) for i, place in places])
+        columns = np.stack([asked.around[i].at_place(_position(asked, i, place)) for i, place in places])
         columns[:, Column.BEFORE] = asked.pitches[owner]
         z = heads.given(0, asked.hidden[owner], place_class, columns)
         log_micro = _log_softmax(heads.logits(1, z, columns))
@@ -154,10 +155,9 @@ class Fold:
         return found
 
 
-def _position(asked: Asked, i: int, place: int) -> tuple[int, int]:
-    """The position of a place's class, and the pitch that a note lies above there, -1 for none."""
-    position, pitch = asked.before[i].tolist()
-    return (position, pitch) if place == SAME else (place - FIRST_POSITION, -1)
+def _position(asked: Asked, i: int, place: int) -> int:
+    """The position of a place's class."""
+    return int(asked.before[i, 0]) if place == SAME else place - FIRST_POSITION
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

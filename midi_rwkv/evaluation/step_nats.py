@@ -77,9 +77,10 @@ class StepNats:
         self.heads = NoteHeads(weights, vocabulary.sizes)
 
     @torch.no_grad()
-    def of(self, song: SongNotes, place: Place, *, references: int) -> tuple[CellsNats, CellsNats]:
-        """Raw and folded nats of each cell of a fill. references: how many each cell is shown."""
-        steps, _ = lay_out_steps(self.vocabulary, song, place, references=references)
+    def of(self, song: SongNotes, place: Place, *, references: int, follow: bool = True) -> tuple[CellsNats, CellsNats]:
+        """Raw and folded nats of each cell of a fill. references: how many each cell is shown. follow: whether sources
+        are followed."""
+        steps, _ = lay_out_steps(self.vocabulary, song, place, references=references, follow=follow)
         targets, roles = targets_of(steps, self.vocabulary)
         at = np.flatnonzero(roles == Role.ANSWER)
         hidden = self.model.hidden(torch.from_numpy(steps[None, :-1]))[0][torch.from_numpy(at)].float()
@@ -94,8 +95,11 @@ class StepNats:
         bars = np.array([b for _, b in place.cells])
         is_note = np.isin(steps[at, Column.TOKEN], self.vocabulary.note_tokens)
         before = np.where(is_note[:, None], notes_of(self.vocabulary, steps[at])[:, [AT.position, AT.pitch]], -1)
-        asks = asks_of(self.vocabulary, song, place, references=references)
-        around = [asks[k].around for k in cell.tolist()]
+        asks = asks_of(self.vocabulary, song, place, references=references, follow=follow)
+        around = []
+        for ask, (t, b) in zip(asks, place.cells, strict=True):
+            assert ask.around is not None
+            around += ask.around.at_each(song.cell(t, b))
         asked = Asked(hidden.numpy(), targets, before, song.lengths[bars[cell]], around, marked, pitches)
         folded = self.fold.nats(self.heads, asked)
         found: list[CellsNats] = [{}, {}]

@@ -110,11 +110,11 @@ class StepSession:
                 z, chosen, going = z[on], [chosen[n] for n in on], [going[n] for n in on]
                 if not going:
                     break
-                columns = np.stack([around[k].at_place(*writers[k].place) for k in going])
+                columns = np.stack([around[k].at_place(writers[k].place[0]) for k in going])
                 columns[:, Column.BEFORE] = before[going]
             if stage == PITCH:
                 for row, k in zip(columns, going, strict=True):
-                    around[k].at_pitch(row, writers[k].place[0], writers[k].pitch)
+                    around[k].write(row, writers[k].place[0], writers[k].pitch)
             if stage < DURATION:
                 z = self.heads.given(stage, z, np.array(chosen), columns)
         return z, going, columns

@@ -226,8 +226,8 @@ class StepWriting:
             limits = rules.cell(cell, silent=work.is_silent(draft, cell))
             writers.append(self.writer(blanked, cell, limits, draft.rng, micros))
             kept = run.kept.get(cell, EMPTY)
-            references = self._references(blanked, index, cell)
-            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, references))
+            references, sources = self._references(blanked, index, cell)
+            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, references, sources))
             ask = CellAsk(
                 cell.track,
                 cell.bar,
@@ -268,16 +268,23 @@ class StepWriting:
         is_drum = blanked.score.tracks[cell.track].is_drum
         return NoteWriter(limits, blanked.ask.sampling, rng, is_drum=is_drum, micros=micros)
 
-    def _references(self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell) -> list[Reference]:
-        """What is shown before the cell: never the notes that it is to be written anew instead of."""
+    def _references(
+        self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell
+    ) -> tuple[list[Reference], list[Reference]]:
+        """What is shown before the cell, and what is followed: never the notes that it is to be written anew instead
+        of."""
         if not blanked.ask.sampling.recall:
-            return []
+            return [], []
         replaced = blanked.before.cell(cell.track, cell.bar)
+        sources = index.sources(cell.track, cell.bar)
         if not len(replaced):
-            return index.find(cell.track, cell.bar)[:1]
+            return index.find(cell.track, cell.bar)[:1], sources
         places = _places(replaced)
-        found = index.find(cell.track, cell.bar, 2)
-        return [r for r in found if len(r.notes) and not np.array_equal(_places(r.notes), places)][:1]
+        shown, followed = (
+            [r for r in found if len(r.notes) and not np.array_equal(_places(r.notes), places)]
+            for found in (index.find(cell.track, cell.bar, 2), sources)
+        )
+        return shown[:1], followed
 
     def _controls(self, told: SamplingConfig, kept: int, rng: np.random.Generator, *, is_drum: bool) -> list[str]:
         """The control tokens of a wish; where it leaves a range, any value of it."""

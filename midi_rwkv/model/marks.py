@@ -16,6 +16,7 @@ from midi_rwkv.tokens.pointers import (
     GATES,
     PITCH_PARTS,
     PITCH_STAGE,
+    POINTED_PLACES,
     STRUCK,
     THERE_REACH,
 )
@@ -33,18 +34,20 @@ class Marks(nn.Module):
     def forward(self, stage: int, z: Tensor, logits: Tensor, known: Tensor) -> Tensor:
         """The logits (N, classes) with what is pointed at. z: (N, C).
 
-        known: of the place (N, 3), `pointers.places_known`; of the others (N, columns), the steps that come next.
+        known: of the place (N, 4), `pointers.places_known`; of the others (N, columns), the steps that come next.
         """
         gates = cast(Tensor, self.gates[stage](z)).to(logits.dtype)
         classes = logits.shape[1]
         if stage == 0:
-            logits = _pointed(logits, gates[:, :2], known[:, :2])
-            return logits + _from_base(gates[:, 2:], known[:, 2:] + FIRST_POSITION + 1, classes)
+            n = POINTED_PLACES
+            logits = _pointed(logits, gates[:, :n], known[:, :n])
+            return logits + _from_base(gates[:, n:], known[:, n:] + FIRST_POSITION + 1, classes)
         there = known[:, THERE[stage - 1], None].long() - 1
         if stage != PITCH_STAGE:
             struck = [known[:, STRUCK[stage], None].long() - 1] if stage in STRUCK else []
             return _pointed(logits, gates, torch.cat([there, *struck], 1))
-        from_there, from_before, *from_edges, sounding = torch.split(gates, list(PITCH_PARTS), 1)
+        second, from_there, from_before, *from_edges, sounding = torch.split(gates, list(PITCH_PARTS), 1)
+        logits = _pointed(logits, second, known[:, Column.THERE_SECOND, None].long() - 1)
         before = known[:, Column.BEFORE, None].long() - 1
         logits = logits + _from_base(from_there, there - THERE_REACH, classes, there >= 0)
         logits = logits + _from_base(from_before, before - BEFORE_REACH, classes, before >= 0)

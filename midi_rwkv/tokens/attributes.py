@@ -69,19 +69,25 @@ class Column(IntEnum):
     HIGHEST = 10  # 1 + highest
     CHROMA = 11  # pitch classes that sound, a bit each
     STRUCK = 12  # how many tracks strike a note, pitched ones and drums (`struck_of`)
-    # and in the cell that is shown as the most alike: its note at the place,
+    # and in the source that is followed: its note at the place,
     THERE_MICRO = 13
     THERE_PITCH = 14
-    THERE_VELOCITY = 15  # those of the note of this pitch, or of the pitch nearest to it
+    THERE_VELOCITY = 15  # those of the best source that has this pitch there, or else of the first
     THERE_DURATION = 16
     # In a cell to write, what comes next; the last value where nothing does:
     NEXT_STRUCK = 17  # 1 + the next position at which another track strikes a note
-    NEXT_THERE = 18  # 1 + position of the next note of the cell that is shown
+    NEXT_THERE = 18  # 1 + position of the next note of the source that is followed
     NEXT_PITCH = 19  # its pitch
     BEFORE = 20  # the pitch of the note that was read last (`with_before`)
     # Of the notes that other tracks strike at the place:
     STRUCK_VELOCITY = 21  # that of the loudest
     STRUCK_DURATION = 22  # that of the longest, drums left out
+    # Of the sources that are followed (following.py), where the best that differs from the first says the next note is,
+    # and which pitch it has at the place; and how far the first is to be trusted in both.
+    NEXT_SECOND = 23
+    NEXT_TRUST = 24
+    THERE_SECOND = 25
+    THERE_TRUST = 26
 
 
 # What is known of the next note once its place is, and once its pitch is.
@@ -94,12 +100,15 @@ AT_PLACE = (
     Column.THERE_PITCH,
     Column.STRUCK_VELOCITY,
     Column.STRUCK_DURATION,
+    Column.THERE_SECOND,
+    Column.THERE_TRUST,
 )
 AT_PITCH = (Column.THERE_VELOCITY, Column.THERE_DURATION)
-# By stage of the heads after the place, the note that the reference has there.
+# By stage of the heads after the place, the note that the source has there.
 THERE = (Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION)
 PITCH_CLASSES = 12
 MOST_STRUCK = 3  # that are counted, of pitched tracks and of drums
+TRUST_LEVELS, SHARE_LEVELS = 13, 6  # of a source's score, and of the share of the sources that say the same
 
 
 # What the columns of a step imply, and a model would otherwise have to work out: where in the quarter it is, in which
@@ -210,11 +219,15 @@ class Vocabulary:
             pitch,
             velocity,
             duration,
+            2 + self.n_positions,
+            1 + TRUST_LEVELS * SHARE_LEVELS,
+            pitch,
+            1 + TRUST_LEVELS * SHARE_LEVELS,
         )
 
     @property
     def nothing(self) -> int:
-        """Columns NEXT_STRUCK and NEXT_THERE where nothing comes next."""
+        """Columns NEXT_STRUCK, NEXT_THERE and NEXT_SECOND where nothing comes next."""
         return 1 + self.n_positions
 
     @cached_property

@@ -1,22 +1,23 @@
 """What stands around the notes of a song that are read, as surroundings.py has it for those that are written.
 
-A bar that is read has a reference too, though none is shown before it: the bar of the same track whose surroundings are
-most like its own. What a model learns of references from the few notes that it writes, it so learns from all that it
-reads.
+A bar that is read has sources as one that is written: the other bars of its track whose surroundings are most like its
+own, and its twins. What a model learns of them from the few notes that it writes, it so learns from all that it reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .attributes import DRUMS, Column, Vocabulary
+from .following import AHEAD, AT_POSITION, OF_PITCH, WIDTH, Followers, SourceNotes
+from .following_loops import NONE
 from .notes import AT, SongNotes
-from .references import NEAR, REACH, bin_bits, in_common
+from .references import MOST_SOURCES, NEAR, REACH, bin_bits, coarse, in_common, most_alike
 from .surroundings import OTHERS, Sounds, sounding
-
-_POSITIONS = 1 << 10  # more than a bar has
+from .twins import doubled, doubled_track, find_twins
 
 
 @dataclass(frozen=True)
@@ -67,51 +68,63 @@ class Context:
         return np.where(found < end, 1 + found - line, self.vocabulary.nothing)
 
     def _follow(self, notes: np.ndarray, starts: np.ndarray, where: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        """Fills in the columns of the references. where: the notes that are shown, the cell of each, and the cells."""
-        song, v = self.song, self.vocabulary
+        """Fills in the columns of the sources. where: the notes that are shown, the cell of each, and the cells."""
         at, cell, heads = where
-        bars = self._references().T.ravel()
-        reference = np.where(bars < 0, -1, bars * song.n_tracks + np.tile(np.arange(song.n_tracks), song.n_bars))
-        position, pitch = (song.notes[at, c].astype(np.int64) for c in (AT.position, AT.pitch))
-        keys = (cell * _POSITIONS + position) * 128 + pitch
-        drums = 128 * (song.programs[cell % song.n_tracks] == DRUMS)
+        sources, of, likeness = self._sources(at, cell)
+        drum = self.song.programs[heads % self.song.n_tracks] == DRUMS
+        followers = Followers.begin(self.vocabulary, sources, of[heads], likeness[heads], drum)
+        starts[heads[:, None], AHEAD] = followers.ahead()
+        first = np.searchsorted(cell, heads)
+        counts = np.searchsorted(cell, heads, side="right") - first
+        for number in range(int(counts.max(initial=0))):
+            going = np.flatnonzero(counts > number)
+            if len(going) < len(counts):
+                followers, first, counts = followers.select(going), first[going], counts[going]
+            own = at[first + number]
+            position, pitch = (self.song.notes[own, c].astype(np.int64) for c in (AT.position, AT.pitch))
+            placed = followers.at_place(position)
+            notes[own[:, None], AT_POSITION] = placed.columns
+            notes[own[:, None], OF_PITCH], followers = followers.write(placed, pitch)
+            notes[own[:, None], AHEAD] = followers.ahead()
 
-        def look(cells: np.ndarray, positions: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-            """The first note of cells from a position and pitch on, by its place in `at`; len(at) for none."""
-            found = np.searchsorted(keys, (cells * _POSITIONS + positions) * 128 + lowest)
-            return np.where(np.append(cell, -2)[found] == cells, found, len(at))
+    def _sources(self, at: np.ndarray, cell: np.ndarray) -> tuple[SourceNotes, np.ndarray, np.ndarray]:
+        """What is followed in each cell (bar * T + track): the notes, and by cell the sources and their likeness,
+        (cells, WIDTH). at: the notes that are shown. cell: of each."""
+        song, (low, high) = self.song, self.bars
+        n = song.n_tracks
+        of = np.full((song.n_bars, n, WIDTH), NONE)
+        likeness = np.zeros((song.n_bars, n, WIDTH), np.float32)
+        size = np.zeros((song.n_bars, n), np.int64)  # how many sources a cell has so far
+        for t, bars, ranked, alike in self._ranked():
+            k = ranked.shape[1]
+            of[bars, t, :k] = ranked * n + t
+            likeness[bars, t, :k] = alike
+            size[bars, t] = k
+        bar, track = np.divmod(cell, n)
+        shown = np.zeros((n, song.n_bars), bool)
+        shown[:, low:high] = self.shown[:, low:high]
+        pitched = song.programs[track] != DRUMS
+        found = find_twins(bar[pitched], track[pitched], song.notes[at[pitched]], shown)
+        cells, notes = [cell], [song.notes[at]]
+        made: dict[tuple[int, int], int] = {}  # what is doubled, and in which bar
+        for t, b, rank in zip(*np.nonzero(found.kinds >= 0), strict=True):
+            kind = int(found.kinds[t, b, rank])
+            if not song.counts[b, t]:
+                continue
+            if (kind, b) not in made:
+                made[kind, b] = song.n_bars * n + len(made)
+                twin = doubled(kind, song.cell(doubled_track(kind), b))
+                cells.append(np.full(len(twin), made[kind, b]))
+                notes.append(twin)
+            k = size[b, t]
+            of[b, t, k], likeness[b, t, k] = made[kind, b], coarse(found.likeness[t, b, rank])
+            size[b, t] += 1
+        sources = SourceNotes(np.concatenate(cells), np.concatenate(notes))
+        return sources, of.reshape(-1, WIDTH), likeness.reshape(-1, WIDTH)
 
-        own = np.flatnonzero(reference[cell] >= 0)
-        of, place = reference[cell[own]], position[own]
-        padded = [np.append(x, 0) for x in (position, pitch, drums)]
-        of_note = np.append(song.notes[at].astype(np.int64), np.zeros((1, 5), np.int64), 0)
-        same = np.concatenate([[False], (cell[1:] == cell[:-1]) & (position[1:] == position[:-1])])[own]
-        above = np.where(same, pitch[own - 1] + 1, 0)
-        there = look(of, place, above)
-        has = (there < len(at)) & (padded[0][there] == place)
-        notes[at[own[has]], Column.THERE_MICRO] = 1 + of_note[there[has], AT.micro] - v.micros[0]
-        notes[at[own[has]], Column.THERE_PITCH] = 1 + of_note[there[has], AT.pitch] + drums[own[has]]
-        upper = look(of, place, pitch[own])
-        has_upper = (upper < len(at)) & (padded[0][upper] == place)
-        lower = np.where(upper < len(at), upper, np.searchsorted(keys, (of + 1) * _POSITIONS * 128)) - 1
-        has_lower = (lower >= 0) & (np.append(cell, -2)[lower] == of) & (padded[0][lower] == place)
-        nearer = has_upper & (~has_lower | (padded[1][upper] - pitch[own] < pitch[own] - padded[1][lower]))
-        nearest, known = np.where(nearer, upper, lower), has_upper | has_lower
-        notes[at[own[known]], Column.THERE_VELOCITY] = 1 + of_note[nearest[known], AT.velocity]
-        length = np.where(drums[own[known]] > 0, 0, 1 + of_note[nearest[known], AT.duration])
-        notes[at[own[known]], Column.THERE_DURATION] = length
-        begun = np.flatnonzero(reference[heads] >= 0)
-        zero = np.zeros(len(begun), np.int64)
-        for rows, index, following in (
-            (notes, at[own], look(of, place, pitch[own] + 1)),
-            (starts, heads[begun], look(reference[heads[begun]], zero, zero)),
-        ):
-            some = following < len(at)
-            rows[index, Column.NEXT_THERE] = np.where(some, 1 + padded[0][following], v.nothing)
-            rows[index, Column.NEXT_PITCH] = np.where(some, 1 + padded[1][following] + padded[2][following], 0)
-
-    def _references(self) -> np.ndarray:
-        """The bar that each cell's reference stands in, (T, B); -1 where there is none."""
+    def _ranked(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """By track: its cells that hold notes, bars (n,); and of each the bars that are most like it and how alike, the
+        best first, (n, up to MOST_SOURCES)."""
         song, (first, last) = self.song, self.bars
         filled = self.shown[:, first:last] & (song.counts[first:last].T > 0)
         shared, both = zip(*(self._alike(t) for t in range(song.n_tracks)), strict=True)
@@ -121,7 +134,6 @@ class Context:
             some, other = slice(max(0, -offset), min(0, -offset) or None), slice(max(0, offset), min(0, offset) or None)
             for total, x in zip(around, here, strict=True):
                 total[some, some] += NEAR[abs(offset)] * x[other, other]
-        out = np.full((song.n_tracks, song.n_bars), -1)
         for t in range(song.n_tracks):
             bars = np.flatnonzero(filled[t])
             if len(bars) < 2:
@@ -131,9 +143,10 @@ class Context:
                 for total, x, own in zip(around, here, (shared[t], both[t]), strict=True)
             )
             likeness = np.divide(alike, of, out=np.zeros_like(of), where=of > 0)
+            likeness = coarse(np.minimum(1, likeness))
             np.fill_diagonal(likeness, -1)
-            out[t, first + bars] = first + bars[likeness.argmax(1)]
-        return out
+            order = most_alike(likeness)[:, : min(MOST_SOURCES, len(bars) - 1)]
+            yield t, first + bars, first + bars[order], np.take_along_axis(likeness, order, 1)
 
     def _alike(self, track: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each two bars, what a track contributes to their likeness: twice the notes that both have, and the notes

@@ -263,7 +263,7 @@ def cell_steps(vocabulary: Vocabulary, song: SongNotes, ask: CellAsk, run: tuple
             parts.append(step(v.id("Chord_Bass"), pitch=1 + chord.bass, **at))
     if len(ask.kept):
         parts.append(step(v.id("Kept_Start"), **place))
-        around = ask.around.of_notes(ask.kept) if ask.around else None
+        around = ask.around.keep(ask.kept) if ask.around else None
         parts.append(
             note_steps(v, ask.kept, program=program, role=Role.KEPT, distance=place["distance"], around=around)
         )

@@ -2,7 +2,7 @@
 
 Surroundings are three bars on either side and the bar itself, all tracks: notes at the same place in the bar and of the
 same pitch are shared, and a bar counts for more the nearer it is. A cell of another track in the same bar serves too,
-where that track doubles this one elsewhere, at the same pitch or an octave or two off.
+where that track doubles this one elsewhere (twins.py).
 
 Cells that are to be written, or not to be known, are hidden: they are no references, and nobody's surroundings.
 """
@@ -14,16 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .attributes import LIKENESS_LEVELS, Role
+from .attributes import DRUMS, LIKENESS_LEVELS, Role
 from .notes import AT, SongNotes
+from .twins import TWIN_REACH, Twins, doubled, doubled_track, find_twins, places
 
 REACH = 3
 NEAR = (3.0, 1 / 2, 1 / 3, 1 / 4)  # what a bar so far away counts
+MOST_SOURCES = 32
 _BINS = 512  # places and pitches of notes share them, at random
-_GRAIN = 3  # positions that count as one place: an eighth of a quarter
-_TWIN_BARS = 8  # on either side of the run, in which a track must double another
-_TWIN_NOTES = 4
-_OCTAVES = (0, 12, -12, 24, -24)
+_FINE = 2048  # likeness is told in so many steps, so that its order can be found quickly
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class RunIndex:
         self._cells: dict[tuple[int, int], np.ndarray] = {}  # written since
         self._sizes = song.counts.T.astype(np.float32)  # (T, B)
         self._bins: dict[int, np.ndarray] = {}  # of tracks of which something is hidden
-        self._twins: dict[int, list[tuple[float, int, int]]] = {}
+        self._twins: dict[int, Twins] = {}  # by track, as far as asked for
         self._shared, self._both = self._compare({track for track, _ in hidden})  # (B, bars near the run)
 
     def cell(self, track: int, bar: int) -> np.ndarray:
@@ -130,17 +129,27 @@ class RunIndex:
             both[lo:hi] += weight * self._both[lo + offset : hi + offset, other - self._low]
         return np.minimum(1, np.divide(shared, both, out=np.zeros(n), where=both > 0))
 
+    def sources(self, track: int, bar: int) -> list[Reference]:
+        """The cells that are followed while this one is written, the most alike first, none empty; then its twins."""
+        like = coarse(self.likeness(bar))
+        candidates = np.flatnonzero(self.shown[track] & (self._sizes[track] > 0))
+        ranked = candidates[most_alike(like[candidates])][:MOST_SOURCES].tolist()
+        return [
+            *(Reference(self.cell(track, b), float(like[b]), Role.SONG, b) for b in ranked),
+            *self._twins_of(track, bar),
+        ]
+
     def find(self, track: int, bar: int, count: int = 1) -> list[Reference]:
         """The `count` most alike cells that hold notes, the best first, none twice; before them the very best where it
         is an empty cell of the track."""
-        like = self.likeness(bar)
+        like = coarse(self.likeness(bar))
         candidates = np.flatnonzero(self.shown[track])
-        ranked = candidates[np.argsort(-like[candidates], kind="stable")].tolist()
+        ranked = candidates[most_alike(like[candidates])].tolist()
         found: list[Reference] = []
         if ranked and not self._sizes[track, ranked[0]]:
             found.append(Reference(self.cell(track, ranked[0]), float(like[ranked[0]]), Role.SONG, ranked[0]))
             count += 1
-        twin = self._twin(track, bar)
+        twin = next(iter(self._twins_of(track, bar)), None)
         seen: set[bytes] = set()
         for b in ranked:
             if not self._sizes[track, b]:
@@ -159,50 +168,34 @@ class RunIndex:
             found.append(twin)
         return found[:count]
 
-    def _twin(self, track: int, bar: int) -> Reference | None:
-        """The cell in the same bar of the track that doubles this one best."""
+    def _twins_of(self, track: int, bar: int) -> list[Reference]:
+        """What other tracks that double this one play in the bar, the best first."""
         if track not in self._twins:
-            self._twins[track] = self._find_twins(track)
-        for likeness, other, shift in self._twins[track]:
-            if self.shown[other, bar] and self._sizes[other, bar]:
-                notes = self.cell(other, bar).copy()
-                notes[:, AT.pitch] += shift
-                if 0 <= notes[:, AT.pitch].min() <= notes[:, AT.pitch].max() < 128:
-                    return Reference(notes, likeness, Role.SONG, bar)
-        return None
-
-    def _find_twins(self, track: int) -> list[tuple[float, int, int]]:
-        """Tracks that double this one around the run: share of the notes that both have, track, semitones to add."""
-        song, twins = self.song, list[tuple[float, int, int]]()
-        around = range(max(0, self._run[0] - _TWIN_BARS), min(song.n_bars, self._run[1] + _TWIN_BARS))
-        bars = [b for b in around if self.shown[track, b]]
-        own = self._keys(track, bars)
-        if song.is_drum(track) or len(own) < _TWIN_NOTES:
-            return []
-        for other in range(song.n_tracks):
-            if other == track or song.is_drum(other):
-                continue
-            theirs = self._keys(other, [b for b in bars if self.shown[other, b]])
-            if 3 * len(theirs) < len(own) or len(theirs) < _TWIN_NOTES:
-                continue
-            shared = [int(np.isin(own, theirs + shift, assume_unique=True).sum()) for shift in _OCTAVES]
-            k = int(np.argmax(shared))
-            twins.append((2 * shared[k] / (len(own) + len(theirs)), other, _OCTAVES[k]))
-        return sorted(twins, reverse=True)
-
-    def _keys(self, track: int, bars: list[int]) -> np.ndarray:
-        """Bar, place and pitch of the notes of some cells as one number each, no number twice."""
-        cells = [self.cell(track, b) for b in bars]
-        if not cells:
-            return np.zeros(0, np.int64)
-        notes = np.concatenate(cells).astype(np.int64)
-        bar = np.repeat(bars, [len(c) for c in cells])
-        return np.unique((bar * 1024 + _places(notes)) * 256 + notes[:, AT.pitch])
+            low, high = max(0, self._run[0] - TWIN_REACH), min(self.song.n_bars, self._run[1] + TWIN_REACH)
+            bars, tracks, notes = self.notes(low, high)
+            own = self.song.programs[tracks] != DRUMS
+            shown = np.zeros_like(self.shown)
+            shown[:, low:high] = self.shown[:, low:high]
+            self._twins[track] = find_twins(bars[own], tracks[own], notes[own], shown, np.array([track]))
+        twins = self._twins[track]
+        kinds = twins.kinds[track, bar].tolist()
+        likeness = coarse(twins.likeness[track, bar]).tolist()
+        return [
+            Reference(doubled(kind, self.cell(doubled_track(kind), bar)), like, Role.SONG, bar)
+            for kind, like in zip(kinds, likeness, strict=True)
+            if kind >= 0
+        ]
 
 
-def _places(notes: np.ndarray) -> np.ndarray:
-    places: np.ndarray = (notes[:, AT.position].astype(np.int64) + 1) // _GRAIN
-    return places
+def coarse(likeness: np.ndarray) -> np.ndarray:
+    """Likeness in steps, as it is told and compared."""
+    found: np.ndarray = np.rint(likeness * _FINE).astype(np.float32) / _FINE
+    return found
+
+
+def most_alike(likeness: np.ndarray) -> np.ndarray:
+    """The order of coarse likeness along the last axis, the greatest first and of equals the first."""
+    return np.argsort((-_FINE * likeness).astype(np.int16), axis=-1, kind="stable")
 
 
 def bin_bits(bars: np.ndarray, notes: np.ndarray, n_bars: int) -> np.ndarray:
@@ -220,5 +213,5 @@ def in_common(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _bins(notes: np.ndarray) -> np.ndarray:
     """The bin of each note's place and pitch."""
-    key: np.ndarray = _places(notes) * 128 + notes[:, AT.pitch]
+    key: np.ndarray = places(notes) * 128 + notes[:, AT.pitch]
     return (key * 2654435761 >> 11) % _BINS

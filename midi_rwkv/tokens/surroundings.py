@@ -1,23 +1,26 @@
-"""What stands around a note's place, as columns of its step: what the other tracks play there, and what stands there in
-the cell that is shown as the most alike.
+"""What stands around a note's place, as columns of its step: what the other tracks play there, and what the cells that
+are most like this one have there (following.py).
 
 A recurrent state remembers a song vaguely. What matters most for the next note is therefore looked up rather than
 remembered: the lowest and the highest pitch and the pitch classes that sound in the other tracks, how many of them
-strike a note, and the note of the reference at the same place. In a cell to write, the step before tells when another
-track strikes next, and which note of the reference comes next.
+strike a note, and the note of the best source at the same place. In a cell to write, the step before tells when another
+track strikes next, and which note of the source comes next.
 
-All of this depends on a note's place alone (on its pitch, too, for the reference's velocity and duration), so the heads
+All of this depends on a note's place alone (on its pitch, too, for the source's velocity and duration), so the heads
 are given it as soon as they have chosen that. Only what is shown or has been written counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
 from .attributes import DRUMS, MOST_STRUCK, Column, Vocabulary
+from .following import AHEAD, AT_POSITION, OF_PITCH, WIDTH, Followers, Placed, SourceNotes
+from .following_loops import NONE
 from .notes import AT, SongNotes
 from .references import Reference, RunIndex
 
@@ -100,22 +103,30 @@ def with_before(steps: np.ndarray, last: int = 0) -> np.ndarray:
 
 
 class CellSurroundings:
-    """Around the notes of one cell, as things are now."""
+    """Around the notes of one cell, as things are now, for one writer of it, who tells of each note (`write`)."""
 
     def __init__(
-        self, vocabulary: Vocabulary, index: RunIndex, track: int, bar: int, references: Sequence[Reference] = ()
+        self,
+        vocabulary: Vocabulary,
+        index: RunIndex,
+        track: int,
+        bar: int,
+        references: Sequence[Reference] = (),
+        sources: Sequence[Reference] = (),
     ):
-        """index: what is shown now of the song, and has been written since. references: the best first; the first that
-        holds notes is followed."""
+        """index: what is shown now of the song, and has been written since. references: those that are shown before
+        the cell, the best first. sources: those that are followed."""
         self._vocabulary, self._index, self._track, self._bar = vocabulary, index, track, bar
-        self._is_drum = index.song.is_drum(track)
         self._others, self._struck = self._at(bar)
-        self._has_reference = bool(references)
-        self._there: dict[int, list[list[int]]] = {}  # the reference's notes by position, in the order of pitches
-        for note in next((r.notes.tolist() for r in references if len(r.notes)), []):
-            self._there.setdefault(note[AT.position], []).append(note)
-        self._positions = sorted(self._there)
         self.references = [self._of_reference(r) for r in references]  # the columns of their notes, (n, columns) each
+        followed = [r for r in sources if len(r.notes)][:WIDTH]
+        of = np.full((1, WIDTH), NONE)
+        likeness = np.zeros((1, WIDTH), np.float32)
+        of[0, : len(followed)] = np.arange(len(followed))
+        likeness[0, : len(followed)] = [r.likeness for r in followed]
+        notes, drum = SourceNotes.of([r.notes for r in followed]), np.array([index.song.is_drum(track)])
+        self._followers = Followers.begin(vocabulary, notes, of, likeness, drum)
+        self._placed = self._followers, self._followers.at_place(np.zeros(1, np.int64))
 
     def _at(self, bar: int) -> tuple[np.ndarray, np.ndarray]:
         """Columns `OTHERS` at each position of a bar, (positions, 6); and where another track strikes."""
@@ -139,53 +150,72 @@ class CellSurroundings:
             out[:, OTHERS] = others[at]
         return out
 
-    def at_start(self) -> np.ndarray:
-        """The columns of the step before the cell's first note."""
-        return self._ahead(np.zeros(len(Column), np.int16), -1, -1)
+    def copy(self) -> CellSurroundings:
+        """For another writer, who has written the same so far."""
+        return copy(self)
 
-    def at_place(self, position: int, above: int = -1) -> np.ndarray:
-        """The columns of a note at a position, its pitch not yet known, (columns,). above: the pitch of the note that
-        was written before it at the same position."""
+    def at_start(self) -> np.ndarray:
+        """The columns of the step before the cell's first note, (columns,)."""
+        return self._ahead(np.zeros(len(Column), np.int16), -1, self._followers)
+
+    def at_place(self, position: int) -> np.ndarray:
+        """The columns of the next note at a position, its pitch not yet known, (columns,)."""
         out = np.zeros(len(Column), np.int16)
         if position < len(self._others):
             out[OTHERS] = self._others[position]
-        note = next((n for n in self._there.get(position, ()) if n[AT.pitch] > above), None)
-        if note is not None:
-            out[Column.THERE_MICRO] = 1 + note[AT.micro] - self._vocabulary.micros[0]
-            out[Column.THERE_PITCH] = self._pitch(note)
+        out[AT_POSITION] = self._place(position).columns[0]
         return out
 
-    def at_pitch(self, columns: np.ndarray, position: int, pitch: int) -> np.ndarray:
-        """`at_place`'s columns with what is known of the note once its pitch is."""
-        here = self._there.get(position)
-        if here:
-            note = min(here, key=lambda n: abs(n[AT.pitch] - pitch))
-            columns[Column.THERE_VELOCITY] = 1 + note[AT.velocity]
-            columns[Column.THERE_DURATION] = 0 if self._is_drum else 1 + note[AT.duration]
-        return self._ahead(columns, position, pitch)
+    def at_pitch(self, columns: np.ndarray, position: int, pitch: int) -> None:
+        """Adds to `at_place`'s columns what is known of the note once its pitch is."""
+        self._add_pitch(columns, position, pitch)
+
+    def write(self, columns: np.ndarray, position: int, pitch: int) -> None:
+        """The same, and the note is written."""
+        self._followers = self._add_pitch(columns, position, pitch)
 
     def of_notes(self, notes: np.ndarray) -> np.ndarray:
-        """The columns of the cell's notes, (n, columns), each from those before it."""
-        out = np.zeros((len(notes), len(Column)), np.int16)
-        before, below = -1, -1
-        for row, (position, _, pitch, *_) in zip(out, notes.tolist(), strict=True):
-            row[:] = self.at_pitch(self.at_place(position, below if position == before else -1), position, pitch)
-            before, below = position, pitch
-        return out
+        """The columns of notes that come next, (n, columns), each from those before it."""
+        return self.copy()._written(notes)
 
-    def _ahead(self, columns: np.ndarray, position: int, pitch: int) -> np.ndarray:
-        """Fills in what comes after a note."""
-        nothing = self._vocabulary.nothing
-        k = int(np.searchsorted(self._struck, position, side="right"))
-        columns[Column.NEXT_STRUCK] = 1 + self._struck[k] if k < len(self._struck) else nothing
-        if self._has_reference:
-            note = next((n for n in self._there.get(position, ()) if n[AT.pitch] > pitch), None)
-            if note is None:
-                later = next((p for p in self._positions if p > position), None)
-                note = None if later is None else self._there[later][0]
-            columns[Column.NEXT_THERE] = nothing if note is None else 1 + note[AT.position]
-            columns[Column.NEXT_PITCH] = 0 if note is None else self._pitch(note)
+    def at_each(self, notes: np.ndarray) -> list[CellSurroundings]:
+        """As it is before each of some notes that come next, and after the last."""
+        moments, writer = [self.copy()], self.copy()
+        for note in notes:
+            writer._written(note[None])
+            moments.append(writer.copy())
+        return moments
+
+    def keep(self, notes: np.ndarray) -> np.ndarray:
+        """The columns of the cell's notes that stay, (n, columns), and sources that have them rise."""
+        columns = self._written(notes)
+        self._followers = self._followers.from_start()
         return columns
 
-    def _pitch(self, note: Sequence[int]) -> int:
-        return 1 + note[AT.pitch] + 128 * self._is_drum
+    def _written(self, notes: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(notes), len(Column)), np.int16)
+        for row, (position, _, pitch, *_) in zip(out, notes.tolist(), strict=True):
+            row[:] = self.at_place(position)
+            self.write(row, position, pitch)
+        return out
+
+    def _add_pitch(self, columns: np.ndarray, position: int, pitch: int) -> Followers:
+        of_pitch, after = self._followers.write(self._place(position), np.array([pitch]))
+        columns[OF_PITCH] = of_pitch[0]
+        self._ahead(columns, position, after)
+        return after
+
+    def _place(self, position: int) -> Placed:
+        """The next note being at a position; what was found last is kept."""
+        followers, placed = self._placed
+        if followers is not self._followers or placed.position[0] != position:
+            placed = self._followers.at_place(np.array([position]))
+            self._placed = self._followers, placed
+        return placed
+
+    def _ahead(self, columns: np.ndarray, position: int, followers: Followers) -> np.ndarray:
+        """Fills in what comes after a note."""
+        k = int(np.searchsorted(self._struck, position, side="right"))
+        columns[Column.NEXT_STRUCK] = 1 + self._struck[k] if k < len(self._struck) else self._vocabulary.nothing
+        columns[AHEAD] = followers.ahead()[0]
+        return columns

@@ -70,12 +70,13 @@ RANGE_SHARE = 0.1
 # What a sample's cells are shown before they are written: cells of the song, of other pieces, or of neither; or one
 # that is like the cell itself, as what a variation is made of.
 REFERENCE_SHARES = {
-    "none": 0.1,
-    "best": 0.48,
-    "best two": 0.13,
-    "second": 0.07,
-    "pieces": 0.09,
-    "pieces and best": 0.09,
+    "none": 0.1,  # nothing is followed either; all else is
+    "followed": 0.3,  # and none shown
+    "best": 0.3,
+    "best two": 0.06,
+    "second": 0.04,
+    "pieces": 0.08,
+    "pieces and best": 0.08,
     "itself": 0.04,
 }
 KEPT_SHARE = 0.12
@@ -238,7 +239,7 @@ class RowSampler:
                 low, high = int(notes[:, AT.pitch].min()), int(notes[:, AT.pitch].max())
                 pitches = max(0, low - int(rng.integers(0, 5))), min(127, high + int(rng.integers(0, 5)))
             found = sources.find(t, b)
-            around = CellSurroundings(self.vocabulary, sources.index, t, b, found)
+            around = CellSurroundings(self.vocabulary, sources.index, t, b, found, sources.followed(t, b, found))
             ask = CellAsk(
                 t,
                 b,
@@ -291,6 +292,16 @@ class _References:
         elif self.kind in ("best two", "second"):
             found += self.index.find(track, bar, 2)
         return found[-1:] if self.kind == "second" else found
+
+    def followed(self, track: int, bar: int, shown: list[Reference]) -> list[Reference]:
+        """The sources of a cell, those that are shown being known."""
+        if self.kind == "none":
+            return []
+        pieces = [r for r in shown if r.role != Role.SONG]
+        if self.kind in ("pieces", "itself"):
+            return pieces
+        of_song = self.index.sources(track, bar)
+        return pieces + (of_song[1:] if self.kind == "second" else of_song)
 
     def write(self, track: int, bar: int, notes: np.ndarray) -> None:
         self.index.write(track, bar, notes)

@@ -99,22 +99,30 @@ def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[i
     return tracks, (first, first + count), Question(after=0, open_end=True) if open_end else PLAIN
 
 
-def asks_of(vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int) -> list[CellAsk]:
-    """What is asked of each cell of a place, the cells before it being written."""
+def asks_of(
+    vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int, follow: bool = True
+) -> list[CellAsk]:
+    """What is asked of each cell of a place, the cells before it being written.
+
+    references: how many are shown. follow: whether sources are followed.
+    """
     index = RunIndex(song, place.run, place.hidden(song))
     asks = []
     for t, b in place.cells:
         found = index.find(t, b, references) if references else []
-        asks.append(CellAsk(t, b, found, around=CellSurroundings(vocabulary, index, t, b, found)))
+        sources = index.sources(t, b) if follow else []
+        asks.append(CellAsk(t, b, found, around=CellSurroundings(vocabulary, index, t, b, found, sources)))
         index.write(t, b, song.cell(t, b))
     return asks
 
 
-def lay_out(vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int) -> tuple[np.ndarray, int]:
+def lay_out(
+    vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int, follow: bool = True
+) -> tuple[np.ndarray, int]:
     """The steps of a fill with the song's own notes as its answer, and their number."""
     run, cells = place.run, place.cells
     parts: list[np.ndarray] = []
-    for ask in asks_of(vocabulary, song, place, references=references):
+    for ask in asks_of(vocabulary, song, place, references=references, follow=follow):
         parts.append(cell_steps(vocabulary, song, ask, run))
         parts.append(cell_answer(vocabulary, song, ask, song.cell(ask.track, ask.bar), run))
     left = STEPS - sum(map(len, parts))

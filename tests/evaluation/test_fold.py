@@ -42,8 +42,8 @@ def fold(tokenizer):
 class Around:
     """What stands around a place: something else at every place, and of every pitch."""
 
-    def at_place(self, position, above=-1):
-        rng = np.random.default_rng((position, above + 1))
+    def at_place(self, position):
+        rng = np.random.default_rng(position)
         return np.array([rng.integers(2**12 if c == Column.CHROMA else n) for c, n in zip(Column, SIZES, strict=True)])
 
     def at_pitch(self, columns, position, pitch):
@@ -63,7 +63,7 @@ def asked(targets, before=-1, seed=0):
         note,
         np.full(n, LENGTH),
         [Around()] * n,
-        np.tile([4, 30, before], (n, 1)),
+        np.tile([4, 9, 30, before], (n, 1)),
         np.full(n, 51),
     )
 
@@ -91,8 +91,8 @@ def test_places_that_cannot_be_told_apart_are_summed_with_all_else(heads, plain,
     around = Around()
     following = []
     for place, _, pitch, *_ in [*rows, one.targets[0].tolist()]:
-        position, above = (29, 50) if place == SAME else (place - FIRST_POSITION, -1)
-        following.append(around.at_pitch(around.at_place(position, above), position, pitch - 1))
+        position = 29 if place == SAME else place - FIRST_POSITION
+        following.append(around.at_pitch(around.at_place(position), position, pitch - 1))
     around_rows = torch.from_numpy(np.stack(following))
     around_rows[:, Column.BEFORE] = 51
     with torch.no_grad():

@@ -36,7 +36,7 @@ def sample(seed: int = 0) -> np.ndarray:
     parts = [prompt_steps(vocabulary(), song, Window(5, 7, 0, song.n_bars), [0], hidden)]
     for t, b in hidden:
         found = index.find(t, b)
-        ask = CellAsk(t, b, found, around=CellSurroundings(vocabulary(), index, t, b, found))
+        ask = CellAsk(t, b, found, around=CellSurroundings(vocabulary(), index, t, b, found, index.sources(t, b)))
         parts += [
             cell_steps(vocabulary(), song, ask, (5, 7)),
             cell_answer(vocabulary(), song, ask, song.cell(t, b), (5, 7)),
@@ -64,10 +64,11 @@ def test_all_notes_and_the_end_are_certain_together() -> None:
     following[:, list(AT_PITCH)] = at_pitch[targets[:, 0], targets[:, 2]][:, list(AT_PITCH)]
     for there, own in zip(THERE, (Column.MICRO, Column.PITCH, Column.VELOCITY, Column.DURATION), strict=True):
         following[:, there] %= sizes[own]
+    following[:, Column.THERE_SECOND] %= sizes[Column.PITCH]
     for stage, struck in STRUCK.items():
         following[:, struck] %= heads.classes[stage] + 1
     for h in torch.randn(20, 16):
-        places = torch.randint(-1, 5, (1, 3)).expand(len(targets), -1)
+        places = torch.randint(-1, 5, (1, 4)).expand(len(targets), -1)
         nats = heads.nats(h.expand(len(targets), -1), targets, following, places).sum(1)
         assert float((-nats.detach()).exp().sum()) == pytest.approx(1, abs=1e-5)
 
@@ -75,7 +76,7 @@ def test_all_notes_and_the_end_are_certain_together() -> None:
 def test_a_drum_costs_no_duration(model: StepModel) -> None:
     targets = torch.tensor([[2, 21, 200, 10, 0]])
     around = torch.zeros(1, len(Column), dtype=torch.int16)
-    nats = model.heads.nats(torch.randn(1, 64), targets, around, torch.tensor([[-1, 3, 5]]))
+    nats = model.heads.nats(torch.randn(1, 64), targets, around, torch.tensor([[-1, 4, 3, 5]]))
     assert nats[0, 4] == 0
     assert (nats[0, :4] > 0).all()
 

@@ -9,12 +9,14 @@ from song import random_song, song_of, vocabulary
 
 from midi_rwkv.tokens.attributes import DRUMS, Column, Role
 from midi_rwkv.tokens.context import Context
+from midi_rwkv.tokens.following import AHEAD, AT_POSITION, OF_PITCH
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps
 from midi_rwkv.tokens.notes import AT, SongNotes
 from midi_rwkv.tokens.references import Reference, RunIndex
 from midi_rwkv.tokens.surroundings import OTHERS, RINGING, CellSurroundings
 
 NOTHING = 1 + vocabulary().n_positions
+NOTE = np.array([(0, 0, 60, 5, 7)], np.int16)
 
 
 def by_hand(song: SongNotes, shown: np.ndarray, track: int, bar: int, position: int) -> list[int]:
@@ -63,9 +65,6 @@ def test_the_context_is_as_one_would_find_it_by_hand() -> None:
         shown[:, [0, -1]] = False
         assert not cells[~shown].any()
         for t in range(song.n_tracks):
-            index = RunIndex(
-                song, (0, song.n_bars), [(int(x), int(b)) for x, b in zip(*np.nonzero(~shown), strict=True)]
-            )
             for b in range(song.n_bars):
                 k = b * song.n_tracks + t
                 found = notes[song.offsets[k] : song.offsets[k + 1]]
@@ -77,58 +76,88 @@ def test_the_context_is_as_one_would_find_it_by_hand() -> None:
                 without = RunIndex(
                     song, (b, b + 1), [(t, b), *zip(*(x.tolist() for x in np.nonzero(~shown)), strict=True)]
                 )
-                best = [r for r in without.find(t, b, 8) if r.bar is not None and r.bar != b and len(r.notes)]
-                there = cells[t, b, Column.NEXT_THERE], cells[t, b, Column.NEXT_PITCH]
-                of_track = [r for r in best if np.array_equal(r.notes, index.cell(t, r.bar))]
-                if not of_track:
-                    continue
-                expected = CellSurroundings(vocabulary(), without, t, b, of_track[:1])
-                start = expected.at_start()
-                assert there == (start[Column.NEXT_THERE], start[Column.NEXT_PITCH])
-                assert cells[t, b, Column.NEXT_STRUCK] == start[Column.NEXT_STRUCK]
+                expected = CellSurroundings(vocabulary(), without, t, b, sources=without.sources(t, b))
+                ahead = [*AHEAD, Column.NEXT_STRUCK]
+                assert np.array_equal(cells[t, b, ahead], expected.at_start()[ahead])
                 wanted = expected.of_notes(song.cell(t, b))
-                followed_columns = [c for c in Column if c >= Column.THERE_MICRO and c != Column.BEFORE]
-                followed_columns = [c for c in followed_columns if c not in OTHERS]
-                assert np.array_equal(found[:, followed_columns], wanted[:, followed_columns])
+                columns = [*ahead, *AT_POSITION, *OF_PITCH]
+                assert np.array_equal(found[:, columns], wanted[:, columns])
 
 
-def followed(reference: Reference | None) -> CellSurroundings:
+def followed(*sources: Reference) -> CellSurroundings:
     song = song_of([(0, [(0, 60, 4)]), (0, [(0, 40, 4), (6, 41, 4)])], 2)
-    index = RunIndex(song, (1, 2), [(0, 1)])
-    return CellSurroundings(vocabulary(), index, 0, 0, [reference] if reference else [])
+    return CellSurroundings(vocabulary(), RunIndex(song, (1, 2), [(0, 1)]), 0, 0, sources=sources)
 
 
-def test_the_reference_is_followed_from_note_to_note() -> None:
+def test_the_source_is_followed_from_note_to_note() -> None:
     notes = np.array([(0, 0, 60, 5, 7), (0, 2, 64, 6, 8), (12, 0, 62, 7, 9)], np.int16)
     around = followed(Reference(notes, 1.0, Role.PIECE))
     ahead = [Column.NEXT_THERE, Column.NEXT_PITCH]
     assert around.at_start()[ahead].tolist() == [1, 61]
     first = around.at_place(0)
     assert first[[Column.THERE_PITCH, Column.THERE_MICRO]].tolist() == [61, 21]
-    first = around.at_pitch(first, 0, 60)
-    assert first[[Column.THERE_VELOCITY, Column.THERE_DURATION, *ahead]].tolist() == [6, 8, 1, 65]
-    above = around.at_place(0, 60)
+    around.write(first, 0, 60)
+    assert first[[*OF_PITCH, *ahead]].tolist() == [6, 8, 1, 65]
+    above = around.at_place(0)
     assert above[[Column.THERE_PITCH, Column.THERE_MICRO]].tolist() == [65, 23]
-    nearest = around.at_pitch(above, 0, 63)
-    assert nearest[[Column.THERE_VELOCITY, Column.THERE_DURATION]].tolist() == [7, 9]
-    elsewhere = around.at_pitch(around.at_place(5), 5, 62)
-    assert not elsewhere[[Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION]].any()
+    around.at_pitch(above, 0, 63)
+    assert above[OF_PITCH].tolist() == [7, 9]  # no source has the pitch: those of the one at the place
+    elsewhere = around.at_place(5)
+    around.at_pitch(elsewhere, 5, 62)
+    assert not elsewhere[[Column.THERE_PITCH, *OF_PITCH]].any()
     assert elsewhere[ahead].tolist() == [13, 63]
-    last = around.at_pitch(around.at_place(12), 12, 70)
+    last = around.at_place(12)
+    around.at_pitch(last, 12, 70)
     assert last[ahead].tolist() == [NOTHING, 0]
 
 
-def test_without_a_reference_nothing_is_said_of_one() -> None:
-    columns = followed(None).of_notes(np.array([(0, 0, 60, 5, 7)], np.int16))[0]
-    assert not columns[[Column.THERE_PITCH, Column.THERE_VELOCITY, Column.NEXT_THERE, Column.NEXT_PITCH]].any()
+def test_the_source_that_was_right_is_followed() -> None:
+    one = np.array([(0, 0, 60, 5, 7), (12, 0, 62, 5, 7), (24, 0, 64, 5, 7)], np.int16)
+    two = np.array([(0, 0, 65, 6, 8), (6, 0, 67, 6, 8), (24, 0, 69, 9, 3)], np.int16)
+    around = followed(Reference(one, 0.6, Role.SONG, 1), Reference(two, 0.5, Role.SONG, 1))
+    assert around.at_start()[AHEAD[:3]].tolist() == [1, 61, 0]  # both begin at once
+    first = around.at_place(0)
+    assert first[[Column.THERE_PITCH, Column.THERE_SECOND]].tolist() == [61, 66]
+    around.write(first, 0, 65)
+    assert first[[*OF_PITCH, *AHEAD[:3]]].tolist() == [7, 9, 7, 68, 13]
+    second = around.at_place(24)
+    assert second[[Column.THERE_PITCH, Column.THERE_SECOND]].tolist() == [70, 65]
+    around.at_pitch(second, 24, 64)  # the other source has it, and rises
+    assert second[[*OF_PITCH, *AHEAD[:3]]].tolist() == [5 + 1, 7 + 1, NOTHING, 0, 1 + 24]
+
+
+def test_the_more_sources_agree_the_more_they_are_trusted() -> None:
+    notes = [np.array([(0, 0, p, 5, 7), (12, 0, p, 5, 7)], np.int16) for p in (60, 60, 62)]
+    sources = [Reference(n, 0.5, Role.SONG, 1) for n in notes]
+    alone, agreeing, against = (followed(*x) for x in (sources[:1], sources[:2], sources[1:]))
+    trust = [a.at_place(0)[Column.THERE_TRUST] for a in (alone, agreeing, against)]
+    assert trust[0] == trust[1] > trust[2]
+    for around in (alone, against):
+        around.write(around.at_place(0), 0, 60)
+    assert against.at_place(12)[Column.THERE_TRUST] > trust[2]
+
+
+def test_what_doubles_a_track_is_a_source() -> None:
+    tune = [(4 * i, 60 + i % 7, 2) for i in range(24)]
+    chords = [(at, pitch + shift, 2) for at, pitch, _ in tune for shift in (3, 12)]
+    song = song_of([(0, tune), (24, chords)], 6)
+    index = RunIndex(song, (2, 4), [(0, 2), (0, 3)])
+    twin = index.sources(0, 2)[-1]
+    assert (twin.bar, twin.likeness) == (2, 1)
+    assert np.array_equal(twin.notes[:, AT.pitch], song.cell(0, 2)[:, AT.pitch])  # the highest, an octave lower
+
+
+def test_without_a_source_nothing_is_said_of_one() -> None:
+    columns = followed().of_notes(NOTE)[0]
+    assert not columns[[*AT_POSITION, *OF_PITCH, *AHEAD]].any()
 
 
 def test_what_other_tracks_strike_next_is_told() -> None:
-    around = followed(None)
+    around = followed()
     starts = [n[AT.position] for n in song_of([(0, [(0, 40, 4), (6, 41, 4)])], 1).notes.tolist()]
     assert around.at_start()[Column.NEXT_STRUCK] == 1 + starts[0]
-    assert around.at_pitch(around.at_place(0), 0, 60)[Column.NEXT_STRUCK] == 1 + starts[1]
-    assert around.at_pitch(around.at_place(90), 90, 60)[Column.NEXT_STRUCK] == NOTHING
+    assert around.of_notes(NOTE)[0, Column.NEXT_STRUCK] == 1 + starts[1]
+    assert around.of_notes(NOTE + np.array([90, 0, 0, 0, 0]))[0, Column.NEXT_STRUCK] == NOTHING
 
 
 def laid_out(song: SongNotes, run: tuple[int, int], cells: list[tuple[int, int]], answers: SongNotes) -> np.ndarray:
@@ -136,7 +165,9 @@ def laid_out(song: SongNotes, run: tuple[int, int], cells: list[tuple[int, int]]
     parts = [prompt_steps(vocabulary(), song, Window(*run, 0, song.n_bars), [0, 2], cells)]
     for t, b in cells:
         references = index.find(t, b, 2)
-        ask = CellAsk(t, b, references, around=CellSurroundings(vocabulary(), index, t, b, references))
+        ask = CellAsk(
+            t, b, references, around=CellSurroundings(vocabulary(), index, t, b, references, index.sources(t, b))
+        )
         parts += [
             cell_steps(vocabulary(), song, ask, run),
             cell_answer(vocabulary(), song, ask, answers.cell(t, b), run),
