@@ -272,17 +272,18 @@ class StepWriting:
         self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell
     ) -> tuple[list[Reference], list[Reference]]:
         """What is shown before the cell, and what is followed: never the notes that it is to be written anew instead
-        of."""
+        of, and what was just written only where the track has nothing else, since a fill that follows itself goes in
+        circles."""
         if not blanked.ask.sampling.recall:
             return [], []
         replaced = blanked.before.cell(cell.track, cell.bar)
-        sources = index.sources(cell.track, cell.bar)
+        sources = index.sources(cell.track, cell.bar, written=False)
         if not len(replaced):
-            return index.find(cell.track, cell.bar)[:1], sources
+            return index.find(cell.track, cell.bar, written=False)[:1], sources
         places = _places(replaced)
         shown, followed = (
             [r for r in found if len(r.notes) and not np.array_equal(_places(r.notes), places)]
-            for found in (index.find(cell.track, cell.bar, 2), sources)
+            for found in (index.find(cell.track, cell.bar, 2, written=False), sources)
         )
         return shown[:1], followed
 

@@ -129,21 +129,25 @@ class RunIndex:
             both[lo:hi] += weight * self._both[lo + offset : hi + offset, other - self._low]
         return np.minimum(1, np.divide(shared, both, out=np.zeros(n), where=both > 0))
 
-    def sources(self, track: int, bar: int) -> list[Reference]:
-        """The cells that are followed while this one is written, the most alike first, none empty; then its twins."""
+    def sources(self, track: int, bar: int, *, written: bool = True) -> list[Reference]:
+        """The cells that are followed while this one is written, the most alike first, none empty; then its twins.
+
+        written: whether cells of the track that were written since may be followed, too; they are where there is
+        nothing else.
+        """
         like = coarse(self.likeness(bar))
-        candidates = np.flatnonzero(self.shown[track] & (self._sizes[track] > 0))
+        candidates = self._serving(track, self.shown[track] & (self._sizes[track] > 0), written=written)
         ranked = candidates[most_alike(like[candidates])][:MOST_SOURCES].tolist()
         return [
             *(Reference(self.cell(track, b), float(like[b]), Role.SONG, b) for b in ranked),
             *self._twins_of(track, bar),
         ]
 
-    def find(self, track: int, bar: int, count: int = 1) -> list[Reference]:
+    def find(self, track: int, bar: int, count: int = 1, *, written: bool = True) -> list[Reference]:
         """The `count` most alike cells that hold notes, the best first, none twice; before them the very best where it
-        is an empty cell of the track."""
+        is an empty cell of the track. written: as for `sources`."""
         like = coarse(self.likeness(bar))
-        candidates = np.flatnonzero(self.shown[track])
+        candidates = self._serving(track, self.shown[track], written=written)
         ranked = candidates[most_alike(like[candidates])].tolist()
         found: list[Reference] = []
         if ranked and not self._sizes[track, ranked[0]]:
@@ -167,6 +171,14 @@ class RunIndex:
         if twin:
             found.append(twin)
         return found[:count]
+
+    def _serving(self, track: int, bars: np.ndarray, *, written: bool) -> np.ndarray:
+        """Of the bars of a track, (B,) bool, those that may serve: their numbers."""
+        found = np.flatnonzero(bars)
+        if written:
+            return found
+        older = found[[(track, b) not in self._cells for b in found.tolist()]]
+        return older if (self._sizes[track, older] > 0).any() else found
 
     def _twins_of(self, track: int, bar: int) -> list[Reference]:
         """What other tracks that double this one play in the bar, the best first."""

@@ -34,6 +34,18 @@ def test_two_references_are_not_the_same_notes() -> None:
     assert not np.array_equal(first.notes, second.notes)
 
 
+def test_what_was_just_written_serves_where_there_is_nothing_else() -> None:
+    song = repeating_song()
+    for hidden, others in (([8, 9], True), (range(song.n_bars), False)):
+        index = RunIndex(song, (8, 10), [(0, b) for b in hidden])
+        index.write(0, 8, song.cell(0, 7))
+        assert any(r.bar == 8 for r in index.sources(0, 9))
+        alone = [r.bar for r in index.sources(0, 9, written=False)]
+        assert (8 in alone) != others
+        assert bool(alone)
+        assert [r.bar for r in index.find(0, 9, written=False)] == alone[:1]
+
+
 def test_a_bar_in_which_the_part_rests_is_told_first() -> None:
     lead = [(16 * b + k, 60 + k, 1) for b in range(16) for k in range(0, 16, 4) if b % 4 != 3]
     bass = [(16 * b, 36 + b % 4, 16) for b in range(16)]
