@@ -30,6 +30,7 @@ from midi_rwkv.tokens.notes import AT, SongNotes
 from midi_rwkv.tokens.pointers import END, places_known
 from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
 from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong
+from midi_rwkv.training.average import RunAverage
 from midi_rwkv.training.dataset import FILL, lay_out, to_batches
 from midi_rwkv.training.losses import wanted_logits
 from midi_rwkv.training.run_files import read_state
@@ -54,7 +55,7 @@ CellsNats = dict[tuple[int, int], CellNats]  # by (track, bar)
 
 
 def load_steps(path: Path) -> tuple[StepModel, int]:
-    """The model of a training run's `state.pt` or of a checkpoint folder, and how many steps it has seen."""
+    """The model of a checkpoint folder or of a `state.pt` (of a run its average), and how many steps it has seen."""
     if path.is_dir():
         checkpoint = load_checkpoint(path)
         if not isinstance(checkpoint, StepCheckpoint):
@@ -64,8 +65,10 @@ def load_steps(path: Path) -> tuple[StepModel, int]:
         return model.eval(), int(checkpoint.training.get("steps_seen", 0))
     found = read_state(path, torch.device("cpu"))
     model = StepModel(ModelConfig.from_dict(found["model_config"]), found["sizes"])
+    average = RunAverage(model)
     model.load_state_dict(found["model"])
-    return model.eval(), int(found["steps"])
+    average.load_state_dict(found["average"])
+    return (model if found["branch_at"] else average.module).eval(), int(found["steps"])
 
 
 class StepNats:

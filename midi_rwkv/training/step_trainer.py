@@ -4,9 +4,10 @@
     python -m midi_rwkv.training.step_trainer SHARDS BRANCH --branch RUN --decay 2000000
 
 A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped, on another machine too; it is
-written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held. A branch begins
-with a run's state, leaves the run as it is, and ends in the checkpoint that its falling learning rate makes. Where only
-a checkpoint is left of a run, `--start CHECKPOINT` goes on from its weights, with a new warm-up.
+written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held, and where it
+stops at `--total`, the average of its weights is its checkpoint. A branch begins with a run's state, leaves the run as
+it is, and ends in the checkpoint that its falling learning rate makes. Where only a checkpoint is left of a run,
+`--start CHECKPOINT` goes on from its weights, with a new warm-up.
 
 Each process reads rows of its own, their gradients are averaged, and Muon's matrices are shared out.
 """
@@ -39,6 +40,7 @@ from midi_rwkv.tokens.attributes import Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
 from midi_rwkv.tokens.pointers import places_known
 
+from .average import RunAverage
 from .compiled import can_compile, compile_blocks, compile_heads, uncompiled
 from .launch import launch, processes_here
 from .muon import Muon, has_fast_bf16
@@ -87,6 +89,7 @@ class StepTrainer:
         torch.manual_seed(config.seed)
         self.model_config = model_config
         self.model = StepModel(model_config, self.vocabulary.sizes).to(self.device)
+        self.average = RunAverage(self.model)
         self.optimizers = make_optimizers(self.model, config, self.group)
         self.valid = validation_fills(NoteShard(shards / "valid.npz"), self.vocabulary)
         self.step = self.steps = 0  # of the optimizer; of the model, over all processes
@@ -110,6 +113,7 @@ class StepTrainer:
         if state["model_config"] != self.model_config.to_dict() or tuple(state["sizes"]) != self.model.sizes:
             raise RequestError(f"{path} holds another model; name a new run folder, or the same --n-layer and --n-embd")
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.steps, self.row = state["step"], state["steps"], state["row"]
@@ -126,12 +130,13 @@ class StepTrainer:
             checkpoint.config, checkpoint.vocabulary.sizes
         ) != step_shapes(self.model_config, self.vocabulary.sizes):
             raise RequestError(f"{folder} holds another model; name the same --n-layer and --n-embd")
-        self.model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
+        for model in (self.model, self.average.module):
+            model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
         self.steps = self.warm_from = int(checkpoint.training.get("steps_seen", 0))
         self.row = self.steps // self.config.seq_len
 
     def save(self) -> None:
-        """`state.pt` and `model.pt`, each whole or not at all; the first process's work.
+        """`state.pt`, whole or not at all; the first process's work.
 
         Muon's momentum is the same in every process: each averages all gradients.
         """
@@ -141,6 +146,7 @@ class StepTrainer:
             self.state_path,
             {
                 "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
                 "optimizers": [o.state_dict() for o in self.optimizers],
                 "step": self.step,
                 "steps": self.steps,
@@ -157,10 +163,16 @@ class StepTrainer:
         quick = self.config.bf16 and has_fast_bf16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
 
+    @property
+    def best(self) -> StepModel:
+        """The model at its best: the average of the run, or a branch as it is."""
+        return self.model if self.config.decay_steps else self.average.module
+
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Nats per note on the fixed validation fills, mean over the sources. Each process takes its share of them."""
-        self.model.eval()
+        """Nats per note of `best` on the fixed validation fills, mean over the sources. Each process takes its share of
+        them."""
+        model = self.best.eval()
         sources = sorted({f.source for f in self.valid})
         sums = np.zeros((len(sources), len(ATTRIBUTES) + 1))
         for fill in self.valid[self.group.rank :: self.group.size]:
@@ -168,13 +180,13 @@ class StepTrainer:
             asked = torch.from_numpy(roles == Role.ANSWER)
             with uncompiled():
                 with self.autocast():
-                    h = self.model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
+                    h = model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
                 marks = places_known(fill.steps[:-1], self.vocabulary.nothing)
                 known = (torch.from_numpy(x)[asked].to(self.device) for x in (targets, fill.steps[1:], marks))
-                nats = self.model.heads.nats(h[asked.to(self.device)].float(), *known)
+                nats = model.heads.nats(h[asked.to(self.device)].float(), *known)
             sums[sources.index(fill.source), :-1] += nats.double().sum(0).cpu().numpy()
             sums[sources.index(fill.source), -1] += fill.notes
-        self.model.train()
+        model.train()
         sums = self.group.total(sums)
         by_source = sums[:, :-1] / sums[:, -1:]
         mean = float(by_source.sum(1).mean())
@@ -226,6 +238,7 @@ class StepTrainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.average.update_parameters(self.model)
         self.window += torch.tensor([nats.item(), weight], dtype=torch.float64)
         self.row += c.rows * g.size
         self.steps += c.rows * g.size * c.seq_len
@@ -282,12 +295,12 @@ class StepTrainer:
         self.group.close()
 
     def write_model(self) -> None:
-        """The checkpoint that a branch ends in, in the run's folder."""
+        """The checkpoint of `best`, in the run's folder."""
         training = {"steps_seen": self.steps, **self.config.to_dict()}
         save_step_checkpoint(
             self.folder,
             self.model_config,
-            self.model.state_dict(),
+            self.best.state_dict(),
             self.vocabulary,
             context=self.config.seq_len,
             training=training,

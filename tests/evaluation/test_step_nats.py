@@ -18,6 +18,7 @@ from midi_rwkv.model.steps import StepModel
 from midi_rwkv.tokens.attributes import Role
 from midi_rwkv.tokens.layout import targets_of
 from midi_rwkv.tokens.pointers import places_known
+from midi_rwkv.training.average import RunAverage
 from midi_rwkv.training.run_files import write_state
 from midi_rwkv.training.valid import draw_places, lay_out, validation_fills
 
@@ -39,15 +40,31 @@ def state(tmp_path_factory):
     torch.manual_seed(0)
     model = StepModel(CONFIG, vocabulary().sizes)
     path = tmp_path_factory.mktemp("run") / "state.pt"
-    saved = {"model": model.state_dict(), "model_config": CONFIG.to_dict(), "sizes": list(model.sizes), "steps": 7}
-    write_state(path, saved)
+    average = RunAverage(model)
+    torch.manual_seed(1)
+    other = StepModel(CONFIG, vocabulary().sizes)
+    write_state(
+        path,
+        {
+            "model": other.state_dict(),
+            "average": average.state_dict(),
+            "model_config": CONFIG.to_dict(),
+            "sizes": list(model.sizes),
+            "steps": 7,
+            "branch_at": 0,
+        },
+    )
     return path
 
 
-def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer):
+def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer, tmp_path):
     shard, v = load_valid(valid)
     model, seen = load_steps(state)
     assert seen == 7
+    saved = torch.load(state, weights_only=True)
+    assert torch.equal(model.tables.weight, saved["average"]["module.tables.weight"])
+    torch.save({**saved, "branch_at": 3}, tmp_path / "branch.pt")
+    assert torch.equal(load_steps(tmp_path / "branch.pt")[0].tables.weight, saved["model"]["tables.weight"])
     steps = StepNats(model, v, Fold(v, tokenizer))
     places = draw_places(shard, per_source=3)
     for place, fill in zip(places, validation_fills(shard, v, per_source=3), strict=True):

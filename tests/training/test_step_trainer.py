@@ -36,9 +36,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+def weights(folder: Path, kind: str = "model") -> dict[str, torch.Tensor]:
     """Those of a run's state."""
-    found: dict[str, torch.Tensor] = torch.load(folder / "state.pt", weights_only=True)["model"]
+    found: dict[str, torch.Tensor] = torch.load(folder / "state.pt", weights_only=True)[kind]
     return found
 
 
@@ -49,8 +49,28 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same_run(shards: Path, tmp_path
     assert whole.evaluate() < 0.8 * before
     StepTrainer(shards, tmp_path / "parts", TINY, SHORT).run(8 * 256)
     StepTrainer(shards, tmp_path / "parts", TINY, SHORT).run(20 * 256)
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    for kind in ("model", "average"):
+        one, two = weights(tmp_path / "whole", kind), weights(tmp_path / "parts", kind)
+        assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_what_is_measured_is_the_average_of_a_runs_last_eighth(shards: Path, tmp_path: Path) -> None:
+    trainer = StepTrainer(shards, tmp_path / "run", TINY, SHORT)
+    by_hand = torch.zeros(0)
+    for step in range(24):
+        trainer.train_step()
+        now = trainer.model.tables.weight.detach().clone()
+        by_hand = now if step < 8 else by_hand + 8 / (step + 1) * (now - by_hand)
+    average = trainer.average.module
+    assert torch.allclose(average.tables.weight, by_hand, atol=1e-6)
+    assert not torch.equal(average.tables.weight, trainer.model.tables.weight)
+    of_average = trainer.evaluate()
+    trainer.model.load_state_dict(average.state_dict())
+    trainer.config = StepTrainConfig(**{**SHORT.to_dict(), "decay_steps": 1})
+    assert trainer.evaluate() == of_average
+    trainer.write_model()
+    written = load_checkpoint(tmp_path / "run").weights["tables.weight"]
+    assert torch.allclose(torch.from_numpy(written), by_hand, atol=0.01)
 
 
 def test_a_branch_decays_and_leaves_its_run_alone(shards: Path, tmp_path: Path) -> None:
