@@ -42,6 +42,7 @@ from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.score.splice import splice
 from midi_rwkv.tokens.references import RunIndex
+from midi_rwkv.tokens.surroundings import CellSurroundings
 
 EXAMPLE = Path(__file__).parents[1] / "app" / "examples" / "pop_band.mid"
 EMPTY = bytes.fromhex("4d546864000000060001000101e04d54726b0000000c00ff58040402180800ff2f00")
@@ -253,7 +254,10 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
             (infiller.writing.heads, "logits", "heads"),
             (NoteWriter, "allowed", "grammar"),
             (RunIndex, "__init__", "looking up"),
-            (RunIndex, "find", "looking up"),
+            (RunIndex, "sources", "looking up"),
+            (CellSurroundings, "__init__", "looking up"),
+            (CellSurroundings, "at_place", "looking up"),
+            (CellSurroundings, "write", "looking up"),
             (RunIndex, "write", "looking up"),
             (NoteWriter, "choose", "choosing"),
         )

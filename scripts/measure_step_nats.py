@@ -1,6 +1,6 @@
 """Nats per note of a step model on held-out fills, raw and on the flat tokens' grid, beside the flat model's.
 
-    python scripts/measure_step_nats.py RUN/state.pt SHARDS VALID.zip [--per-source 24] [--references none,0,1]
+    python scripts/measure_step_nats.py RUN/state.pt SHARDS VALID.zip [--per-source 24]
 
 SHARDS holds note shards, VALID.zip the files of its valid.npz. The fills are the trainer's own (`training/valid.py`),
 24 of each source: 312 of 13. `evaluation/fold.py` says how a step model is put on the flat grid. All sources have the
@@ -73,9 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="the flat model (default: the one that ships)")
     parser.add_argument("--no-flat", action="store_true", help="the step model alone")
     parser.add_argument("--per-source", type=int, default=24, help="fills per source (default: 24)")
-    parser.add_argument(
-        "--references", default="none,0,1", help="how many each cell is shown; none: nor is any followed"
-    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     args = parser.parse_args(arguments)
@@ -92,11 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes = shard[place.song]
         song = flat.song(shard.names[place.song], notes)
         repeated = repeats(song, place, notes)
-        for count in args.references.split(","):
-            follow = count != "none"
-            raw, folded = steps.of(notes, place, references=int(count) if follow else 0, follow=follow)
-            add(rows, f"steps, {count} references, raw", place.source, raw, repeated)
-            add(rows, f"steps, {count} references, folded", place.source, folded, repeated)
+        for name, follow in (("alone", False), ("with sources", True)):
+            raw, folded = steps.of(notes, place, follow=follow)
+            add(rows, f"steps {name}, raw", place.source, raw, repeated)
+            add(rows, f"steps {name}, folded", place.source, folded, repeated)
         if not args.no_flat:
             alone, recalled = flat.of(song, place)
             add(rows, "flat, alone", place.source, alone, repeated)

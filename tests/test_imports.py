@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Each may import what stands before it.
-ORDER = ["errors", "files", "score", "tokens", "kernels", "model", "engine", "corpus", "training", "style", "fill"]
-ORDER += ["sound", "evaluation", "app", "commands"]
+ORDER = ["errors", "files", "native", "score", "tokens", "kernels", "model", "engine", "corpus", "training", "style"]
+ORDER += ["fill", "sound", "evaluation", "app", "commands"]
 
 
 def modules() -> Iterator[tuple[str, Path]]:

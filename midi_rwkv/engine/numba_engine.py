@@ -17,13 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba.extending
 import numpy as np
 from numba import types
 from numpy.typing import ArrayLike
 
 from midi_rwkv.kernels import numba_vectors
-from midi_rwkv.native import compiled
+from midi_rwkv.native import compiled, jitable
 
 from . import layers
 from .engine import Floats, State, check_tokens, check_vectors, shape_of
@@ -44,7 +43,6 @@ from .layers import (
 )
 from .pack import BLOCK, pack
 
-jitable: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.register_jitable
 SOURCES = [__file__, layers.__file__, numba_vectors.__file__]
 MATRIX_TYPES = {"float32": types.float32, "int8": types.int8}  # by precision
 

@@ -1,7 +1,7 @@
 """Nats of a step model, and of the flat model on the same fills, cell by cell.
 
 The fills are those of `training.valid`, the trainer's own: the same cells of the same songs. A step model is shown what
-fits 1,536 steps with its answer, references included; the flat model what it was trained to read, as when it fills.
+fits 1,536 steps with its answer; the flat model what it was trained to read, as when it fills.
 """
 
 from __future__ import annotations
@@ -80,10 +80,9 @@ class StepNats:
         self.heads = NoteHeads(weights, vocabulary.sizes)
 
     @torch.no_grad()
-    def of(self, song: SongNotes, place: Place, *, references: int, follow: bool = True) -> tuple[CellsNats, CellsNats]:
-        """Raw and folded nats of each cell of a fill. references: how many each cell is shown. follow: whether sources
-        are followed."""
-        steps, _ = lay_out_steps(self.vocabulary, song, place, references=references, follow=follow)
+    def of(self, song: SongNotes, place: Place, *, follow: bool = True) -> tuple[CellsNats, CellsNats]:
+        """Raw and folded nats of each cell of a fill. follow: whether sources are followed."""
+        steps, _ = lay_out_steps(self.vocabulary, song, place, follow=follow)
         targets, roles = targets_of(steps, self.vocabulary)
         at = np.flatnonzero(roles == Role.ANSWER)
         hidden = self.model.hidden(torch.from_numpy(steps[None, :-1]))[0][torch.from_numpy(at)].float()
@@ -98,7 +97,7 @@ class StepNats:
         bars = np.array([b for _, b in place.cells])
         is_note = np.isin(steps[at, Column.TOKEN], self.vocabulary.note_tokens)
         before = np.where(is_note[:, None], notes_of(self.vocabulary, steps[at])[:, [AT.position, AT.pitch]], -1)
-        asks = asks_of(self.vocabulary, song, place, references=references, follow=follow)
+        asks = asks_of(self.vocabulary, song, place, follow=follow)
         around = []
         for ask, (t, b) in zip(asks, place.cells, strict=True):
             assert ask.around is not None

@@ -88,7 +88,7 @@ class _Run:
 
     bars: tuple[int, int]  # half-open
     songs: list[SongNotes]  # as each candidate has it before the run
-    indices: list[RunIndex]  # where each candidate's references come from
+    indices: list[RunIndex]  # what each candidate can follow
     kept: dict[Cell, np.ndarray]  # locked notes
     session: StepSession
 
@@ -204,7 +204,7 @@ class StepWriting:
         return prompt_steps(self.vocabulary, song, window, asked, [(c.track, c.bar) for c in hidden])
 
     def _unknown(self, blanked: Blanked[SongNotes], run: tuple[int, int]) -> set[Cell]:
-        """Cells that references may not come from: beyond the bars of context, and after the song's end."""
+        """Cells that are not followed: beyond the bars of context, and after the song's end."""
         song, reach = blanked.song, blanked.ask.context_bars
         low, high = 0, len(blanked.score.bars)
         if reach is not None:
@@ -226,12 +226,11 @@ class StepWriting:
             limits = rules.cell(cell, silent=work.is_silent(draft, cell))
             writers.append(self.writer(blanked, cell, limits, draft.rng, micros))
             kept = run.kept.get(cell, EMPTY)
-            references, sources = self._references(blanked, index, cell)
-            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, references, sources))
+            sources = self._sources(blanked, index, cell)
+            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, sources))
             ask = CellAsk(
                 cell.track,
                 cell.bar,
-                references,
                 kept,
                 pitches=blanked.ask.sampling.pitch_range,
                 controls=self._controls(rules.told(cell), len(kept), draft.rng, is_drum=is_drum),
@@ -268,24 +267,14 @@ class StepWriting:
         is_drum = blanked.score.tracks[cell.track].is_drum
         return NoteWriter(limits, blanked.ask.sampling, rng, is_drum=is_drum, micros=micros)
 
-    def _references(
-        self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell
-    ) -> tuple[list[Reference], list[Reference]]:
-        """What is shown before the cell, and what is followed: never the notes that it is to be written anew instead
-        of, and what was just written only where the track has nothing else, since a fill that follows itself goes in
-        circles."""
+    def _sources(self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell) -> list[Reference]:
+        """What is followed: never the notes that the cell is to be written anew instead of, and what was just written
+        only where the track has nothing else, since a fill that follows itself goes in circles."""
         if not blanked.ask.sampling.recall:
-            return [], []
-        replaced = blanked.before.cell(cell.track, cell.bar)
+            return []
+        replaced = _places(blanked.before.cell(cell.track, cell.bar))
         sources = index.sources(cell.track, cell.bar, written=False)
-        if not len(replaced):
-            return index.find(cell.track, cell.bar, written=False)[:1], sources
-        places = _places(replaced)
-        shown, followed = (
-            [r for r in found if len(r.notes) and not np.array_equal(_places(r.notes), places)]
-            for found in (index.find(cell.track, cell.bar, 2, written=False), sources)
-        )
-        return shown[:1], followed
+        return [r for r in sources if not np.array_equal(_places(r.notes), replaced)]
 
     def _controls(self, told: SamplingConfig, kept: int, rng: np.random.Generator, *, is_drum: bool) -> list[str]:
         """The control tokens of a wish; where it leaves a range, any value of it."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .steps import StepModel
 
-STEP_FORMAT = 3
+STEP_FORMAT = 4
 TRUNK = "trunk."
 
 

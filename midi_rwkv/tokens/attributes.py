@@ -26,7 +26,6 @@ MICRO_MIN, MICRO_MAX = -20, 5  # the early ones are downbeats that a player rush
 DRUMS = 128  # a track's program where it plays drums
 MAX_DISTANCE = 20  # buckets on either side of the run
 MAX_LEFT = 16  # bars left in a run, the current one included
-LIKENESS_LEVELS = 8  # how alike the surroundings of a reference and of the place are
 RESTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 STRUCTURE = (
     "PAD",
@@ -45,9 +44,6 @@ STRUCTURE = (
     "Kept_Start",
     "Chord_None",
     "Chord_Bass",
-    "Reference_Itself",
-    *(f"Reference_Song{n}" for n in range(LIKENESS_LEVELS)),
-    *(f"Reference_Piece{n}" for n in range(LIKENESS_LEVELS)),
     *(f"Rest_{n}" for n in RESTS),
 )
 
@@ -126,9 +122,6 @@ class Role(IntEnum):
     CONTEXT = 1
     ANSWER = 2
     KEPT = 3
-    SONG = 4  # a reference: a cell of the same song
-    PIECE = 5  # a cell of another piece
-    ITSELF = 6  # what the fill replaces, or something like it
 
 
 def distance_of(bar: np.ndarray | int, first: int, last: int) -> np.ndarray:

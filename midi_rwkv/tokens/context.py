@@ -126,7 +126,8 @@ class Context:
         """By track: its cells that hold notes, bars (n,); and of each the bars that are most like it and how alike, the
         best first, (n, up to MOST_SOURCES)."""
         song, (first, last) = self.song, self.bars
-        filled = self.shown[:, first:last] & (song.counts[first:last].T > 0)
+        shown = self.shown[:, first:last]
+        filled = shown & (song.counts[first:last].T > 0)
         shared, both = zip(*(self._alike(t) for t in range(song.n_tracks)), strict=True)
         here = np.sum(shared, 0), np.sum(both, 0)
         around = [np.zeros_like(x) for x in here]
@@ -135,18 +136,18 @@ class Context:
             for total, x in zip(around, here, strict=True):
                 total[some, some] += NEAR[abs(offset)] * x[other, other]
         for t in range(song.n_tracks):
-            bars = np.flatnonzero(filled[t])
-            if len(bars) < 2:
+            bars, others = np.flatnonzero(filled[t]), np.flatnonzero(shown[t])
+            if not len(bars) or len(others) < 2:
                 continue
             alike, of = (
-                _without_own(total + NEAR[0] * x, own)[np.ix_(bars, bars)]
+                _without_own(total + NEAR[0] * x, own)[np.ix_(bars, others)]
                 for total, x, own in zip(around, here, (shared[t], both[t]), strict=True)
             )
             likeness = np.divide(alike, of, out=np.zeros_like(of), where=of > 0)
             likeness = coarse(np.minimum(1, likeness))
-            np.fill_diagonal(likeness, -1)
-            order = most_alike(likeness)[:, : min(MOST_SOURCES, len(bars) - 1)]
-            yield t, first + bars, first + bars[order], np.take_along_axis(likeness, order, 1)
+            likeness[np.arange(len(bars)), np.searchsorted(others, bars)] = -1
+            order = most_alike(likeness)[:, : min(MOST_SOURCES, len(others) - 1)]
+            yield t, first + bars, first + others[order], np.take_along_axis(likeness, order, 1)
 
     def _alike(self, track: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each two bars, what a track contributes to their likeness: twice the notes that both have, and the notes

@@ -7,12 +7,9 @@ finds is written to its last arguments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba.extending
 import numpy as np
-from numba import types
 
 from midi_rwkv import native
 
@@ -28,14 +25,13 @@ SHARPNESS = 2.0  # of shares: how much a score counts there
 LOWEST_SCORE = -3
 MICRO, VELOCITY, DURATION = 1, 3, 4  # columns of a note
 
-jitable: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.register_jitable
-_ints, _rows, _scores = types.int64[::1], types.int64[:, ::1], types.float32[:, ::1]
-_types: Any = types
-_sources = _types.Tuple((_ints, _rows, _rows, _scores, _scores))
+# numba's types: of R writers, of R x K sources.
+_INTS, _ROWS, _SCORES = "int64[::1]", "int64[:, ::1]", "float32[:, ::1]"
+_SOURCES = f"Tuple(({_INTS}, {_ROWS}, {_ROWS}, {_SCORES}, {_SCORES}))"
 _files = [__file__, attributes.__file__]
 
 
-@jitable
+@native.jitable
 def first_after(keys: Any, cell: Any, position: Any, pitch: Any) -> Any:
     """The number of the first note of a cell after a position and pitch, -1 for none."""
     key = (cell * POSITIONS + position) * PITCHES + pitch
@@ -49,7 +45,7 @@ def first_after(keys: Any, cell: Any, position: Any, pitch: Any) -> Any:
     return low if low < len(keys) and keys[low] // (POSITIONS * PITCHES) == cell else -1
 
 
-@jitable
+@native.jitable
 def heard(says: Any, prior: Any, gained: Any) -> Any:
     """Of the sources that say something (not NONE): the first, and the best that says something else, -1 for none; and
     how far the first is to be trusted, 1 and up."""
@@ -74,7 +70,7 @@ def heard(says: Any, prior: Any, gained: Any) -> Any:
     return first, second, 1 + SHARE_LEVELS * level + round((SHARE_LEVELS - 1) * agreeing / total)
 
 
-@native.compiled(types.void(_sources, _ints, _ints, _rows, _rows), _files)
+@native.compiled(f"void({_SOURCES}, {_INTS}, {_INTS}, {_ROWS}, {_ROWS})", _files)
 def say_next(sources, position, pitch, says, out):  # type: ignore[no-untyped-def]
     """After the last note. says (R, K): positions. out (R, 4): the position that the first source says, its pitch, the
     position that the second says, and the trust."""
@@ -95,7 +91,7 @@ def say_next(sources, position, pitch, says, out):  # type: ignore[no-untyped-de
             out[r, 2] = says[r, second]
 
 
-@native.compiled(types.void(_sources, _types.UniTuple(_ints, 2), _rows, _ints, _rows, _scores, _rows), _files)
+@native.compiled(f"void({_SOURCES}, Tuple(({_INTS}, {_INTS})), {_ROWS}, {_INTS}, {_ROWS}, {_SCORES}, {_ROWS})", _files)
 def say_pitch(sources, last, says, at, there, after, out):  # type: ignore[no-untyped-def]  # noqa: PLR0913
     """The next note being at a position. last: position and pitch of the one before. there (R, K): the note that each
     source has, NONE for none. after (R, K): what each has gained. out (R, 4): the first source's micro-timing and
@@ -120,7 +116,7 @@ def say_pitch(sources, last, says, at, there, after, out):  # type: ignore[no-un
             out[r, 2] = pitches[second]
 
 
-@native.compiled(types.void(_sources, _ints, _ints, _rows, _scores, _rows), _files)
+@native.compiled(f"void({_SOURCES}, {_INTS}, {_INTS}, {_ROWS}, {_SCORES}, {_ROWS})", _files)
 def say_rest(sources, at, pitch, there, after, out):  # type: ignore[no-untyped-def]
     """The note's position and pitch being known, `gained` with the place. after (R, K): what each source has gained.
     out (R, 2): velocity and duration of the best that has the note, or else of the best that has one at the position;

@@ -2,7 +2,7 @@
 
     BOS Tempo [Song_Start] [Song_End] Infill_Track+          what is asked
     Track_Start (TimeSig notes | Rest | Infill_Bar)+         the song, track by track, the asked tracks last
-    TimeSig [limits] [controls] [chords] [Kept_Start notes] (Reference notes)* FillBar_Start notes      a cell to write
+    TimeSig [limits] [controls] [chords] [Kept_Start notes] FillBar_Start notes      a cell to write
 
 A bar of the song is its TimeSig and its notes; bars in which a track rests are a `Rest` together, and a cell that is
 hidden is an `Infill_Bar`. Cells are written track by track. Nothing closes a cell: that it ends is what the model says
@@ -23,7 +23,6 @@ from .attributes import DRUMS, RESTS, Column, Role, Vocabulary, distance_of
 from .chords import Chord
 from .context import Context
 from .notes import AT, SongNotes
-from .references import Reference
 from .surroundings import CellSurroundings
 
 DENSITY_LEVELS = 18
@@ -39,7 +38,6 @@ class CellAsk:
 
     track: int
     bar: int
-    references: Sequence[Reference] = ()
     kept: np.ndarray = field(default_factory=lambda: EMPTY)  # (n, 5) notes that stay
     span: tuple[int, int] | None = None  # positions to write in, half-open; None: all
     pitches: tuple[int, int] | None = None  # lowest and highest to write
@@ -267,27 +265,10 @@ def cell_steps(vocabulary: Vocabulary, song: SongNotes, ask: CellAsk, run: tuple
         parts.append(
             note_steps(v, ask.kept, program=program, role=Role.KEPT, distance=place["distance"], around=around)
         )
-    for number, reference in reversed(list(enumerate(ask.references))):  # the best is read last
-        parts.append(_reference_start(v, reference, program, run))
-        distance = parts[-1][0, Column.DISTANCE]
-        around = ask.around.references[number] if ask.around else None
-        parts.append(
-            note_steps(v, reference.notes, program=program, role=reference.role, distance=distance, around=around)
-        )
     parts.append(step(v.id("FillBar_Start"), **place))
     if ask.around:
         parts[-1][0, Column.LOWEST :] = ask.around.at_start()[Column.LOWEST :]
     return np.concatenate(parts)
-
-
-def _reference_start(v: Vocabulary, reference: Reference, program: int, run: tuple[int, int]) -> np.ndarray:
-    name = {
-        Role.SONG: f"Reference_Song{reference.level}",
-        Role.PIECE: f"Reference_Piece{reference.level}",
-        Role.ITSELF: "Reference_Itself",
-    }[reference.role]
-    distance = 0 if reference.bar is None else int(distance_of(reference.bar, *run))
-    return step(v.id(name), program=1 + program, role=int(reference.role), distance=distance)
 
 
 def cell_answer(

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from .attributes import DRUMS, Role
+from .attributes import DRUMS
 from .notes import AT, SongNotes
 from .references import Reference
 
@@ -86,7 +86,7 @@ class PieceMemory:
                 notes[:, AT.pitch] += _shift(piece, own, other, track)
                 if notes[:, AT.pitch].min() < 0 or notes[:, AT.pitch].max() > 127:
                     continue
-            found.append(Reference(notes, likeness, Role.PIECE))
+            found.append(Reference(notes, likeness))
         return sorted(found, key=lambda r: -r.likeness)[:count]
 
     def _best(self, piece: Rhythms, place: np.ndarray, program: int, length: int) -> tuple[float, int, int] | None:

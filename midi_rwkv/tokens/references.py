@@ -1,10 +1,10 @@
-"""What a song says elsewhere: for a cell to write, the cells whose surroundings are most like its own.
+"""What a song says elsewhere: for a cell to write, the cells to follow, whose surroundings are most like its own.
 
 Surroundings are three bars on either side and the bar itself, all tracks: notes at the same place in the bar and of the
 same pitch are shared, and a bar counts for more the nearer it is. A cell of another track in the same bar serves too,
 where that track doubles this one elsewhere (twins.py).
 
-Cells that are to be written, or not to be known, are hidden: they are no references, and nobody's surroundings.
+Cells that are to be written, or not to be known, are hidden: nobody follows them, and they are nobody's surroundings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .attributes import DRUMS, LIKENESS_LEVELS, Role
+from .attributes import DRUMS
 from .notes import AT, SongNotes
 from .twins import TWIN_REACH, Twins, doubled, doubled_track, find_twins, places
 
@@ -27,17 +27,11 @@ _FINE = 2048  # likeness is told in so many steps, so that its order can be foun
 
 @dataclass(frozen=True)
 class Reference:
-    """A cell to be shown before another is written. likeness: 0-1, of surroundings. bar: None for another piece's."""
+    """A cell to be followed while another is written. likeness: 0-1, of surroundings. bar: None for another piece's."""
 
     notes: np.ndarray  # (n, 5)
     likeness: float
-    role: Role
     bar: int | None = None
-
-    @property
-    def level(self) -> int:
-        """The likeness in `LIKENESS_LEVELS`."""
-        return min(LIKENESS_LEVELS - 1, int(self.likeness * LIKENESS_LEVELS))
 
 
 class RunIndex:
@@ -130,55 +124,26 @@ class RunIndex:
         return np.minimum(1, np.divide(shared, both, out=np.zeros(n), where=both > 0))
 
     def sources(self, track: int, bar: int, *, written: bool = True) -> list[Reference]:
-        """The cells that are followed while this one is written, the most alike first, none empty; then its twins.
+        """The cells to follow while this one is written, the most alike first, empty ones too; then its twins.
 
         written: whether cells of the track that were written since may be followed, too; they are where there is
         nothing else.
         """
         like = coarse(self.likeness(bar))
-        candidates = self._serving(track, self.shown[track] & (self._sizes[track] > 0), written=written)
+        candidates = self._serving(track, written=written)
         ranked = candidates[most_alike(like[candidates])][:MOST_SOURCES].tolist()
         return [
-            *(Reference(self.cell(track, b), float(like[b]), Role.SONG, b) for b in ranked),
+            *(Reference(self.cell(track, b), float(like[b]), b) for b in ranked),
             *self._twins_of(track, bar),
         ]
 
-    def find(self, track: int, bar: int, count: int = 1, *, written: bool = True) -> list[Reference]:
-        """The `count` most alike cells that hold notes, the best first, none twice; before them the very best where it
-        is an empty cell of the track. written: as for `sources`."""
-        like = coarse(self.likeness(bar))
-        candidates = self._serving(track, self.shown[track], written=written)
-        ranked = candidates[most_alike(like[candidates])].tolist()
-        found: list[Reference] = []
-        if ranked and not self._sizes[track, ranked[0]]:
-            found.append(Reference(self.cell(track, ranked[0]), float(like[ranked[0]]), Role.SONG, ranked[0]))
-            count += 1
-        twin = next(iter(self._twins_of(track, bar)), None)
-        seen: set[bytes] = set()
-        for b in ranked:
-            if not self._sizes[track, b]:
-                continue
-            if twin and twin.likeness > like[b]:
-                found.append(twin)
-                seen.add(twin.notes.tobytes())
-                twin = None
-            if len(found) >= count:
-                break
-            notes = self.cell(track, b)
-            if notes.tobytes() not in seen:
-                seen.add(notes.tobytes())
-                found.append(Reference(notes, float(like[b]), Role.SONG, b))
-        if twin:
-            found.append(twin)
-        return found[:count]
-
-    def _serving(self, track: int, bars: np.ndarray, *, written: bool) -> np.ndarray:
-        """Of the bars of a track, (B,) bool, those that may serve: their numbers."""
-        found = np.flatnonzero(bars)
+    def _serving(self, track: int, *, written: bool) -> np.ndarray:
+        """The bars of a track that may be followed."""
+        found = np.flatnonzero(self.shown[track])
         if written:
             return found
         older = found[[(track, b) not in self._cells for b in found.tolist()]]
-        return older if (self._sizes[track, older] > 0).any() else found
+        return older if len(older) else found
 
     def _twins_of(self, track: int, bar: int) -> list[Reference]:
         """What other tracks that double this one play in the bar, the best first."""
@@ -193,7 +158,7 @@ class RunIndex:
         kinds = twins.kinds[track, bar].tolist()
         likeness = coarse(twins.likeness[track, bar]).tolist()
         return [
-            Reference(doubled(kind, self.cell(doubled_track(kind), bar)), like, Role.SONG, bar)
+            Reference(doubled(kind, self.cell(doubled_track(kind), bar)), like, bar)
             for kind, like in zip(kinds, likeness, strict=True)
             if kind >= 0
         ]

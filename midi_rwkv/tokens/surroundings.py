@@ -111,15 +111,12 @@ class CellSurroundings:
         index: RunIndex,
         track: int,
         bar: int,
-        references: Sequence[Reference] = (),
         sources: Sequence[Reference] = (),
     ):
-        """index: what is shown now of the song, and has been written since. references: those that are shown before
-        the cell, the best first. sources: those that are followed."""
+        """index: what is shown now of the song, and has been written since. sources: what is followed."""
         self._vocabulary, self._index, self._track, self._bar = vocabulary, index, track, bar
         self._others, self._struck = self._at(bar)
-        self.references = [self._of_reference(r) for r in references]  # the columns of their notes, (n, columns) each
-        followed = [r for r in sources if len(r.notes)][:WIDTH]
+        followed = sources[:WIDTH]
         of = np.full((1, WIDTH), NONE)
         likeness = np.zeros((1, WIDTH), np.float32)
         of[0, : len(followed)] = np.arange(len(followed))
@@ -140,15 +137,6 @@ class CellSurroundings:
         start = lines[bars - first] + notes[:, AT.position]
         found = sounding(np.arange(n), np.full(n, self._track), Sounds.of(self._vocabulary, song, notes, start, track))
         return found.astype(np.int16), np.unique(start[start >= 0])
-
-    def _of_reference(self, reference: Reference) -> np.ndarray:
-        """What sounds around a reference's notes where they stand."""
-        out = np.zeros((len(reference.notes), len(Column)), np.int16)
-        if reference.bar is not None and len(out):
-            others = self._others if reference.bar == self._bar else self._at(reference.bar)[0]
-            at = np.minimum(reference.notes[:, AT.position], len(others) - 1)
-            out[:, OTHERS] = others[at]
-        return out
 
     def copy(self) -> CellSurroundings:
         """For another writer, who has written the same so far."""

@@ -3,7 +3,7 @@
 Row `i` of a run depends on (seed, i) alone, so a resumed run, or one on more processes, sees the same rows.
 
 What a composer may ask for, a sample may ask for: one track or several, a few bars or many; of a whole song, of a
-sketch of a few bars, of a song that goes on, of tracks that are not there yet, of an empty song; with references from
+sketch of a few bars, of a song that goes on, of tracks that are not there yet, of an empty song; with sources in
 the song or from other pieces, or none; with density, polyphony, note durations, chords or a range told; with notes that
 stay.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.corpus.shards import sources_in
 from midi_rwkv.errors import CorpusError
-from midi_rwkv.tokens.attributes import DRUMS, Column, Role, Vocabulary
+from midi_rwkv.tokens.attributes import DRUMS, Column, Vocabulary
 from midi_rwkv.tokens.chords import SongChords
 from midi_rwkv.tokens.layout import (
     EMPTY,
@@ -67,17 +67,14 @@ TRANSPOSE = 6  # semitones up or down
 CONTROL_KINDS = ("density", "polyphony", "duration")
 CONTROL_SHARE = 0.2  # of the samples, each control and the chords
 RANGE_SHARE = 0.1
-# What a sample's cells are shown before they are written: cells of the song, of other pieces, or of neither; or one
-# that is like the cell itself, as what a variation is made of.
-REFERENCE_SHARES = {
-    "none": 0.1,  # nothing is followed either; all else is
-    "followed": 0.3,  # and none shown
-    "best": 0.3,
-    "best two": 0.06,
-    "second": 0.04,
-    "pieces": 0.08,
-    "pieces and best": 0.08,
-    "itself": 0.04,
+# What is followed in a sample: cells of the song, of other pieces, or of neither; or one that is like the cell itself,
+# as what a variation is made of.
+SOURCE_SHARES = {
+    "none": 0.1,
+    "song": 0.68,
+    "pieces": 0.09,
+    "pieces and song": 0.08,
+    "itself": 0.05,
 }
 KEPT_SHARE = 0.12
 
@@ -131,7 +128,7 @@ class RowSampler:
     ) -> np.ndarray | None:
         """A sample of at most `budget` steps, (n, columns), or None where the drawn region does not fit.
 
-        chords: told in some samples; None: never. others: gives pieces that references may come from. within: bars,
+        chords: told in some samples; None: never. others: gives pieces that may be followed. within: bars,
         half-open, that the region lies in.
         """
         drawn = self._region(song, rng, budget, within or (0, song.n_bars))
@@ -228,7 +225,7 @@ class RowSampler:
         kinds = [k for k in CONTROL_KINDS if rng.random() < share * CONTROL_SHARE]
         told = chords if rng.random() < share * CONTROL_SHARE else None
         ranged, keeping = rng.random() < share * RANGE_SHARE, rng.random() < share * KEPT_SHARE
-        sources = _References(task, rng, others, {"best": 1.0} if self.plain else REFERENCE_SHARES)
+        sources = _Sources(task, rng, others, {"song": 1.0} if self.plain else SOURCE_SHARES)
         out = []
         for t, b in task.cells:
             notes = song.cell(t, b)
@@ -238,12 +235,10 @@ class RowSampler:
             if ranged and pitches is None and len(notes):
                 low, high = int(notes[:, AT.pitch].min()), int(notes[:, AT.pitch].max())
                 pitches = max(0, low - int(rng.integers(0, 5))), min(127, high + int(rng.integers(0, 5)))
-            found = sources.find(t, b)
-            around = CellSurroundings(self.vocabulary, sources.index, t, b, found, sources.followed(t, b, found))
+            around = CellSurroundings(self.vocabulary, sources.index, t, b, sources.of(t, b))
             ask = CellAsk(
                 t,
                 b,
-                found,
                 kept,
                 span,
                 pitches,
@@ -256,8 +251,8 @@ class RowSampler:
         return out
 
 
-class _References:
-    """Where a sample's references come from: one draw a sample, a look a cell."""
+class _Sources:
+    """What a sample follows: one draw a sample, a look a cell."""
 
     def __init__(
         self,
@@ -280,28 +275,16 @@ class _References:
         self.memory = PieceMemory([Rhythms(s) for s in others()] if "pieces" in self.kind else [])
         self.own = Rhythms(song) if self.memory.pieces else None
 
-    def find(self, track: int, bar: int) -> list[Reference]:
-        """References for a cell, the best first."""
+    def of(self, track: int, bar: int) -> list[Reference]:
+        """What is followed in a cell."""
         found: list[Reference] = []
         if self.own:
             found += self.memory.find(self.own, track, bar, self.index.shown, int(self.rng.integers(1, 4)))
         if self.kind == "itself":
             found += self._something_like(track, bar)
-        elif self.kind in ("best", "pieces and best"):
-            found += self.index.find(track, bar)
-        elif self.kind in ("best two", "second"):
-            found += self.index.find(track, bar, 2)
-        return found[-1:] if self.kind == "second" else found
-
-    def followed(self, track: int, bar: int, shown: list[Reference]) -> list[Reference]:
-        """The sources of a cell, those that are shown being known."""
-        if self.kind == "none":
-            return []
-        pieces = [r for r in shown if r.role != Role.SONG]
-        if self.kind in ("pieces", "itself"):
-            return pieces
-        of_song = self.index.sources(track, bar)
-        return pieces + (of_song[1:] if self.kind == "second" else of_song)
+        if self.kind in ("song", "pieces and song"):
+            found += self.index.sources(track, bar)
+        return found
 
     def write(self, track: int, bar: int, notes: np.ndarray) -> None:
         self.index.write(track, bar, notes)
@@ -316,7 +299,7 @@ class _References:
             alike = 2 * len(own & theirs) / max(1, len(own) + len(theirs))
             if best < alike < 1:
                 best, found = alike, notes
-        return [Reference(found, best, Role.ITSELF)] if best > 0.2 else []
+        return [Reference(found, best)] if best > 0.2 else []
 
 
 def _keep_some(

@@ -1,4 +1,4 @@
-"""The fixed fills that a run is measured on: the same songs, bars, tracks and references at every step of every run."""
+"""The fixed fills that a run is measured on: the same songs, bars and tracks at every step of every run."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Fill:
 
 
 def validation_fills(
-    shard: NoteShard, vocabulary: Vocabulary, *, per_source: int = FILLS_PER_SOURCE, references: int = 1, seed: int = 0
+    shard: NoteShard, vocabulary: Vocabulary, *, per_source: int = FILLS_PER_SOURCE, seed: int = 0
 ) -> list[Fill]:
-    """The fills of `draw_places`. references: how many each cell is shown."""
+    """The fills of `draw_places`."""
     return [
-        Fill(place.source, *lay_out(vocabulary, shard[place.song], place, references=references))
+        Fill(place.source, *lay_out(vocabulary, shard[place.song], place))
         for place in draw_places(shard, per_source=per_source, seed=seed)
     ]
 
@@ -99,30 +99,25 @@ def _draw(song: SongNotes, rng: np.random.Generator) -> tuple[list[int], tuple[i
     return tracks, (first, first + count), Question(after=0, open_end=True) if open_end else PLAIN
 
 
-def asks_of(
-    vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int, follow: bool = True
-) -> list[CellAsk]:
+def asks_of(vocabulary: Vocabulary, song: SongNotes, place: Place, *, follow: bool = True) -> list[CellAsk]:
     """What is asked of each cell of a place, the cells before it being written.
 
-    references: how many are shown. follow: whether sources are followed.
+    follow: whether sources are followed.
     """
     index = RunIndex(song, place.run, place.hidden(song))
     asks = []
     for t, b in place.cells:
-        found = index.find(t, b, references) if references else []
         sources = index.sources(t, b) if follow else []
-        asks.append(CellAsk(t, b, found, around=CellSurroundings(vocabulary, index, t, b, found, sources)))
+        asks.append(CellAsk(t, b, around=CellSurroundings(vocabulary, index, t, b, sources)))
         index.write(t, b, song.cell(t, b))
     return asks
 
 
-def lay_out(
-    vocabulary: Vocabulary, song: SongNotes, place: Place, *, references: int, follow: bool = True
-) -> tuple[np.ndarray, int]:
+def lay_out(vocabulary: Vocabulary, song: SongNotes, place: Place, *, follow: bool = True) -> tuple[np.ndarray, int]:
     """The steps of a fill with the song's own notes as its answer, and their number."""
     run, cells = place.run, place.cells
     parts: list[np.ndarray] = []
-    for ask in asks_of(vocabulary, song, place, references=references, follow=follow):
+    for ask in asks_of(vocabulary, song, place, follow=follow):
         parts.append(cell_steps(vocabulary, song, ask, run))
         parts.append(cell_answer(vocabulary, song, ask, song.cell(ask.track, ask.bar), run))
     left = STEPS - sum(map(len, parts))

@@ -69,8 +69,8 @@ def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer, tmp_path
     places = draw_places(shard, per_source=3)
     for place, fill in zip(places, validation_fills(shard, v, per_source=3), strict=True):
         song = shard[place.song]
-        assert np.array_equal(lay_out(v, song, place, references=1)[0], fill.steps)
-        raw, folded = steps.of(song, place, references=1)
+        assert np.array_equal(lay_out(v, song, place)[0], fill.steps)
+        raw, folded = steps.of(song, place)
         targets, roles = targets_of(fill.steps, v)
         asked = torch.from_numpy(roles == Role.ANSWER)
         with torch.no_grad():
@@ -127,11 +127,11 @@ def test_other_files_are_refused(valid, tiny, tmp_path):
 
 
 def test_the_script_prints_both_beside_each_other(valid, songs, state, tiny, script, capsys):
-    arguments = [state, valid, songs, "--checkpoint", tiny, "--per-source", 1, "--references", "0,1"]
+    arguments = [state, valid, songs, "--checkpoint", tiny, "--per-source", 1]
     out = state.parent / "out.json"
     script("measure_step_nats").main([*map(str, arguments), "--out", str(out)])
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
-    systems = [f"steps, {n} references, {kind}" for n in (0, 1) for kind in ("raw", "folded")]
+    systems = [f"steps {name}, {kind}" for name in ("alone", "with sources") for kind in ("raw", "folded")]
     assert record["by_source"][0] == ["source", *systems, "flat, alone", "flat, with recall"]
     assert [row[0] for row in record["by_source"][1:]] == ["folk", "pop"]
     for row in record["split"][1:]:

@@ -44,8 +44,7 @@ def test_the_originals_nats_are_the_models(step_checkpoint_folder):
     index = RunIndex(blank, run, cells)
     parts = [prompt_steps(v, blank, Window(4, 6, 0, 12), (0, 1), cells)]
     for t, b in cells:
-        references, sources = index.find(t, b, written=False)[:1], index.sources(t, b, written=False)
-        ask = CellAsk(t, b, references, around=CellSurroundings(v, index, t, b, references, sources))
+        ask = CellAsk(t, b, around=CellSurroundings(v, index, t, b, index.sources(t, b, written=False)))
         parts += [cell_steps(v, blank, ask, run), cell_answer(v, blank, ask, whole.cell(t, b), run)]
         index.write(t, b, whole.cell(t, b))
     steps = with_before(np.concatenate([*parts, np.zeros((1, parts[0].shape[1]), np.int16)]))  # the last cell's end too

@@ -14,6 +14,8 @@ from midi_rwkv.fill.steps import LONGEST_RUN
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import TimeSignature
 from midi_rwkv.tokens.attributes import Column, Role
+from midi_rwkv.tokens.notes import AT
+from midi_rwkv.tokens.surroundings import CellSurroundings
 
 BAR = 1920
 BUSY = SamplingConfig(density=(4, 12))
@@ -46,12 +48,6 @@ def laid(monkeypatch):
     return seen
 
 
-def references(steps):
-    """The pitches of the references among some steps."""
-    of_song = steps[steps[:, Column.ROLE] == Role.SONG]
-    return (of_song[of_song[:, Column.POSITION] > 0, Column.PITCH] - 1).tolist()
-
-
 @pytest.mark.parametrize("late", [0, 7])
 def test_micro_timing_is_asked_for_only_where_the_track_has_some(infiller, monkeypatch, late):
     asked, logits = set(), infiller.writing.heads.logits
@@ -62,18 +58,26 @@ def test_micro_timing_is_asked_for_only_where_the_track_has_some(infiller, monke
     assert asked == ({0, 1, 2, 3, 4} if late else {0, 2, 3, 4})
 
 
-def test_a_cell_is_shown_what_the_song_says_elsewhere(infiller, laid):
-    """Of bars whose notes are not known, the most alike; where they are to be replaced, one that is not the same."""
+def test_what_the_song_says_elsewhere_is_followed(infiller, laid, monkeypatch):
+    """In bars whose notes are not known, the most alike; where they are to be replaced, one that is not the same."""
+    followed = []
+
+    def spy(*given):
+        followed.append([r.notes[:, AT.pitch].tolist() for r in given[-1]])
+        return CellSurroundings(*given)
+
+    monkeypatch.setattr("midi_rwkv.fill.steps.CellSurroundings", spy)
     empty = song().with_fill(Region.rectangle([0], [(8, 10)]), {0: []})
     infiller(empty, Ask(Region.rectangle([0], [(8, 10)]), BUSY))
-    assert [references(steps) for steps in laid] == [[60, 64, 67, 72], [62, 65, 69, 74]]
-    laid.clear()
+    assert [steps[-1, Column.NEXT_PITCH] - 1 for steps in laid] == [60, 62]
+    assert followed[0][0] == [60, 64, 67, 72]
+    followed.clear()
     infiller(song(), Ask(Region.rectangle([0], [(8, 10)]), BUSY))
-    assert references(laid[0])
-    assert references(laid[0]) != [60, 64, 67, 72]
+    assert [60, 64, 67, 72] not in followed[0]
+    assert [60, 64, 67, 71] in followed[0]
     laid.clear()
     infiller(song(), Ask(Region.rectangle([0], [(8, 10)]), replace(BUSY, recall=0)))
-    assert not references(laid[0])
+    assert not laid[0][:, [Column.NEXT_PITCH, Column.NEXT_THERE]].any()
 
 
 def test_wishes_and_locked_notes_are_laid_out(infiller, laid):

@@ -35,8 +35,7 @@ def sample(seed: int = 0) -> np.ndarray:
     index = RunIndex(song, (5, 7), hidden)
     parts = [prompt_steps(vocabulary(), song, Window(5, 7, 0, song.n_bars), [0], hidden)]
     for t, b in hidden:
-        found = index.find(t, b)
-        ask = CellAsk(t, b, found, around=CellSurroundings(vocabulary(), index, t, b, found, index.sources(t, b)))
+        ask = CellAsk(t, b, around=CellSurroundings(vocabulary(), index, t, b, index.sources(t, b)))
         parts += [
             cell_steps(vocabulary(), song, ask, (5, 7)),
             cell_answer(vocabulary(), song, ask, song.cell(t, b), (5, 7)),

@@ -22,7 +22,6 @@ from midi_rwkv.tokens.layout import (
     targets_of,
 )
 from midi_rwkv.tokens.notes import AT, SongNotes
-from midi_rwkv.tokens.references import RunIndex
 
 
 def names(steps: np.ndarray) -> list[str]:
@@ -82,15 +81,13 @@ def test_the_answer_is_predicted_and_so_is_its_end() -> None:
     assert not wanted[3:].any()
 
 
-def test_references_and_kept_notes_are_not_predicted() -> None:
+def test_kept_notes_are_not_predicted() -> None:
     song = repeating_song()
-    found = RunIndex(song, (8, 9), [(0, 8)]).find(0, 8)
-    ask = CellAsk(0, 8, found, song.cell(0, 8)[:2])
+    ask = CellAsk(0, 8, song.cell(0, 8)[:2])
     steps = np.concatenate([cell_steps(vocabulary(), song, ask, (8, 9)), np.zeros((1, len(Column)), np.int16)])
     _, roles = targets_of(steps, vocabulary())
     assert (roles != Role.NONE).sum() == 1  # the place after FillBar_Start
     assert (steps[:, Column.ROLE] == Role.KEPT).sum() == 2
-    assert (steps[:, Column.ROLE] == Role.SONG).sum() == 5
 
 
 def test_what_is_asked_is_told() -> None:

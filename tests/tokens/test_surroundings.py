@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from song import random_song, song_of, vocabulary
 
-from midi_rwkv.tokens.attributes import DRUMS, Column, Role
+from midi_rwkv.tokens import following_loops
+from midi_rwkv.tokens.attributes import DRUMS, Column
 from midi_rwkv.tokens.context import Context
 from midi_rwkv.tokens.following import AHEAD, AT_POSITION, OF_PITCH
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps
@@ -91,7 +93,7 @@ def followed(*sources: Reference) -> CellSurroundings:
 
 def test_the_source_is_followed_from_note_to_note() -> None:
     notes = np.array([(0, 0, 60, 5, 7), (0, 2, 64, 6, 8), (12, 0, 62, 7, 9)], np.int16)
-    around = followed(Reference(notes, 1.0, Role.PIECE))
+    around = followed(Reference(notes, 1.0))
     ahead = [Column.NEXT_THERE, Column.NEXT_PITCH]
     assert around.at_start()[ahead].tolist() == [1, 61]
     first = around.at_place(0)
@@ -114,7 +116,7 @@ def test_the_source_is_followed_from_note_to_note() -> None:
 def test_the_source_that_was_right_is_followed() -> None:
     one = np.array([(0, 0, 60, 5, 7), (12, 0, 62, 5, 7), (24, 0, 64, 5, 7)], np.int16)
     two = np.array([(0, 0, 65, 6, 8), (6, 0, 67, 6, 8), (24, 0, 69, 9, 3)], np.int16)
-    around = followed(Reference(one, 0.6, Role.SONG, 1), Reference(two, 0.5, Role.SONG, 1))
+    around = followed(Reference(one, 0.6, 1), Reference(two, 0.5, 1))
     assert around.at_start()[AHEAD[:3]].tolist() == [1, 61, 0]  # both begin at once
     first = around.at_place(0)
     assert first[[Column.THERE_PITCH, Column.THERE_SECOND]].tolist() == [61, 66]
@@ -128,13 +130,23 @@ def test_the_source_that_was_right_is_followed() -> None:
 
 def test_the_more_sources_agree_the_more_they_are_trusted() -> None:
     notes = [np.array([(0, 0, p, 5, 7), (12, 0, p, 5, 7)], np.int16) for p in (60, 60, 62)]
-    sources = [Reference(n, 0.5, Role.SONG, 1) for n in notes]
+    sources = [Reference(n, 0.5, 1) for n in notes]
     alone, agreeing, against = (followed(*x) for x in (sources[:1], sources[:2], sources[1:]))
     trust = [a.at_place(0)[Column.THERE_TRUST] for a in (alone, agreeing, against)]
     assert trust[0] == trust[1] > trust[2]
     for around in (alone, against):
         around.write(around.at_place(0), 0, 60)
     assert against.at_place(12)[Column.THERE_TRUST] > trust[2]
+
+
+def test_without_numba_the_same_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    song = random_song(3)
+    context = Context(vocabulary(), song, np.ones((song.n_tracks, song.n_bars), bool), (0, song.n_bars))
+    compiled = context.columns()
+    for name in ("say_next", "say_pitch", "say_rest"):
+        monkeypatch.setattr(following_loops, name, getattr(following_loops, name).py_func)
+    for one, other in zip(compiled, context.columns(), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_what_doubles_a_track_is_a_source() -> None:
@@ -164,10 +176,7 @@ def laid_out(song: SongNotes, run: tuple[int, int], cells: list[tuple[int, int]]
     index = RunIndex(song, run, cells)
     parts = [prompt_steps(vocabulary(), song, Window(*run, 0, song.n_bars), [0, 2], cells)]
     for t, b in cells:
-        references = index.find(t, b, 2)
-        ask = CellAsk(
-            t, b, references, around=CellSurroundings(vocabulary(), index, t, b, references, index.sources(t, b))
-        )
+        ask = CellAsk(t, b, around=CellSurroundings(vocabulary(), index, t, b, index.sources(t, b)))
         parts += [
             cell_steps(vocabulary(), song, ask, run),
             cell_answer(vocabulary(), song, ask, answers.cell(t, b), run),
