@@ -87,7 +87,7 @@ def endpoints(
         key: str = "",
         style: str = "",
         style_strength: float = 1.0,
-        recall: float = 1.0,
+        follow: float = 1.0,
         instruments: dict[str, str] | None = None,
         style_file: FileData | None = None,
     ) -> tuple[list[FileData], dict[str, Any]]:
@@ -107,7 +107,7 @@ def endpoints(
             key: use only pitches of this key, like "A minor"
             style: a style's name, or a blend like "mine:0.7,bach:0.3"
             style_strength: 0 is no style
-            recall: how readily the song's own music returns; 0 only as the model alone would
+            follow: how far the song's own bars are followed: 1 as songs do, 0 not at all
             instruments: how to interpret tracks, as in `inspect`; the file keeps its programs
             style_file: a style's .safetensors file, instead of `style`
         """
@@ -117,7 +117,7 @@ def endpoints(
             _check_numbers(density=density or [], polyphony=polyphony or [], pitch_range=pitch_range or [])
             _check_numbers(num_candidates=[num_candidates], seed=[seed])
             _check_numbers(float, temperature=[temperature], top_p=[top_p], style_strength=[style_strength])
-            _check_numbers(float, recall=[recall])
+            _check_numbers(float, follow=[follow])
             if seed != -1:
                 check_seed(seed)
             if not 1 <= num_candidates <= MOST_CANDIDATES:
@@ -131,7 +131,7 @@ def endpoints(
                 polyphony=_span("polyphony", polyphony),
                 pitch_range=_span("pitch_range", pitch_range),
                 key=parse_key(key or None, "key"),
-                recall=recall,
+                follow=follow,
             )
             if style and style_file:
                 raise RequestError("give style or style_file, not both")

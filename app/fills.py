@@ -9,8 +9,8 @@ from typing import Any
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.arguments import parse_key, parse_pitch, parse_range
-from midi_rwkv.model.checkpoint import AnyCheckpoint
 from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style, find_style
 
@@ -23,7 +23,7 @@ ANY_KEY = "any"
 LABELS = {  # used on the page and in its messages
     "candidates": "Candidates",
     "temperature": "Temperature",
-    "recall": "Recall",
+    "follow": "Follow the song",
     "style": "Style",
     "strength": "Strength",
     "density": "Notes a bar",
@@ -40,7 +40,7 @@ class Settings:
 
     candidates: int
     temperature: float
-    recall: float
+    follow: float
     style: str
     strength: float
     density: str
@@ -59,7 +59,7 @@ class Settings:
                 polyphony=parse_range("polyphony", self.polyphony.strip() or None),
                 pitch_range=parse_range("pitch_range", self.pitch_range.strip() or None, parse_pitch),
                 key=parse_key(None if self.key in ("", ANY_KEY) else self.key, "key"),
-                recall=self.recall,
+                follow=self.follow,
             )
         except RequestError as error:
             name, space, rest = str(error).partition(" ")
@@ -74,7 +74,7 @@ class Settings:
             raise RequestError(f"Seed must be a whole number from 0 to 2^63 - 1, got {text[:40]!r}")
         return int(text)
 
-    def find_style(self, checkpoint: AnyCheckpoint) -> Style | None:
+    def find_style(self, checkpoint: StepCheckpoint) -> Style | None:
         """The style at its strength, or None. Raises StyleError if it cannot be used."""
         if not self.style or self.style == NO_STYLE or not self.strength:
             return None
@@ -98,7 +98,7 @@ class Plan:
     kept: Fill
 
 
-def plan(session: TabSession, settings: Settings, checkpoint: AnyCheckpoint, *, alike: bool) -> Plan:
+def plan(session: TabSession, settings: Settings, checkpoint: StepCheckpoint, *, alike: bool) -> Plan:
     """A plan for all marked cells, or with `alike` for about half of the chosen candidate's, keeping its other cells.
 
     With `alike`, a single cell is rewritten at a lower temperature. Raises RequestError if nothing is marked or chosen,

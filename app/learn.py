@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.checkpoint import AnyCheckpoint
 from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import render
 from midi_rwkv.style.personalize import Personalized, PersonalizeOptions, PersonalizeProgress, personalize
@@ -46,7 +46,7 @@ def what_was_read(paths: Sequence[str]) -> tuple[list[list[Any]], list[Piece]]:
 
 
 def alone(
-    paths: Sequence[Path | str], name: str, checkpoint: AnyCheckpoint, *, overwrite: bool, **more: Any
+    paths: Sequence[Path | str], name: str, checkpoint: StepCheckpoint, *, overwrite: bool, **more: Any
 ) -> Personalized:
     """`personalize` for the page and for programs. Raises RequestError while another style is being learned."""
     if not _one_at_a_time.acquire(blocking=False):
@@ -58,7 +58,7 @@ def alone(
 
 
 def tune(
-    paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: AnyCheckpoint, stop: threading.Event
+    paths: Sequence[str], name: str, *, overwrite: bool, checkpoint: StepCheckpoint, stop: threading.Event
 ) -> Iterator[Step]:
     """Learns the style. Setting `stop` ends it early with the best state so far. Raises RequestError."""
     happened: queue.Queue[PersonalizeProgress | Personalized | BaseException] = queue.Queue()

@@ -149,7 +149,7 @@ def _drawing() -> list[Any]:
             label=LABELS["temperature"],
             info="lower: plainer, higher: bolder",
         ),
-        gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["recall"], info="of the song's own music; 0: none"),
+        gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["follow"], info="how far its own bars lead; 0: not at all"),
         gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces"),
         gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="0: without the style; 1: as learned"),
     ]

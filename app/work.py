@@ -12,29 +12,28 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from midi_rwkv.engine.engine import Engine, Floats, State
+from midi_rwkv.engine.engine import Floats, State, VectorEngine
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller, Progress
-from midi_rwkv.model.checkpoint import AnyCheckpoint, load_checkpoint
+from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style
 
 from .versions import Fill
 
 REMEMBERED = 24  # contexts whose state is kept, half a megabyte each
-WORTH_KEEPING = 64  # tokens; states of shorter readings are not kept
-AT_ONCE = 512  # tokens read between two checks whether to stop
+WORTH_KEEPING = 64  # steps; states of shorter readings are not kept
+AT_ONCE = 512  # steps read between two checks whether to stop
 MOST_WAITING = 12
 
 
@@ -43,13 +42,13 @@ class Stopped(Exception):
 
 
 class PatientEngine:
-    """An engine that checks before every step whether to continue, and remembers the states after long readings.
+    """A `VectorEngine` that checks before every step whether to continue, and remembers the states after long readings.
 
     A second fill of the same region therefore starts with its first note. Two readings are the same if their inputs and
     the state before them are the same.
     """
 
-    def __init__(self, engine: Engine[State]) -> None:
+    def __init__(self, engine: VectorEngine[State]) -> None:
         self.engine, self.name = engine, engine.name
         self.check: Callable[[], None] = lambda: None
         self.vocab_size = engine.vocab_size
@@ -59,33 +58,23 @@ class PatientEngine:
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> State:
         return self.engine.new_state(batch, wkv0)
 
-    def step(self, tokens: ArrayLike, state: State) -> Floats:
-        self.check()
-        return self.engine.step(tokens, state)
-
     def step_vectors(self, vectors: Floats, state: State) -> Floats:
         self.check()
         return self.engine.step_vectors(vectors, state)
 
-    def prefill(self, tokens: Sequence[int], state: State) -> Floats:
-        return self._read(self.engine.prefill, np.array(tokens, np.int64), state)
-
     def prefill_vectors(self, vectors: Floats, state: State) -> Floats:
-        return self._read(self.engine.prefill_vectors, vectors, state)
-
-    def _read(self, read: Callable[[Any, State], Floats], inputs: np.ndarray, state: State) -> Floats:
-        """Reads all inputs, or takes over the state that they led to before."""
+        """Reads all vectors, or takes over the state that they led to before."""
         self.check()
-        if len(inputs) < WORTH_KEEPING or state.batch > 1:
-            return read(inputs, state)
-        mark = hashlib.blake2b(inputs.tobytes(), digest_size=16)
+        if len(vectors) < WORTH_KEEPING or state.batch > 1:
+            return self.engine.prefill_vectors(vectors, state)
+        mark = hashlib.blake2b(vectors.tobytes(), digest_size=16)
         for array in (state.att_shift, state.ffn_shift, state.wkv):
             mark.update(array.tobytes())
         key = mark.digest()
         if key not in self._known:
-            for at in range(0, len(inputs), AT_ONCE):
+            for at in range(0, len(vectors), AT_ONCE):
                 self.check()
-                last = read(inputs[at : at + AT_ONCE], state)
+                last = self.engine.prefill_vectors(vectors[at : at + AT_ONCE], state)
             self._known[key] = (last.copy(), state.copy())
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -130,7 +119,7 @@ class Waiting:
 class Worker:
     """The model, which works on one fill at a time while the others wait."""
 
-    checkpoint: AnyCheckpoint = field(default_factory=load_checkpoint)
+    checkpoint: StepCheckpoint = field(default_factory=load_checkpoint)
     threads: int = min(2, os.cpu_count() or 1)
 
     def __post_init__(self) -> None:

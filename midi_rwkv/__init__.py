@@ -1,6 +1,6 @@
 """midi-rwkv rewrites chosen bars of a MIDI song with an RWKV-7 model.
 
-A file takes this path: `read_midi` -> `Score` + `Region` -> `infill` (tokens, prompt, model, sampled tokens, notes) ->
+A file takes this path: `read_midi` -> `Score` + `Region` -> `infill` (steps, prompt, model, notes) ->
 `write_midi`, which splices the new notes into the original file. Names are loaded when they are first used, so that
 importing the package is fast.
 """
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .fill.infill import Infiller as Infiller
     from .fill.infill import infill as infill
     from .model.checkpoint import load_checkpoint as load_checkpoint
-    from .model.checkpoint import save_checkpoint as save_checkpoint
     from .model.config import ModelConfig as ModelConfig
     from .model.config import SamplingConfig as SamplingConfig
     from .model.rwkv7 import RWKV7 as RWKV7
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from .score.score import Track as Track
     from .style.personalize import personalize as personalize
     from .style.style import Style as Style
-    from .tokens.tokenizer import Tokenizer as Tokenizer
 
 _HOME = {
     "evaluate": "evaluation.evaluate",
@@ -58,12 +56,10 @@ _HOME = {
     "Track": "score.score",
     "Note": "score.score",
     "Region": "score.score",
-    "Tokenizer": "tokens.tokenizer",
     "ModelConfig": "model.config",
     "SamplingConfig": "model.config",
     "RWKV7": "model.rwkv7",
     "load_checkpoint": "model.checkpoint",
-    "save_checkpoint": "model.checkpoint",
 }
 _ERRORS = ("CheckpointError", "CorpusError", "MidiError", "MissingPackageError", "RequestError", "StyleError")
 __all__ = sorted([*_HOME, *_ERRORS, "MidiRwkvError"])

@@ -1,25 +1,19 @@
-"""Measures the model's speed on a CPU: decoding, a model of steps, the recurrence, a training step, and a song longer
-than memory.
+"""Measures the model's speed on a CPU: decoding, a model of steps, the recurrence, and a training step.
 
     python scripts/benchmark_model.py                        # all of it, about ten minutes
     python scripts/benchmark_model.py --only decoding --rounds 9
-    python scripts/benchmark_model.py --only song            # peak memory, in separate processes
 
 The figures are ratios of medians. The contenders take turns, one burst each, over several rounds, so that other load on
 the machine affects all of them. Weights are random. The floor of a decoding step is the time to read its weights' bytes
 at the fastest forward reading in the same run. A small model may fit into the last-level cache, so the floor is also
-shown for a buffer that does not. PyTorch decodes on one thread. The song is 30,000 random tokens, forward and backward,
-piece by piece (midi_rwkv/training/state_passing.py) and, if memory allows, whole.
+shown for a buffer that does not. PyTorch decodes on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,18 +21,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from script_helpers.tables import markdown
 
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.rwkv7 import RWKV7
 
-PARTS = ("decoding", "steps", "recurrence", "training", "compiled", "song")
+PARTS = ("decoding", "steps", "recurrence", "training")
 SHAPES = {"8 x 256": (4, 1024, 4), "12 x 384": (4, 1024, 6)}  # B, T, H of one layer's recurrence
-SONG = 30_000
-MEMORY = 16 << 30
 Key = TypeVar("Key")
-MODELS = {"8 x 256": (8, 256, 803), "12 x 384": (12, 384, 16000)}  # the one that ships, the paper's
+MODELS = {"8 x 256": (8, 256, 803), "12 x 384": (12, 384, 16000)}  # a small one, the paper's
 STEP_SHAPES = {"8 x 256": (8, 256), "4 x 384": (4, 384)}  # of models of steps
 LARGE = 256 << 20  # bytes that no cache holds
 PROMPT = 512
@@ -261,85 +252,54 @@ def recurrence(rounds: int) -> str:
     return markdown(["recurrence of", "numba ms", "chunked ms", "chunked / numba"], rows)
 
 
-def make_step(name: str, rows: int, steps: int, *, is_compiled: bool = False) -> Callable[[str], None]:
-    """A training step (forward and backward) of one of MODELS, given the form of the recurrence."""
-    from midi_rwkv.training.compiled import compile_blocks
+def make_step(shape: tuple[int, int], steps: int, *, is_compiled: bool) -> Callable[[], None]:
+    """Forward and backward of a row of random steps, all of which are predicted. shape: layers and channels."""
+    from midi_rwkv.model.steps import StepModel
+    from midi_rwkv.tokens.attributes import make_vocabulary
+    from midi_rwkv.tokens.pointers import END, places_known
+    from midi_rwkv.training.compiled import compile_blocks, compile_heads
 
-    model = random_model(name)
+    vocabulary = make_vocabulary()
+    model = StepModel(ModelConfig(n_layer=shape[0], n_embd=shape[1]), vocabulary.sizes)
     if is_compiled:
-        compile_blocks(model)
-    ids = torch.randint(MODELS[name][2], (rows, steps + 1))
+        assert isinstance(model.trunk, RWKV7)
+        compile_blocks(model.trunk)
+        compile_heads(model.heads)
+    row = torch.stack([torch.randint(n, (steps + 1,)) for n in vocabulary.sizes], -1)
+    first, *others = model.heads.classes
+    targets = torch.stack(
+        [torch.randint(END + 1, first, (steps,)), *(torch.randint(1, n + 1, (steps,)) for n in others)], -1
+    )
+    places = torch.from_numpy(places_known(row[:-1].numpy(), vocabulary.nothing))
 
-    def step(backend: str) -> None:
-        logits, _ = model(ids[:, :-1], backend=backend)
-        F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    def step() -> None:
+        h = model.hidden(row[None, :-1])[0]
+        torch.autograd.backward(model.heads.nats(h, targets, row[1:], places).sum())
         model.zero_grad()
 
     return step
 
 
 def training(rounds: int) -> str:
-    """A whole training step: tokens per second by form of the recurrence."""
-    lines, rows, steps = [], 2, 1024
-    for name in MODELS:
-        step = make_step(name, rows, steps)
-        found = in_turn({b: partial(step, b) for b in ("numba", "chunked")}, rounds)
-        numba, chunked = (rows * steps / found[b] for b in ("numba", "chunked"))
-        lines.append([name, f"{numba:,.0f}", f"{chunked:,.0f}", f"{numba / chunked:.2f}"])
-    return markdown(["model", "numba tokens/s", "chunked tokens/s", "numba / chunked"], lines)
-
-
-def compiled(rounds: int) -> str:
     """The step as `train` does it: in bfloat16 if the processor has instructions for it, and with --compile."""
     from midi_rwkv.training.muon import has_fast_bf16
 
     steps = 2048
     bf16 = [False, True] if has_fast_bf16(torch.device("cpu")) else [False]
 
-    def take(step: Callable[[str], None], quick: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(quick)):
-            step("numba")
+    def take(step: Callable[[], None], quick: bool) -> None:  # noqa: FBT001 -- an argument of `partial`
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+            step()
 
-    work = {}
-    for is_compiled in (False, True):
-        step = make_step("8 x 256", 1, steps, is_compiled=is_compiled)
-        work.update({(quick, is_compiled): partial(take, step, quick) for quick in bf16})
-    found = in_turn(work, rounds)
     rows = []
-    for quick in bf16:
-        plain, quicker = (steps / found[quick, c] for c in (False, True))
-        name = "bf16" if quick else "float32"
-        rows.append([name, f"{plain:,.0f}", f"{quicker:,.0f}", f"{quicker / plain:.2f}"])
-    return markdown(["8 x 256, a row of 2,048", "tokens/s", "with --compile", "times"], rows)
-
-
-def song_alone(piece: int) -> None:
-    """Prints the seconds and peak memory (MiB) of forward and backward on SONG tokens in this process."""
-    from midi_rwkv.training.state_passing import backward_in_pieces
-
-    model = random_model("8 x 256")
-    ids = torch.randint(model.config.vocab_size, (1, SONG + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # fail here rather than let the machine swap
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    began = time.perf_counter()
-    backward_in_pieces(
-        model,
-        ids[:, :-1],
-        lambda logits, place: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:][:, place].flatten(), reduction="sum"),
-        piece,
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{time.perf_counter() - began:.0f} {before:.0f} {peak:.0f}")
-
-
-def song() -> str:
-    """Runs each way in a process of its own."""
-    rows = []
-    for name, piece in (("pieces of 1,024", 1024), ("pieces of 4,096", 4096), ("whole", SONG)):
-        command = [sys.executable, __file__, "--alone", str(piece), "--threads", str(torch.get_num_threads())]
-        said = subprocess.run(command, capture_output=True, text=True)
-        rows.append([name, *(said.stdout.split() if said.returncode == 0 else ["", "", "over 16,384"])])
-    return markdown([f"{SONG:,} tokens, 8 x 256", "seconds", "memory before, MiB", "peak, MiB"], rows)
+    for name, shape in STEP_SHAPES.items():
+        made = {is_compiled: make_step(shape, steps, is_compiled=is_compiled) for is_compiled in (False, True)}
+        found = in_turn({(q, c): partial(take, step, q) for c, step in made.items() for q in bf16}, rounds)
+        for quick in bf16:
+            plain, quicker = (steps / found[quick, c] for c in (False, True))
+            kind = "bf16" if quick else "float32"
+            rows.append([f"{name}, {kind}", f"{plain:,.0f}", f"{quicker:,.0f}", f"{quicker / plain:.2f}"])
+    return markdown(["training, a row of 2,048", "steps/s", "with --compile", "times"], rows)
 
 
 def main() -> None:
@@ -347,12 +307,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads for training (decoding compares one and two)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: 5)")
     parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.alone:
-        song_alone(options.alone)
-        return
     print(f"load of the machine before: {', '.join(f'{x:.1f}' for x in os.getloadavg())}")
     print(f"{options.threads} thread(s), float32 unless said otherwise\n")
     work: dict[str, Callable[[], str]] = {
@@ -360,8 +316,6 @@ def main() -> None:
         "steps": lambda: steps(options.rounds),
         "recurrence": lambda: recurrence(options.rounds),
         "training": lambda: training(options.rounds),
-        "compiled": lambda: compiled(options.rounds),
-        "song": song,
     }
     for part in PARTS:
         if options.only in (None, part):

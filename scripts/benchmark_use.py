@@ -34,9 +34,6 @@ from midi_rwkv.fill.arguments import parse_bars
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.note_writer import NoteWriter
-from midi_rwkv.fill.recall import CellMemory, SongMemory
-from midi_rwkv.fill.sample import CellState, CellWriter
-from midi_rwkv.fill.steps import StepWriting
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
@@ -224,7 +221,7 @@ def run_once(command: list[str], cache: str) -> tuple[float, float]:
 
 
 def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, float], int]:
-    """Seconds of one warm call for one candidate, in all, until its first note and by part, and the tokens or notes."""
+    """Seconds of one warm call for one candidate, in all, until its first note and by part, and the notes."""
     infiller = Infiller(load_checkpoint(checkpoint))
     score = read_midi(song)
     region = Region.rectangle(range(len(score.tracks)), parse_bars([bars], score))
@@ -246,34 +243,19 @@ def shares(song: Path, bars: str, checkpoint: str | None) -> tuple[dict[str, flo
 
         return call
 
-    parts: tuple[tuple[object, str, str], ...]
-    if isinstance(infiller.writing, StepWriting):
-        parts = (
-            (infiller.engine, "prefill_vectors", "reading"),
-            (infiller.engine, "step_vectors", "steps"),
-            (infiller.writing.heads, "logits", "heads"),
-            (NoteWriter, "allowed", "grammar"),
-            (RunIndex, "__init__", "looking up"),
-            (RunIndex, "sources", "looking up"),
-            (CellSurroundings, "__init__", "looking up"),
-            (CellSurroundings, "at_place", "looking up"),
-            (CellSurroundings, "write", "looking up"),
-            (RunIndex, "write", "looking up"),
-            (NoteWriter, "choose", "choosing"),
-        )
-    else:
-        parts = (
-            (infiller.engine, "prefill", "reading"),
-            (infiller.engine, "step", "steps"),
-            (CellState, "allowed", "grammar"),
-            (CellState, "take", "grammar"),
-            (CellMemory, "mix", "mixing"),
-            (CellMemory, "take", "mixing"),
-            (SongMemory, "__init__", "looking up"),
-            (SongMemory, "cell", "looking up"),
-            (SongMemory, "write", "looking up"),
-            (CellWriter, "choose", "choosing"),
-        )
+    parts = (
+        (infiller.engine, "prefill_vectors", "reading"),
+        (infiller.engine, "step_vectors", "steps"),
+        (infiller.writing.heads, "logits", "heads"),
+        (NoteWriter, "allowed", "limits"),
+        (RunIndex, "__init__", "following"),
+        (RunIndex, "sources", "following"),
+        (CellSurroundings, "__init__", "following"),
+        (CellSurroundings, "at_place", "following"),
+        (CellSurroundings, "write", "following"),
+        (RunIndex, "write", "following"),
+        (NoteWriter, "choose", "choosing"),
+    )
     with ExitStack() as patched:
         for owner, attribute, name in parts:
             patched.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
@@ -311,8 +293,7 @@ def _column(
 ) -> dict[str, str]:
     """What was measured of one checkpoint."""
     decoding = spent["steps"] + spent["choosing"] + spent["heads"]
-    drawing = spent["choosing"] - spent["grammar"] - spent["mixing"]
-    looking = spent["mixing"] + spent["looking up"]
+    drawing = spent["choosing"] - spent["limits"]
     return {
         "first run ever": f"{first[0]:.2f} s, {first[1]:.0f} MiB",
         f"later runs, median of {len(later)}": (
@@ -322,9 +303,9 @@ def _column(
         "of which until the first note": f"{spent['first']:.3f} s",
         "of which reading context and given cells": f"{spent['reading']:.3f} s",
         "of which decoding: steps of the model, and choosing": f"{decoding:.3f} s",
-        "share of the limits in decoding": f"{100 * spent['grammar'] / decoding:.1f} %",
+        "share of the limits in decoding": f"{100 * spent['limits'] / decoding:.1f} %",
         "share of drawing": f"{100 * drawing / decoding:.1f} %",
-        "share of recall or references in the warm call": f"{100 * looking / spent['whole']:.1f} %",
+        "share of following the song in the warm call": f"{100 * spent['following'] / spent['whole']:.1f} %",
     }
 
 

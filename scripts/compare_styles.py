@@ -53,40 +53,51 @@ def style_names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if (p / "tune").is_dir())
 
 
-@lru_cache(1)
-def test_material(folder: Path, style: str) -> tuple[list[Any], list[int]]:
-    """Samples of the test pieces, and the numbers of their notes."""
+def drawn(pieces: Sequence[Any], count: int) -> list[np.ndarray]:
+    """Samples of pieces, (n, columns) each, with the context that a fill would read."""
     from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.style.pieces import draw_fills, read_pieces
+    from midi_rwkv.style.pieces import draw_fills
 
-    pieces, _ = read_pieces([folder / style / "test"])
+    checkpoint = load_checkpoint()
     units = [(p, (0, len(p.score.bars))) for p in pieces]
-    drawn = list(draw_fills(units, load_checkpoint(), count=TEST_FILLS, seed=TEST_SEED, held_out=True))
-    return [s for _, s, _ in drawn], [n for _, _, n in drawn]
+    found = draw_fills(
+        units, checkpoint.vocabulary, count=count, seed=TEST_SEED, held_out=True, budget=checkpoint.context
+    )
+    return [sample for _, sample in found]
 
 
-def read_all(samples: Sequence[Any], notes: Sequence[int]) -> list[Any]:
-    """The samples, with everything before the run read."""
+def read_all(samples: Sequence[np.ndarray]) -> list[Any]:
+    """The samples, with everything before the first cell read."""
     from midi_rwkv.engine.make import make_engine
+    from midi_rwkv.engine.tables import StepTables
     from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.tuning import read_fill
 
     checkpoint = load_checkpoint()
-    engine = make_engine(checkpoint.weights, checkpoint.config.head_size)
-    middle = checkpoint.tokenizer.id("Context_Middle")
-    return [read_fill(engine, s, middle, notes=n, unit=0) for s, n in zip(samples, notes, strict=True)]
+    engine = make_engine(checkpoint.trunk, checkpoint.config.head_size)
+    tables = StepTables(checkpoint.weights, checkpoint.vocabulary.sizes)
+    return [read_fill(engine, tables, checkpoint.vocabulary, sample, unit=0) for sample in samples]
+
+
+@lru_cache(1)
+def test_samples(folder: Path, style: str) -> list[np.ndarray]:
+    """Of the test pieces."""
+    from midi_rwkv.style.pieces import read_pieces
+
+    return drawn(read_pieces([folder / style / "test"])[0], TEST_FILLS)
 
 
 @lru_cache(1)
 def test_fills(folder: Path, style: str) -> list[Any]:
-    return read_all(*test_material(folder, style))
+    return read_all(test_samples(folder, style))
 
 
 @lru_cache(1)
 def frozen_model() -> Any:
     from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.model.step_checkpoint import step_model_of
 
-    return load_checkpoint().model().requires_grad_(requires_grad=False)
+    return step_model_of(load_checkpoint()).requires_grad_(requires_grad=False)
 
 
 def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
@@ -99,7 +110,6 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
     from midi_rwkv.style.tuning import fills_nats
 
     checkpoint = load_checkpoint()
-    samples, notes = test_material(folder, job.style)
     files = sorted((folder / job.style / "tune").glob("*.mid"))[: job.count]
     began = time.monotonic()
     more: dict[str, Any] = {}
@@ -124,7 +134,7 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
         method, _, steps = job.method.partition("@")
         adapted = adapt(method, checkpoint, read_pieces(files)[0], seed=job.seed, steps=int(steps or STEPS))
         seconds = time.monotonic() - began
-        nats = adapted.nats(samples)
+        nats = adapted.nats(test_samples(folder, job.style))
         more = {"steps": adapted.steps, "parameters": adapted.parameters, "held_out": list(adapted.held_out)}
     return {
         "key": job.key,
@@ -132,7 +142,7 @@ def do(job: Job, folder: Path, out: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         **more,
         "nats": [round(float(x), 4) for x in nats],
-        "notes": notes,
+        "notes": [f.notes for f in test_fills(folder, job.style)],
     }
 
 
@@ -288,8 +298,7 @@ def more(folder: Path, out: Path, valid: Path, count: int) -> str:
 
 def valid_fills(valid: Path) -> tuple[list[Any], str]:
     """Fills of every source's first pieces, and what to call them."""
-    from midi_rwkv.model.checkpoint import load_checkpoint
-    from midi_rwkv.style.pieces import draw_fills, read_pieces
+    from midi_rwkv.style.pieces import read_pieces
 
     sources: dict[str, list[Path]] = {}
     fills = []
@@ -298,9 +307,7 @@ def valid_fills(valid: Path) -> tuple[list[Any], str]:
         for path in sorted(Path(temporary).rglob("*.mid")):
             sources.setdefault(path.parent.name, []).append(path)
         for paths in sources.values():
-            units = [(p, (0, len(p.score.bars))) for p in read_pieces(paths[:VALID_FILLS])[0]]
-            drawn = list(draw_fills(units, load_checkpoint(), count=VALID_FILLS, seed=TEST_SEED, held_out=True))
-            fills += read_all([s for _, s, _ in drawn], [n for _, _, n in drawn])
+            fills += read_all(drawn(read_pieces(paths[:VALID_FILLS])[0], VALID_FILLS))
     return fills, f"{len(fills)} fills of {len(sources)} sources of {valid.name}"
 
 

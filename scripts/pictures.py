@@ -8,7 +8,7 @@
 
 Fills are piano rolls, with the original above and the fill below, or one fill for each strength of a style. The region
 is shaded. Masked tracks are coloured, more brightly inside the region, and other tracks are grey. Drums are drawn by
-their key numbers like other notes. A curve shows nats per note on the validation fills over tokens, by source and as
+their key numbers like other notes. A curve shows nats per note on the validation fills over steps, by source and as
 their mean; a column `run`, if the file has one, separates runs that continue one another but were measured on other
 fills.
 """
@@ -136,7 +136,7 @@ def chosen_cases(archive: zipfile.ZipFile, count: int, rng: np.random.Generator)
             yield name, score, region
 
 
-Point = tuple[str, float, float, dict[str, float]]  # run, million tokens, mean, by source
+Point = tuple[str, float, float, dict[str, float]]  # run, million steps, mean, by source
 
 
 def read_curve(path: Path) -> list[Point]:
@@ -144,7 +144,7 @@ def read_curve(path: Path) -> list[Point]:
     with path.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r.get("kind") == "valid"]
     if not rows:
-        raise ValueError(f"{path} has no evaluation yet; a run makes one every --eval-tokens tokens")
+        raise ValueError(f"{path} has no evaluation yet; a run makes one every --eval-steps steps")
     return [
         (r.get("run") or "", int(r["tokens"]) / 1e6, float(r["loss"]), json.loads(r["by_source"] or "{}")) for r in rows
     ]
@@ -168,7 +168,7 @@ def draw_curve(points: Sequence[Point]) -> Figure:
     for source in sources:
         axes.plot([], [], color=colours.get(source, "grey"), label=source)
     axes.plot([], [], color="black", linewidth=2.2, label="mean over sources")
-    axes.set(xlabel="million tokens", ylabel="nats per note, validation fills", ylim=(0, None))
+    axes.set(xlabel="million steps", ylabel="nats per note, validation fills", ylim=(0, None))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure

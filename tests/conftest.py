@@ -118,62 +118,10 @@ def check_fill(script: Callable[[str], ModuleType]) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(pytestconfig):
-    """Our vocabulary with a few merges that MidiTok learned on made-up bars, so that ids stand for several base tokens,
-    as in the paper's tokenizer."""
-    if pytestconfig.getoption("--without-pytorch"):
-        pytest.skip("it needs MidiTok, and the tiny checkpoint PyTorch")
-    import json
-    import tempfile
-
-    import numpy as np
-    from miditok import MMM
-
-    from midi_rwkv.score.score import Bar
-    from midi_rwkv.tokens.tokenizer import Tokenizer
-    from midi_rwkv.tokens.vocabulary import base_tokenizer, miditok_config
-
-    base = base_tokenizer()
-    rng = np.random.default_rng(0)
-    texts: list[str] = []
-    for drum in (False, True):
-        for _ in range(150):
-            n = int(rng.integers(1, 12))
-            columns = [rng.integers(0, 16, n) * 120, rng.choice([36, 38, 42, 60, 64, 67], n)]
-            notes = np.stack([*columns, rng.choice([120, 240, 480], n), rng.choice([64, 80, 96], n)], 1)
-            texts += base.cell_texts(notes, [Bar(0, 1920, 4, 4)], 480, is_drum=drum)
-    texts += [base.header_text(Bar(0, 1920, 4, 4), 480)] * 50
-    learned = MMM(miditok_config())
-    learned.train(vocab_size=1024, model="BPE", iterator=texts)
-    with tempfile.TemporaryDirectory() as folder:
-        learned.save(Path(folder) / "tokenizer.json")
-        params = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
-    return Tokenizer({**params, "midi_rwkv": base.params["midi_rwkv"]})
-
-
-@pytest.fixture(scope="session")
-def checkpoint_folder(tokenizer, tmp_path_factory):
+def checkpoint_folder(pytestconfig, tmp_path_factory):
     """A tiny checkpoint whose weights are random: it writes noise, but through every part of the real thing."""
-    import torch
-
-    from midi_rwkv.model.checkpoint import save_checkpoint
-    from midi_rwkv.model.config import ModelConfig
-    from midi_rwkv.model.rwkv7 import RWKV7
-
-    torch.manual_seed(0)
-    config = ModelConfig(n_layer=2, n_embd=64, vocab_size=tokenizer.vocab_size)
-    model = RWKV7(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, config, model.state_dict(), tokenizer, training={"seq_len": 512})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def step_checkpoint_folder(tmp_path_factory):
-    """The same for a model of steps."""
+    if pytestconfig.getoption("--without-pytorch"):
+        pytest.skip("the tiny checkpoint needs PyTorch, and MidiTok")
     import torch
 
     from midi_rwkv.model.config import ModelConfig
@@ -187,34 +135,8 @@ def step_checkpoint_folder(tmp_path_factory):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    folder = tmp_path_factory.mktemp("steps")
+    folder = tmp_path_factory.mktemp("checkpoint")
     save_step_checkpoint(folder, config, model.state_dict(), vocabulary, context=512, training={})
-    return folder
-
-
-@pytest.fixture(scope="session", params=["tokens", "steps"])
-def either_checkpoint(request, checkpoint_folder, step_checkpoint_folder):
-    """One of tokens, and one of steps."""
-    return checkpoint_folder if request.param == "tokens" else step_checkpoint_folder
-
-
-@pytest.fixture(scope="session")
-def shards(tokenizer, tmp_path_factory):
-    """A folder of token shards of one source, `a`, under the names of all sources too, and its tokenizer."""
-    from midi_rwkv.corpus.shards import write_shard
-    from midi_rwkv.score.score import Note, Score, TimeSignature, Track
-    from midi_rwkv.training.dataset import DEFAULT_SOURCE_WEIGHTS
-
-    folder = tmp_path_factory.mktemp("shards")
-    songs = []
-    for i in range(4):
-        notes = tuple(Note(b * 1920 + k * 480, 48 + (i + b + 2 * k) % 12, 240, 80) for b in range(24) for k in range(4))
-        drums = tuple(Note(b * 960, 36 + 2 * (b % 2), 120, 100) for b in range(48))
-        score = Score(480, (Track("a", i, notes), Track("b", 0, drums, is_drum=True)), (TimeSignature(0, 4, 4),))
-        songs.append((f"a/{i}", tokenizer.encode(score)))
-    for name in ("a", "valid", *DEFAULT_SOURCE_WEIGHTS):
-        write_shard(folder / f"{name}.npz", songs)
-    tokenizer.save(folder / "tokenizer.json")
     return folder
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SONG = ROOT / "app" / "examples" / "string_quartet.mid"
 # What docs/infill.md installs for infilling alone, and what these bring.
-INFILLING = {"llvmlite", "mido", "numba", "numpy", "platformdirs", "safetensors", "tokenizers"}
+INFILLING = {"llvmlite", "mido", "numba", "numpy", "platformdirs", "safetensors"}
 BROUGHT = {"packaging"}
 WHERE = """
 import midi_rwkv, midi_rwkv.app, midi_rwkv.kernels

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import load_checkpoint, save_checkpoint
+from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import ModelConfig, config_of
-from midi_rwkv.model.step_checkpoint import TRUNK, StepCheckpoint
-from midi_rwkv.model.weights import parameter_shapes
+from midi_rwkv.model.step_checkpoint import TRUNK
+from midi_rwkv.model.token_checkpoint import TOKEN_FORMAT, load_token_checkpoint, read_tokenizer, save_token_checkpoint
+from midi_rwkv.model.weights import FILES, parameter_shapes, read_record
 from midi_rwkv.style.style import Style, read_info, save_style
-from midi_rwkv.tokens.prompt import ORDERS
-from midi_rwkv.tokens.tokenizer import Tokenizer
 
 KINDS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -84,7 +83,6 @@ def convert(
     *,
     tokenizer: str | None = None,
     overwrite: bool = False,
-    order: str | None = None,
     bf16: bool = False,
 ) -> str:
     """Converts `source`, according to what it is, and returns a line that says what was done.
@@ -93,14 +91,13 @@ def convert(
 
     Args:
         tokenizer: the tokenizer.json for a model's .pth, which does not contain one.
-        order: the prompt order in which such a model of ours was trained, one of `prompt.ORDERS` (None: the first).
         bf16: round the weights to bfloat16 instead of keeping their number format.
     """
     if not source.exists():
         raise CheckpointError(f"no such file or folder: {source}")
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists; choose another target or add --overwrite")
-    given = [f"--{n}" for n, v in (("tokenizer", tokenizer), ("order", order), ("bf16", bf16)) if v]
+    given = [f"--{n}" for n, v in (("tokenizer", tokenizer), ("bf16", bf16)) if v]
     if source.is_dir():
         _refuse(given, ["--bf16"], f"{source} is a checkpoint folder")
         return _export(source, target, overwrite=overwrite, bf16=bf16)
@@ -116,16 +113,13 @@ def convert(
     config, weights = from_rwkv_lm(state)
     if tokenizer is None:
         raise CheckpointError("an RWKV-LM .pth holds no tokenizer; add --tokenizer tokenizer.json (a MidiTok MMM file)")
-    loaded = _load_tokenizer(tokenizer)
-    if loaded.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{tokenizer} has {loaded.vocab_size} ids, the model {config.vocab_size}; they do not belong together"
-        )
+    text, ids = read_tokenizer(Path(tokenizer))
+    if ids != config.vocab_size:
+        raise CheckpointError(f"{tokenizer} has {ids} ids, the model {config.vocab_size}; they do not belong together")
     beside = target.with_name(f"{target.name}-state.safetensors")
     if wkv is not None and beside.exists() and not overwrite:
         raise CheckpointError(f"{beside}, for the model's time_state, exists; choose another target or add --overwrite")
-    prompt = (order or ORDERS[0]) if "Context_Middle" in loaded else "paper"
-    save_checkpoint(target, config, weights, loaded, prompt=prompt, overwrite=overwrite, bf16=bf16)
+    save_token_checkpoint(target, config, weights, text, overwrite=overwrite, bf16=bf16)
     done = f"{target}: checkpoint, {config.n_layer} layers x {config.n_embd}, vocabulary {config.vocab_size}"
     if wkv is None:
         return done
@@ -139,28 +133,21 @@ def _refuse(given: Sequence[str], apply: Sequence[str], what: str) -> None:
         raise CheckpointError(f"{what}, to which {' and '.join(wrong)} cannot apply; leave it out")
 
 
-def _load_tokenizer(path: str) -> Tokenizer:
-    try:
-        return Tokenizer.load(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no MidiTok MMM tokenizer ({error}); name a tokenizer.json") from error
-
-
 def _export(source: Path, target: Path, *, overwrite: bool, bf16: bool) -> str:
-    """Writes a checkpoint folder as RWKV-LM's state dict; of a model of steps its trunk, without emb and head."""
+    """Writes a checkpoint folder as RWKV-LM's state dict: a plain RWKV-7, or our model's trunk (no emb, no head)."""
     from safetensors.torch import load_file
 
-    checkpoint = load_checkpoint(source)  # raises an error that says what is wrong
+    is_plain = read_record(source).get("format") == TOKEN_FORMAT
+    checkpoint = load_token_checkpoint(source) if is_plain else load_checkpoint(source)  # raise errors that say why
     if checkpoint.config.arch != "rwkv7":
         raise CheckpointError(f"{source} is a {checkpoint.config.arch}; only an RWKV-7 becomes an RWKV-LM .pth")
-    weights = load_file(checkpoint.path / "model.safetensors")
-    is_steps = isinstance(checkpoint, StepCheckpoint)
-    if is_steps:
+    weights = load_file(checkpoint.path / FILES[2])
+    if not is_plain:
         weights = {name.removeprefix(TRUNK): w for name, w in weights.items() if name.startswith(TRUNK)}
     if bf16:
         weights = {name: w.to(torch.bfloat16) for name, w in weights.items()}
     _save_pth(weights, target, overwrite=overwrite)
-    kind = "RWKV-LM state dict of the trunk" if is_steps else "RWKV-LM state dict"
+    kind = "RWKV-LM state dict" if is_plain else "RWKV-LM state dict of the trunk"
     return f"{target}: {kind}, {checkpoint.config.n_layer} layers x {checkpoint.config.n_embd}"
 
 
@@ -175,7 +162,7 @@ def _export_state(source: Path, target: Path, *, overwrite: bool) -> str:
             raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
         tuned = f.get_tensor(places[0])
     _save_pth(to_time_state(tuned), target, overwrite=overwrite)
-    where = "before the prompt" if places == ["wkv"] else "right before Context_Middle, where it was tuned"
+    where = "before the prompt" if places == ["wkv"] else "right before the first cell to write, where it was tuned"
     return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
 
 

@@ -10,7 +10,7 @@ from midi_rwkv.errors import RequestError
 
 from .terminal import Parser, say
 
-EXAMPLE = "example: midi-rwkv corpus pop909=POP909/ scores.zip gigamidi=v1.1.0/train SHARDS --jobs 4 --transpose 2"
+EXAMPLE = "example: midi-rwkv corpus pop909=POP909/ scores.zip gigamidi=v1.1.0/train SHARDS --jobs 4"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     config = CorpusConfig()
     filters = config.filters
     parser = Parser(
-        prog="midi-rwkv corpus", description="Convert MIDI files to token shards for training.", epilog=EXAMPLE
+        prog="midi-rwkv corpus", description="Convert MIDI files to note shards for training.", epilog=EXAMPLE
     )
     parser.add_argument(
         "inputs",
@@ -32,7 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; an existing tokenizer.json is kept")
     parser.add_argument("--valid", type=float, default=config.valid, help="share of held-out pieces (default: 0.05)")
     parser.add_argument("--test", type=float, default=config.test, help="share of test pieces (default: 0)")
-    parser.add_argument("--transpose", type=int, default=0, metavar="N", help="add N copies in other keys (default: 0)")
     parser.add_argument(
         "--licence", action="append", default=[], metavar="SOURCE=TEXT", help="the licence of a source; may be repeated"
     )
@@ -53,9 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINES, default="local", help="where the work runs (default: local)")
     parser.add_argument(
         "--address", default="", help="address of the Dask scheduler or Ray head (default: start one here)"
-    )
-    parser.add_argument(
-        "--steps", action="store_true", help="write notes for the step model (docs/train.md) instead of tokens"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing shards in OUT")
     return parser
@@ -80,8 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = CorpusConfig(
         valid=options.valid,
         test=options.test,
-        transpose=options.transpose,
-        steps=options.steps,
         filters=filters,
         licences=licences,
     )

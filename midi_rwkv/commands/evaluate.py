@@ -17,9 +17,9 @@ def add_sampling(p: argparse.ArgumentParser) -> None:
     """Adds the sampling options, for commands that fill."""
     for name, metavar, text in (
         ("temperature", None, "higher is bolder, lower is plainer"),
-        ("top_p", None, "sample from the most probable tokens that together have this probability"),
-        ("min_p", None, "drop tokens whose probability is below this share of the highest"),
-        ("recall", "0-1", "how readily the song's own music returns: 1 as in songs, 0 only as the model alone would"),
+        ("top_p", None, "sample from the most probable values that together have this probability"),
+        ("min_p", None, "drop values whose probability is below this share of the highest"),
+        ("follow", "0-1", "how far the song's own bars are followed: 1 as songs do, 0 not at all"),
     ):
         value = getattr(SamplingConfig, name)
         p.add_argument(
@@ -36,7 +36,7 @@ def add_evaluate_command(commands: Any) -> None:
     p = commands.add_parser(
         "evaluate",
         help="measure a checkpoint's fills",
-        description="Measure a checkpoint's fills on MIDI files, against simple baselines and other checkpoints.",
+        description="Measure a checkpoint's fills on MIDI files, against copies of other bars and other checkpoints.",
     )
     p.set_defaults(run=run_evaluate)
     p.add_argument("files", help="a folder or zip of MIDI files; each folder in it is a source")
@@ -49,7 +49,7 @@ def add_evaluate_command(commands: Any) -> None:
     p.add_argument(
         "--shards",
         metavar="DIR",
-        help="the shards of the training data, for the n-gram and to find copies of training music",
+        help="the note shards of the training data, to find copies of training music",
     )
     p.add_argument("--cases", type=int, default=300, metavar="N", help="cases per number of bars (default: 300)")
     p.add_argument("--bars", default="2,4,8", metavar="2,4,8", help="bars to fill (default: 2,4,8)")
@@ -61,7 +61,7 @@ def add_evaluate_command(commands: Any) -> None:
     p.add_argument(
         "--baselines",
         metavar="LIST",
-        help='some of "without recall", "copy before", "copy after", "copy similar", "n-gram", or "" (default: all)',
+        help='some of "nothing followed", "copy before", "copy after", "copy similar", or "" (default: all)',
     )
     add_sampling(p)
     p.add_argument("--seed", type=int, default=0, help="same seed, same cases and fills (default: 0)")
@@ -106,7 +106,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             settings=listed(options.settings),
             baselines=listed(options.baselines),
             sampling=SamplingConfig(
-                temperature=options.temperature, top_p=options.top_p, min_p=options.min_p, recall=options.recall
+                temperature=options.temperature, top_p=options.top_p, min_p=options.min_p, follow=options.follow
             ),
             seed=options.seed,
             jobs=options.jobs,

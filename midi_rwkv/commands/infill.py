@@ -216,7 +216,7 @@ def run_infill(options: argparse.Namespace) -> None:
         polyphony=parse_range("--polyphony", options.polyphony),
         pitch_range=parse_range("--pitch-range", options.pitch_range, parse_pitch),
         key=parse_key(options.key),
-        recall=options.recall,
+        follow=options.follow,
     )
     if options.context_bars is not None and options.context_bars < 0:
         raise RequestError(f"--context-bars must be 0 or more, got {options.context_bars}")

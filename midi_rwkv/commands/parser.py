@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv.app.serve import add_app_options, run_app
-from midi_rwkv.tokens.prompt import ORDERS
 
 from .evaluate import add_evaluate_command
 from .infill import add_infill_command
 from .inspect import add_inspect_command
-from .recall import add_recall_command
 from .style import add_style_commands
 from .terminal import Parser, say
 
@@ -27,7 +25,6 @@ def run_convert(options: argparse.Namespace) -> None:
             Path(options.target),
             tokenizer=options.tokenizer,
             overwrite=options.overwrite,
-            order=options.order,
             bf16=options.bf16,
         )
     )
@@ -80,7 +77,6 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tokenizer", metavar="tokenizer.json", help="the tokenizer, for a .pth that becomes a checkpoint folder"
     )
-    p.add_argument("--order", choices=ORDERS, help="the prompt order, for such a .pth (default: bars)")
     p.add_argument("--bf16", action="store_true", help="round the weights to bfloat16 (default: as they are)")
     p.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
@@ -92,11 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(run=run_app)
     add_app_options(p)
     for name, text in (
-        ("corpus", "convert MIDI files to token shards"),
-        ("train", "train a checkpoint on token shards"),
+        ("corpus", "convert MIDI files to note shards"),
+        ("train", "train a checkpoint on note shards"),
     ):
         p = commands.add_parser(name, help=text, add_help=False)
         p.set_defaults(run=run_module(name))
         p.add_argument("arguments", nargs=argparse.REMAINDER)
-    add_recall_command(commands)
     return parser

@@ -1,9 +1,9 @@
-"""Builds token shards from any number of MIDI files: read, judge, split, tokenize, write.
+"""Builds note shards from any number of MIDI files: read, judge, split, encode, write.
 
     midi-rwkv corpus INPUT ... OUT
 
 Every file is read twice, in chunks, by as many processes as requested. The first reading judges it and computes its
-sketch. Then copies are left out and splits are drawn, for all pieces at once. The second reading tokenizes the pieces
+sketch. Then copies are left out and splits are drawn, for all pieces at once. The second reading encodes the pieces
 that are kept. Chunks and their order depend only on the inputs, and results are taken in that order, so the shards are
 the same, byte for byte, wherever the work is done. Memory holds one sketch per piece and one part of a shard.
 """
@@ -18,29 +18,24 @@ import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from midi_rwkv.errors import CorpusError, RequestError, packages_for
 from midi_rwkv.files import whole_files
 from midi_rwkv.model.config import Config
-from midi_rwkv.tokens.attributes import Vocabulary, is_step_vocabulary, make_vocabulary
-from midi_rwkv.tokens.tokenizer import TokenizedSong, Tokenizer
-from midi_rwkv.tokens.vocabulary import base_tokenizer
+from midi_rwkv.tokens.attributes import Vocabulary, make_vocabulary
 
 from .checks import Filters, Piece, Sorted, scan, sort_pieces
 from .engines import Engine
 from .inputs import Chunk, chunks, find_sources, read_chunk
-from .note_shards import ChordedSong, encode_song, write_note_shard
-from .shards import CorpusSong, read_song, write_shard
+from .note_shards import ChordedSong, encode_song, load_vocabulary, write_note_shard
+from .shards import read_song
 
-PART_IDS = 8_000_000  # about this many tokens per file, and in memory
-TRANSPOSITIONS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones
+PART_NOTES = 8_000_000  # about this many per file, and in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,133 +44,66 @@ class CorpusConfig(Config):
 
     Attributes:
         valid, test: shares of the pieces that have no split yet.
-        transpose: the number of transposed copies of each training piece.
-        steps: shards of notes for the step model, unless `out` has a tokenizer that says otherwise.
     """
 
     valid: float = 0.05
     test: float = 0.0
-    transpose: int = 0
-    steps: bool = False
     filters: Filters = field(default_factory=Filters)
     licences: dict[str, str] = field(default_factory=dict)  # by source, for files without one in a manifest
 
     def __post_init__(self) -> None:
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             raise RequestError(f"valid and test must be shares that leave some, got {self.valid} and {self.test}")
-        if not 0 <= self.transpose <= len(TRANSPOSITIONS):
-            raise RequestError(f"transpose must lie in 0-{len(TRANSPOSITIONS)}, got {self.transpose}")
-
-
-def transpose(song: CorpusSong, semitones: int) -> CorpusSong | None:
-    """A copy in another key, with the drums as they are; None if a note would leave 0-127."""
-    tracks = []
-    for notes, (_, is_drum) in zip(song.tracks, song.programs, strict=True):
-        moved = notes if is_drum else notes + np.array([0, semitones, 0, 0])
-        if moved[:, 1].min() < 0 or moved[:, 1].max() > 127:
-            return None
-        tracks.append(moved)
-    return CorpusSong(song.name, tracks, song.programs, song.bars, song.tempos, song.ticks_per_beat, song.leads)
-
-
-class VocabularyFile(NamedTuple):
-    """What a tokenizer.json says of the shards that go with it."""
-
-    size: int  # tokens
-    unit: str  # what a song consists of
-
-
-def vocabulary_of(params: dict[str, Any]) -> VocabularyFile:
-    """Which kind of tokenizer a JSON is."""
-    if is_step_vocabulary(params):
-        return VocabularyFile(len(params["midi_rwkv"]["tokens"]), "notes")
-    return VocabularyFile(Tokenizer(params).vocab_size, "tokens")
 
 
 @functools.cache
-def _encoder(params: str) -> Callable[[CorpusSong], Song]:
-    """The function that encodes a song as the tokenizer's JSON says. Made once per process."""
-    loaded = json.loads(params)
-    if is_step_vocabulary(loaded):
-        return functools.partial(encode_song, Vocabulary(loaded))
-    tokenizer = Tokenizer(loaded)
-    return lambda s: tokenizer.encode_arrays(
-        s.tracks, s.programs, s.bars, s.tempos, ticks_per_beat=s.ticks_per_beat, leads=s.leads
-    )
+def _vocabulary(params: str) -> Vocabulary:
+    """The vocabulary of a tokenizer's JSON. Made once per process."""
+    return Vocabulary(json.loads(params))
 
 
-Song = TokenizedSong | ChordedSong
-Encoded = tuple[int, str, Song]  # place in the chunk, name (`...+3`: three semitones up), tokens or notes
+Encoded = tuple[int, str, ChordedSong]  # place in the chunk, name
 
 
-def size_of(song: Song) -> int:
-    """The number of its tokens or notes."""
-    return len(song.cells) if isinstance(song, TokenizedSong) else len(song.notes.notes)
+def encode(chunk: Chunk, places: Collection[int], params: str) -> tuple[list[Encoded], float]:
+    """Encodes the files of a chunk whose places are given. `params` is the tokenizer's JSON.
 
-
-def encode(chunk: Chunk, copies: Mapping[int, int], params: str) -> tuple[list[Encoded], float]:
-    """Encodes the files of a chunk whose places are in `copies`, with that many transpositions of each.
-
-    `params` is the tokenizer's JSON. Returns the songs and the worker's `peak_memory`.
+    Returns the songs and the worker's `peak_memory`.
     """
-    encoder = _encoder(params)
     out: list[Encoded] = []
     for place, file in enumerate(read_chunk(chunk)):
-        if place not in copies or file.lost:
-            continue
-        song = read_song(file.data, file.name, checked=True)
-        pitched = not all(is_drum for _, is_drum in song.programs)
-        moves = [m for m in _moves(file.name) if pitched and transpose(song, m)][: copies[place]]
-        for move in (0, *moves):
-            s = transpose(song, move) if move else song
-            assert s is not None
-            out.append((place, f"{file.name}{move:+}" if move else file.name, encoder(s)))
+        if place in places and not file.lost:
+            song = read_song(file.data, file.name, checked=True)
+            out.append((place, file.name, encode_song(_vocabulary(params), song)))
     return out, peak_memory()
-
-
-def _moves(name: str) -> list[int]:
-    """The transpositions in the order in which this piece uses them."""
-    rng = np.random.default_rng(list(name.encode()))
-    return [int(m) for m in rng.permutation(TRANSPOSITIONS)]
 
 
 class ShardWriter:
     """Writes songs to `<name>.npz`, `<name>.1.npz` ..., with at most one part in memory."""
 
-    def __init__(self, folder: Path, name: str, unit: str):
-        self.folder, self.name, self.unit, self.parts = folder, name, unit, 0
-        self.songs: list[tuple[str, Song]] = []
-        self.size = self.total = self.count = 0
-        self._headers: dict[tuple[int, ...], tuple[int, ...]] = {}
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name, self.parts = folder, name, 0
+        self.songs: list[tuple[str, ChordedSong]] = []
+        self.notes = self.total = self.count = 0
 
-    def add(self, name: str, song: Song) -> None:
-        if isinstance(song, TokenizedSong):
-            headers = tuple(
-                self._headers.setdefault(h, h) for h in song.headers
-            )  # one object for all bars that have it
-            song = TokenizedSong(song.programs, headers, song.tempos, song.cells.astype(np.uint16), song.offsets)
+    def add(self, name: str, song: ChordedSong) -> None:
         self.songs.append((name, song))
-        self.size += size_of(song)
-        self.total += size_of(song)
+        self.notes += len(song.notes.notes)
+        self.total += len(song.notes.notes)
         self.count += 1
-        if self.size >= PART_IDS:
+        if self.notes >= PART_NOTES:
             self.flush()
 
     def flush(self) -> None:
         if self.songs:
             suffix = f".{self.parts}" if self.parts else ""
-            path = self.folder / f"{self.name}{suffix}.npz"
-            tokens = [(n, s) for n, s in self.songs if isinstance(s, TokenizedSong)]
-            if tokens:
-                write_shard(path, tokens)
-            else:
-                write_note_shard(path, [(n, s) for n, s in self.songs if isinstance(s, ChordedSong)])
-            self.songs, self.size, self.parts = [], 0, self.parts + 1
+            write_note_shard(self.folder / f"{self.name}{suffix}.npz", self.songs)
+            self.songs, self.notes, self.parts = [], 0, self.parts + 1
 
     def close(self) -> str:
         """Writes the remaining songs. Returns a line that says what was written."""
         self.flush()
-        return f"{self.name}: {self.count:,} songs, {self.total:,} {self.unit}"
+        return f"{self.name}: {self.count:,} songs, {self.total:,} notes"
 
 
 @contextmanager
@@ -256,16 +184,14 @@ def build(
     with _whole_folder(out, overwrite=overwrite) as folder, engine.started(on_lost):
         reading = _read(engine, work, config, say)
         if (out / "tokenizer.json").exists():
-            params = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
-            say(f"took the {vocabulary_of(params).size:,} tokens of {out / 'tokenizer.json'}")
+            vocabulary = load_vocabulary(out)
+            say(f"took {out / 'tokenizer.json'}, which was there")
         else:
-            made = make_vocabulary() if config.steps else base_tokenizer()
-            made.save(folder / "tokenizer.json")
-            params = made.params
+            vocabulary = make_vocabulary()
+            vocabulary.save(folder / "tokenizer.json")
         began = time.perf_counter()
-        total = _encode(engine, reading, params, folder, copies=config.transpose, say=say)
-        unit = vocabulary_of(params).unit
-        say(f"wrote {total:,} {unit}, {_rate(total, began)} {unit}/s")
+        total = _encode(engine, reading, vocabulary.params, folder, say=say)
+        say(f"wrote {total:,} notes, {_rate(total, began)} notes/s")
         _write_pieces(folder / "pieces.csv", reading, lost)
 
 
@@ -285,22 +211,18 @@ def _read(engine: Engine, work: Sequence[Chunk], config: CorpusConfig, say: Call
 
 
 def _encode(
-    engine: Engine, reading: Reading, params: dict[str, Any], folder: Path, *, copies: int, say: Callable[[str], None]
+    engine: Engine, reading: Reading, params: dict[str, Any], folder: Path, *, say: Callable[[str], None]
 ) -> int:
-    """The second reading: writes each piece that is kept to the shards of its source or split. Returns their size.
-
-    `copies` is the number of transpositions of each training piece.
-    """
+    """The second reading: writes each piece that is kept to the shards of its source or split. Returns their notes."""
     splits = reading.sorted_.splits
-    wanted: dict[int, dict[int, int]] = defaultdict(dict)  # transpositions by chunk and place
+    wanted: dict[int, set[int]] = defaultdict(set)  # places by chunk
     number = {}
     for i, (chunk, place) in enumerate(reading.places):
         number[chunk, place] = i
         if splits[i]:
-            wanted[chunk][place] = copies if splits[i] == "train" else 0
+            wanted[chunk].add(place)
     jobs = [(reading.work[c], wanted[c], json.dumps(params, ensure_ascii=False)) for c in sorted(wanted)]
-    unit = vocabulary_of(params).unit
-    held_out = {split: ShardWriter(folder, split, unit) for split in ("valid", "test")}
+    held_out = {split: ShardWriter(folder, split) for split in ("valid", "test")}
     writer: ShardWriter | None = None
     total = 0
     peak = 0.0
@@ -308,7 +230,7 @@ def _encode(
         peak = max(peak, held)
         for place, name, song in songs:
             i = number[c, place]
-            total += size_of(song)
+            total += len(song.notes.notes)
             if splits[i] != "train":
                 held_out[splits[i]].add(name, song)
                 continue
@@ -316,7 +238,7 @@ def _encode(
             if writer is None or writer.name != source:  # chunks come source by source
                 if writer is not None:
                     say(writer.close())
-                writer = ShardWriter(folder, source, unit)
+                writer = ShardWriter(folder, source)
             writer.add(name, song)
     for last in (writer, *held_out.values()):
         if last is not None and last.count:
@@ -332,7 +254,7 @@ def _write_pieces(path: Path, reading: Reading, lost: Collection[str]) -> None:
         writer.writerow(["name", "source", "split", "licence", "bars", "notes", "left_out"])
         for p, split, reason in zip(reading.pieces, splits, reasons, strict=True):
             if not reason and p.name in lost:
-                split, reason = "", "broken: tokenizing it ended the process"
+                split, reason = "", "broken: encoding it ended the process"
             writer.writerow([p.name, p.source, split, p.licence or "unknown", p.bars, p.notes, reason])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from midi_rwkv.errors import CorpusError
 from midi_rwkv.files import whole_file
 from midi_rwkv.tokens.attributes import DRUMS, Vocabulary
 from midi_rwkv.tokens.chords import SongChords, find_chords
@@ -28,6 +29,17 @@ class ChordedSong:
 
     notes: SongNotes
     chords: SongChords
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a folder of shards. Raises CorpusError where there is none."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CorpusError(f"{folder} holds no note shards (no tokenizer.json); make them with `midi-rwkv corpus`")
+    try:
+        return Vocabulary.load(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{path} is damaged or of another version ({error}); build shards in a new folder") from error
 
 
 def encode_song(vocabulary: Vocabulary, song: CorpusSong) -> ChordedSong:

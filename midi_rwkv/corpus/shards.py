@@ -1,14 +1,13 @@
-"""Songs as arrays, and token shards, from which training samples are assembled without re-tokenizing.
+"""Songs as arrays, and the files that shards of them are in: a source is one `<source>.npz`, and if it is large also
+`<source>.1.npz` and so on.
 
-A shard holds every song's cells (track x bar) as tokens with offsets, so that any window, region and track order can be
-cut out of arrays. A source is one `<source>.npz`, and if it is large also `<source>.1.npz` and so on (`build.py` writes
-them). Songs are read with symusic, which is fast, after `midi.read_midi` has checked that they can be read.
+Songs are read with symusic, which is fast, after `midi.read_midi` has checked that they can be read.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from midi_rwkv.errors import CorpusError
-from midi_rwkv.files import whole_file
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Bar, TimeSignature, bar_grid, bar_lines, lead_ticks, usual_lead
-from midi_rwkv.tokens.tokenizer import TokenizedSong
 
 
 @dataclass(frozen=True)
@@ -79,26 +76,6 @@ def song_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield name, archive.read(name)
 
 
-def write_shard(path: Path, songs: Sequence[tuple[str, TokenizedSong]]) -> None:
-    """Writes one `.npz` with many songs (see `Shard`), completely or not at all. The same songs give the same bytes."""
-    headers = sorted({h for _, s in songs for h in s.headers})
-    number = {h: i for i, h in enumerate(headers)}
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            names=np.array([n for n, _ in songs]),
-            n_tracks=np.array([s.n_tracks for _, s in songs], np.int32),
-            n_bars=np.array([s.n_bars for _, s in songs], np.int32),
-            programs=np.concatenate([s.programs for _, s in songs]).astype(np.uint16),
-            bar_headers=np.array([number[h] for _, s in songs for h in s.headers], np.uint16),
-            header_ids=np.array([i for h in headers for i in h], np.uint16),
-            header_lengths=np.array([len(h) for h in headers], np.uint16),
-            tempos=np.concatenate([s.tempos for _, s in songs]).astype(np.uint16),
-            cells=np.concatenate([s.cells for _, s in songs]).astype(np.uint16),
-            cell_lengths=np.concatenate([np.diff(s.offsets) for _, s in songs]).astype(np.uint16),
-        )
-
-
 def shard_files(path: str | Path) -> list[Path]:
     """`a.npz` and its further parts `a.1.npz`, `a.2.npz` ..., as far as they exist."""
     files = [Path(path)]
@@ -111,53 +88,3 @@ def sources_in(folder: Path) -> list[str]:
     """The names of the training sources that have shards in a folder."""
     names = {f.name.split(".")[0] for f in folder.glob("*.npz")}
     return sorted(names - {"valid", "test"})
-
-
-class Shard:
-    """The songs of one `.npz` and its further parts; `shard[i]` is a `TokenizedSong` of views."""
-
-    def __init__(self, path: str | Path):
-        self._headers: list[tuple[int, ...]] = []
-        parts = []
-        for file in shard_files(path):
-            with np.load(file) as z:
-                part = {k: z[k] for k in z.files}
-            ends = np.cumsum(part["header_lengths"])
-            ids = [part["header_ids"][e - n : e] for e, n in zip(ends, part["header_lengths"], strict=True)]
-            table = [tuple(int(i) for i in x) for x in ids]
-            self._headers += [table[i] for i in part["bar_headers"]]
-            parts.append(part)
-        data = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        self.names = [str(n) for n in data["names"]]
-        self._n_tracks, self._n_bars = data["n_tracks"].astype(np.int64), data["n_bars"].astype(np.int64)
-        self._programs, self._tempos = data["programs"].astype(np.int32), data["tempos"].astype(np.int32)
-        self._cells = data["cells"]
-        self._offsets = np.concatenate([[0], np.cumsum(data["cell_lengths"], dtype=np.int64)])
-        self._track_at = np.concatenate([[0], np.cumsum(self._n_tracks)])
-        self._bar_at = np.concatenate([[0], np.cumsum(self._n_bars)])
-        self._cell_at = np.concatenate([[0], np.cumsum(self._n_tracks * self._n_bars)])
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def n_bars(self) -> np.ndarray:
-        """The number of bars of each song."""
-        return self._n_bars
-
-    @property
-    def n_tokens(self) -> int:
-        """The number of tokens in all cells."""
-        return len(self._cells)
-
-    def __getitem__(self, i: int) -> TokenizedSong:
-        tracks = slice(self._track_at[i], self._track_at[i + 1])
-        bars = slice(self._bar_at[i], self._bar_at[i + 1])
-        offsets = self._offsets[self._cell_at[i] : self._cell_at[i + 1] + 1]
-        return TokenizedSong(
-            programs=self._programs[tracks],
-            headers=tuple(self._headers[bars]),
-            tempos=self._tempos[bars],
-            cells=self._cells[offsets[0] : offsets[-1]],
-            offsets=offsets - offsets[0],
-        )

@@ -1,6 +1,6 @@
 """Processes on this machine that read files which may crash them.
 
-The fast reader and the tokenizer are native code. On a file that was made to break them, or that does not fit into
+The fast reader is native code. On a file that was made to break them, or that does not fit into
 memory, a process dies and its work is lost. So a separate process reads a chunk and records each file before reading it
 (`Chunk.journal`). If the process dies, a new one reads the chunk again without that file.
 """

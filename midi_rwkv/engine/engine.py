@@ -34,38 +34,36 @@ Ids = NDArray[np.int64]
 R = TypeVar("R", bound=Rows)
 
 
-class TokenEngine(Protocol[R]):
-    """Reads and writes tokens. Its states hold one row per candidate and are updated in place.
+class VectorEngine(Protocol[R]):
+    """Reads and writes vectors in place of tokens' embeddings, and returns what heads read: the last layer's normalised
+    output. Its states hold one row per candidate and are updated in place.
 
-    A row's `prefill` may be cut at any multiple of `block_tokens` without changing a bit of the result.
+    A row's prefill may be cut at any multiple of `block_tokens` without changing a bit of the result.
     """
 
     name: str
-    vocab_size: int
+    vocab_size: int  # 0: no tokens
     block_tokens: int
 
     def new_state(self, batch: int = 1, wkv0: Floats | None = None) -> R:
-        """The state before any token: zeros, or `wkv0` (L, H, K, V), a tuned initial state, in each row."""
-
-    def prefill(self, tokens: Sequence[int], state: R) -> Floats:
-        """Reads the same tokens into every row of `state`. Returns the logits after the last one, (B, V)."""
-
-    def step(self, tokens: ArrayLike, state: R) -> Floats:
-        """Reads one token per row, (B,). Returns the logits (B, V)."""
-
-
-class Engine(TokenEngine[R], Protocol[R]):
-    """A `TokenEngine` that also reads vectors in place of tokens' embeddings. Of a trunk's weights, which have neither
-    embedding nor head, that is all it reads, and `vocab_size` is 0.
-
-    The result is the last layer's normalised output, which heads read.
-    """
+        """The state before anything: zeros, or `wkv0` (L, H, K, V), a tuned initial state, in each row."""
 
     def prefill_vectors(self, vectors: Floats, state: R) -> Floats:
         """Reads the same vectors (T, C) into every row of `state`. Returns the output after the last one, (B, C)."""
 
     def step_vectors(self, vectors: Floats, state: R) -> Floats:
         """Reads one vector per row, (B, C). Returns the output (B, C)."""
+
+
+class Engine(VectorEngine[R], Protocol[R]):
+    """A `VectorEngine` that reads the tokens of a whole RWKV-7, too. Of a trunk's weights, which have neither embedding
+    nor head, it reads vectors alone."""
+
+    def prefill(self, tokens: Sequence[int], state: R) -> Floats:
+        """Reads the same tokens into every row of `state`. Returns the logits after the last one, (B, V)."""
+
+    def step(self, tokens: ArrayLike, state: R) -> Floats:
+        """Reads one token per row, (B,). Returns the logits (B, V)."""
 
 
 @dataclass

@@ -33,13 +33,13 @@ class Marks:
         """weights: those of a step model, by their names in the checkpoint."""
         self._gates = [weights[f"heads.marks.gates.{i}.weight"].astype(np.float32).T for i in range(len(GATES))]
 
-    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray, recall: float = 1.0) -> None:
+    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray, follow: float = 1.0) -> None:
         """Adds to the logits (B, classes) what is pointed at.
 
-        z: (B, C). known: as for `model.marks.Marks.forward`. recall: how much of what the sources point at.
+        z: (B, C). known: as for `model.marks.Marks.forward`. follow: how much of what the sources point at.
         """
         gates = z @ self._gates[stage]
-        gates[:, OF_SOURCES[stage]] *= recall
+        gates[:, OF_SOURCES[stage]] *= follow
         if stage == 0:
             for row, gate, (*pointed, position) in zip(logits, gates, known.tolist(), strict=True):
                 for of_place, place in zip(gate, pointed, strict=False):

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.rwkv7 import ModelState
+from midi_rwkv.model.token_checkpoint import model_of
 
 from .engine import Floats, State, check_tokens, check_vectors, shape_of
 

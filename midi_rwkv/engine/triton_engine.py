@@ -21,9 +21,9 @@ from torch import Tensor
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.kernels.decode_triton import LayerWeights, step_head, step_layer
-from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.rows import Rows
 from midi_rwkv.model.rwkv7 import ModelState
+from midi_rwkv.model.token_checkpoint import model_of
 
 from .engine import Floats, State, check_tokens, check_vectors, shape_of
 

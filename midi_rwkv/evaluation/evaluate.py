@@ -1,4 +1,4 @@
-"""evaluate() measures a checkpoint's fills, against simple baselines and other checkpoints.
+"""evaluate() measures a checkpoint's fills, against copies of other bars and other checkpoints.
 
 Every system writes the same cases (cases.py), each fill is compared with the original's bars (metrics.py), and the
 report (report.py, report_html.py) has intervals and paired tests. Results are written case by case, so that an
@@ -26,11 +26,9 @@ from midi_rwkv.errors import RequestError, packages_for
 from midi_rwkv.files import whole_file
 
 if TYPE_CHECKING:
-    from midi_rwkv.model.checkpoint import AnyCheckpoint
     from midi_rwkv.model.config import SamplingConfig
 
     from .cases import Case, Songs
-    from .step_system import StepSystem
     from .systems import Setup, System
 
 CHUNK = 6  # cases per task of a process
@@ -76,8 +74,8 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
         checkpoint: the folder of the model that is evaluated; None for the one that ships
         style: a style for that model, as `find_style` takes it
         compare: folders of other checkpoints
-        shards: the folder of the training data's shards (`midi-rwkv corpus`), which the n-gram, the copies' nats and
-            the search for copies of training music need
+        shards: the folder of the training data's note shards (`midi-rwkv corpus`), which the search for copies of
+            training music needs
         cases: how many for each number of bars in `bars`, see `draw_cases`
         settings: some of `cases.ALL_SETTINGS`; None for `cases.SETTINGS`
         baselines: some of `systems.BASELINES`; None for all
@@ -91,6 +89,7 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
 
     Raises:
         RequestError: on bad input, and when `out` holds an evaluation of something else
+        CorpusError: `shards` holds no note shards
     """
     _check_installed()
     from midi_rwkv.model.config import SamplingConfig, check_seed
@@ -99,6 +98,7 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
     from .judge import can_judge
     from .musical import summarise_musical
     from .report import Results, summarise, write_report
+    from .systems import MODEL
 
     check_seed(seed)
     if jobs < 1:
@@ -136,11 +136,11 @@ def evaluate(  # noqa: PLR0913 - what people call: a keyword for each of the com
     for setup in setups:
         records[setup.name] = _run(setup, songs, drawn, out, jobs=jobs, on_progress=on_progress)
     report = {"protocol": protocol, **summarise(drawn, records, setups[0].name, seed)}
-    models = [s.name for s in setups if s.kind == "model"]
+    models = [s.name for s in setups if s.kind == MODEL]
     report["musical"] = summarise_musical(drawn, records, songs, systems=models, seed=seed)
     _write_json(out / "report.json", report)
     costs = {} if fills_only else _costs(setups, songs.path, drawn, out / "cost.json")
-    results = Results(drawn, records, report, costs)
+    results = Results(drawn, records, report, costs, models)
     write_report(out, results, songs, html=html, audio=audio)
     return report
 
@@ -159,15 +159,14 @@ def _check_installed() -> None:
 
 def _main_setup(checkpoint: str | Path | None, style: str | None, sampling: SamplingConfig, seed: int) -> Setup:
     """The system that is evaluated, without its reference yet."""
-    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from midi_rwkv.model.checkpoint import load_checkpoint
     from midi_rwkv.style.style import find_style
 
-    from .systems import Setup
+    from .systems import MODEL, Setup
 
-    folder = DEFAULT_CHECKPOINT if checkpoint is None else Path(checkpoint)
-    loaded = load_checkpoint(folder)
+    loaded = load_checkpoint(checkpoint)
     find_style(style, loaded)  # fails now if something is wrong with it
-    return Setup(_name(folder, loaded.config.arch), "model", folder, style, None, sampling, seed)
+    return Setup(_name(loaded.path, loaded.config.arch), MODEL, loaded.path, style, None, sampling, seed)
 
 
 def _setups(
@@ -180,45 +179,39 @@ def _setups(
     say: Callable[[str], None],
 ) -> list[Setup]:
     """All systems, the one that is evaluated first. reference: the folder that is made of the shards."""
-    from midi_rwkv.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, of_tokens
-    from midi_rwkv.model.step_checkpoint import StepCheckpoint
+    from midi_rwkv.model.checkpoint import load_checkpoint
 
     from .reference import build_reference
-    from .systems import ALONE, NGRAM, ORIGINAL
+    from .systems import ORIGINAL, UNFOLLOWED
 
-    loaded = load_checkpoint(main.checkpoint)
-    chosen = _baselines(baselines, main, loaded)
-    if shards is not None:
-        build_reference(Path(shards), of_tokens(loaded), reference, say)
-        main = replace(main, reference=reference)
-    elif baselines and NGRAM in baselines:
-        raise RequestError("the n-gram is counted on training data; name its shards")
+    chosen = _baselines(baselines, main)
+    if shards is None:
+        say("without shards: no search for training music")
     else:
-        chosen = [b for b in chosen if b != NGRAM]
-        say("without shards: no n-gram, no nats for the copies, no search for training music")
+        build_reference(Path(shards), reference, say)
+        main = replace(main, reference=reference)
     setups = [main]
-    for path in map(Path, compare):
-        name = _name(path, load_checkpoint(path).config.arch)
+    for path in compare:
+        loaded = load_checkpoint(path)
+        name = _name(loaded.path, loaded.config.arch)
         if name in {setup.name for setup in setups}:
             name = f"{name} {len(setups) + 1}"
-        setups.append(replace(main, name=name, checkpoint=path, style=None))
-    if ALONE in chosen:
-        setups.append(replace(main, name=ALONE, sampling=replace(main.sampling, recall=0.0)))
-    trivial = [b for b in chosen if b != ALONE]
-    tokens = DEFAULT_CHECKPOINT if isinstance(loaded, StepCheckpoint) else main.checkpoint  # those copies are made of
-    others = replace(main, checkpoint=tokens, style=None)
-    return setups + [replace(others, name=kind, kind=kind) for kind in (*trivial, ORIGINAL)]
+        setups.append(replace(main, name=name, checkpoint=loaded.path, style=None))
+    if UNFOLLOWED in chosen:
+        setups.append(replace(main, name=UNFOLLOWED, sampling=replace(main.sampling, follow=0.0)))
+    others = [*(b for b in chosen if b != UNFOLLOWED), ORIGINAL]
+    return setups + [replace(main, name=kind, kind=kind, style=None) for kind in others]
 
 
-def _baselines(wanted: Sequence[str] | None, main: Setup, loaded: AnyCheckpoint) -> list[str]:
+def _baselines(wanted: Sequence[str] | None, main: Setup) -> list[str]:
     """The requested baselines (None: all) that differ from the model itself. Raises RequestError for an unknown one."""
-    from .systems import ALONE, BASELINES
+    from .systems import BASELINES, UNFOLLOWED
 
     unknown = sorted(set(wanted or ()) - set(BASELINES))
     if unknown:
         raise RequestError(f"baselines must be among {', '.join(BASELINES)}, got {', '.join(unknown)}")
-    recalls = getattr(loaded, "recall", True) is not None and main.sampling.recall > 0  # steps: their references
-    return [b for b in BASELINES if (wanted is None or b in wanted) and (recalls or b != ALONE)]
+    follows = main.sampling.follow > 0
+    return [b for b in BASELINES if (wanted is None or b in wanted) and (follows or b != UNFOLLOWED)]
 
 
 def _name(path: Path, arch: str) -> str:
@@ -289,7 +282,7 @@ def _work(setup: Setup, files: Path, chunks: Sequence[Sequence[Case]], jobs: int
             raise
 
 
-_worker: tuple[System | StepSystem, Songs]  # of this process
+_worker: tuple[System, Songs]  # of this process
 
 
 def _start(setup: Setup, files: Path) -> None:
@@ -298,9 +291,9 @@ def _start(setup: Setup, files: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from .cases import Songs
-    from .step_system import make_system
+    from .systems import System
 
-    _worker = make_system(setup), Songs(files)
+    _worker = System(setup), Songs(files)
 
 
 def _evaluate_chunk(cases: Sequence[Case]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""A step model's nats per note on the grid of the flat tokens, so that the two compare.
+"""A step model's nats per note on the grid of version 6, so that its figures compare with the published ones.
 
-A step tells more of a note than four flat tokens do: 24 positions a quarter with micro-timing around them, 32
-velocities and finer durations, where the tokens have 12 positions, 16 velocities and their own durations. What a step
-model gives to what the tokens tell of a note is the sum over all steps that the tokens can't tell apart:
+Version 6 of the model wrote four flat tokens a note. A step tells more: 24 positions a quarter with micro-timing around
+them, 32 velocities and finer durations, where the tokens had 12 positions, 16 velocities and their own durations. What
+a step model gives to what the tokens told of a note is the sum over all steps that they could not tell apart:
 
 - place: every position and micro-timing (or the position of the note before) that rounds to the note's twelfth;
 - pitch: as it is, given each of these places;
@@ -14,8 +14,8 @@ The sum is exact but for places that together weigh less than `NEGLIGIBLE` of th
 
 - a level or duration right between two of the tokens' counts for the lower, so that the classes are as many and as wide
   as the tokens', with borders up to two velocities, or a 48th of a quarter, aside;
-- the model knows the notes before more finely than the tokens do;
-- of notes that share a twelfth and a pitch (a flam) the tokens keep the loudest, and a step model writes all: nats are
+- the model knows the notes before more finely than version 6 did;
+- of notes that share a twelfth and a pitch (a flam) the tokens kept the loudest, and a step model writes all: nats are
   divided by each one's own count;
 - notes that share a twelfth but not a position stand in the order of their positions, not of their pitches.
 """
@@ -28,14 +28,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi_rwkv.engine.heads import NoteHeads
-from midi_rwkv.score.score import POSITIONS_PER_BEAT
-from midi_rwkv.tokens.attributes import MICROS_PER_POSITION, Column, Vocabulary
-from midi_rwkv.tokens.notes import UNITS_PER_QUARTER, nearest
+from midi_rwkv.tokens.attributes import MICRO_MIN, MICROS_PER_POSITION, Column, Vocabulary
+from midi_rwkv.tokens.notes import AT, UNITS_PER_QUARTER, nearest
 from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 from midi_rwkv.tokens.surroundings import CellSurroundings
-from midi_rwkv.tokens.tokenizer import Kind, Tokenizer
 
-UNITS = UNITS_PER_QUARTER // POSITIONS_PER_BEAT  # micro-timing steps in one of the tokens' positions
+# Version 6's grid: positions a quarter, MIDI velocities, and durations in positions.
+POSITIONS = 12
+VELOCITIES = np.arange(7, 128, 8)
+DURATIONS = np.concatenate([np.arange(1, 24), np.arange(24, 48, 3), np.arange(48, 96, 6), np.arange(96, 193, 12)])
+
+UNITS = UNITS_PER_QUARTER // POSITIONS  # micro-timing steps in one of its positions
 NEGLIGIBLE = 1e-6
 ATTRIBUTES = 5
 
@@ -60,15 +63,12 @@ class Asked:
 
 
 class Fold:
-    """The classes of a step vocabulary that the flat tokens can't tell apart."""
+    """The classes of a step vocabulary that version 6's tokens could not tell apart."""
 
-    def __init__(self, vocabulary: Vocabulary, tokenizer: Tokenizer):
-        velocities, durations = (
-            np.unique(tokenizer.base_value[tokenizer.base_kind == kind]) for kind in (Kind.VELOCITY, Kind.DURATION)
-        )
+    def __init__(self, vocabulary: Vocabulary):
         per_position = UNITS / MICROS_PER_POSITION
-        self.velocity = nearest(velocities, vocabulary.velocities)  # the tokens' level of each of ours
-        self.duration = nearest(durations, np.maximum(1, vocabulary.durations / per_position))
+        self.velocity = nearest(VELOCITIES, vocabulary.velocities)  # the tokens' level of each of ours
+        self.duration = nearest(DURATIONS, np.maximum(1, vocabulary.durations / per_position))
         positions = np.arange(vocabulary.n_positions)[:, None] * MICROS_PER_POSITION
         self._units = positions + vocabulary.micros  # (positions, micros)
 
@@ -76,6 +76,16 @@ class Fold:
         """The tokens' position of each position and micro-timing in a bar of so many positions: (positions, micros)."""
         last = max(1, int(np.rint(length * MICROS_PER_POSITION / UNITS))) - 1
         found: np.ndarray = np.clip(np.rint(self._units / UNITS).astype(np.int64), 0, last)
+        return found
+
+    def tokens(self, notes: np.ndarray, length: int) -> np.ndarray:
+        """What the tokens told of a cell's notes: position, pitch, level and duration, (k, 4), sorted, each once.
+
+        notes (n, 5): columns AT, in a bar of so many positions.
+        """
+        position = self.place(length)[notes[:, AT.position], notes[:, AT.micro] - MICRO_MIN]
+        level, duration = self.velocity[notes[:, AT.velocity]], self.duration[notes[:, AT.duration]]
+        found: np.ndarray = np.unique(np.stack([position, notes[:, AT.pitch], level, duration], 1), axis=0)
         return found
 
     def nats(self, heads: NoteHeads, asked: Asked) -> np.ndarray:

@@ -15,11 +15,10 @@ from midi_rwkv.score.score import Score
 
 from .cases import Case
 from .metrics import Section, compare, key_of, runs
-from .step_system import StepSystem
-from .systems import ORIGINAL, Notes, System, peak_mib
+from .systems import Notes, System, peak_mib
 
 
-def evaluate_case(system: System | StepSystem, case: Case, score: Score) -> dict[str, Any]:
+def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
     """A JSON-serialisable record: the notes written, and every metric (None if it is not defined)."""
     original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
     count = sum(map(len, original.values()))
@@ -34,19 +33,14 @@ def evaluate_case(system: System | StepSystem, case: Case, score: Score) -> dict
     values = compare_notes(case, score, notes, system)
     if case.setting == "controls":
         values |= wishes_met(case, score, notes, asked)
-    elif system.setup.kind != ORIGINAL and count and not case.is_rewrite and not system.setup.fills_only:
-        values["nats_per_note"] = per_note(system.nats(case, score), count)
-        if case.setting == "song" and system.setup.kind == "model":
-            values["nats_per_note_left_only"] = per_note(system.nats(case, score, left_only=True), count)
+    elif count and not case.is_rewrite and not system.setup.fills_only:
+        nats = system.nats(case, score)
+        values |= {} if nats is None else {"nats_per_note": nats / count}
     record["metrics"] = {k: None if math.isnan(v) else round(v, 6) for k, v in values.items()}
     return record
 
 
-def per_note(nats: float | None, count: int) -> float:
-    return math.nan if nats is None else nats / count
-
-
-def compare_notes(case: Case, score: Score, notes: Notes, system: System | StepSystem) -> dict[str, float]:
+def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dict[str, float]:
     """`metrics.compare`, averaged over the tracks that have notes in the original.
 
     `notes_in_silence` (notes per bar) is averaged over the other tracks. In both the original and the fill, notes are
@@ -143,8 +137,8 @@ def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) ->
     }
 
 
-def measure_cost(system: System | StepSystem, cases: Sequence[tuple[Case, Score]]) -> dict[str, float | int]:
-    """Seconds per fill (one candidate), tokens read and written per second, and the peak memory of this process.
+def measure_cost(system: System, cases: Sequence[tuple[Case, Score]]) -> dict[str, float | int]:
+    """Seconds per fill (one candidate), steps read and written per second, and the peak memory of this process.
 
     The first case is filled once beforehand, so that nothing is compiled while the clock runs.
     """
@@ -159,8 +153,8 @@ def measure_cost(system: System | StepSystem, cases: Sequence[tuple[Case, Score]
     speeds = {}
     if meter is not None:
         speeds = {
-            "read_ids_per_second": meter.read_ids / max(meter.read_seconds, 1e-9),
-            "written_ids_per_second": meter.written_ids / max(meter.written_seconds, 1e-9),
+            "read_steps_per_second": meter.read_steps / max(meter.read_seconds, 1e-9),
+            "written_steps_per_second": meter.written_steps / max(meter.written_seconds, 1e-9),
         }
     return {
         "fills": len(cases),

@@ -286,8 +286,8 @@ def out_of_key_rate(section: Section, key: Key | None) -> float:
 def runs(pitches: np.ndarray, onsets: np.ndarray, length: int = RUN_NOTES) -> np.ndarray:
     """(n - length + 1,) uint64: a hash of every `length` consecutive notes, in order of onset, then pitch.
 
-    The hash covers the pitches and the steps between onsets, which are first rounded to the tokens' grid (twelfths of a
-    quarter, halves to even). A run in another key is another run; a run at another place in the song is the same.
+    The hash covers the pitches and the steps between onsets, which are first rounded to twelfths of a
+    quarter (halves to even). A run in another key is another run; a run at another place in the song is the same.
     Hashes are the same on every platform.
     """
     place = np.rint(np.asarray(onsets, np.float64) * 12).astype(np.int64)

@@ -1,6 +1,6 @@
-"""The evaluation's knowledge of the training data: a note n-gram, the confidence of copies, and every run of notes.
+"""The evaluation's knowledge of the training data: every run of notes in it.
 
-It is built once from token shards into a folder, and then mapped from disk by every process.
+It is built once from note shards (`midi-rwkv corpus`) into a folder, and then mapped from disk by every process.
 """
 
 from __future__ import annotations
@@ -15,126 +15,83 @@ from typing import Any
 
 import numpy as np
 
-from midi_rwkv.corpus.shards import Shard, shard_files
+from midi_rwkv.corpus.note_shards import NoteShard
+from midi_rwkv.corpus.shards import shard_files, sources_in
 from midi_rwkv.errors import CorpusError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import Checkpoint, tokenizer_hash
-from midi_rwkv.model.config import TrainConfig
-from midi_rwkv.score.score import POSITIONS_PER_BEAT
-from midi_rwkv.tokens.tokenizer import Kind, TokenizedSong, Tokenizer
-from midi_rwkv.training.dataset import TrainingRows
+from midi_rwkv.tokens.attributes import MICROS_PER_POSITION
+from midi_rwkv.tokens.notes import AT, UNITS_PER_QUARTER, SongNotes
 
-from .baselines import calibrate
 from .metrics import runs
-from .ngram import NGram, sampled_stream
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A built reference, mapped from disk.
+    """A built reference, mapped from disk. `runs`: sorted hashes (`metrics.runs`) of all runs in the training songs."""
 
-    Attributes:
-        ngram: counted on as many tokens as the checkpoint was trained on, drawn by the same sampler and seed.
-        confidence: of copies, see `baselines.calibrate`.
-        runs: sorted hashes (`metrics.runs`) of all runs of notes in the training songs.
-    """
-
-    ngram: NGram
-    confidence: dict[str, np.ndarray]
     runs: np.ndarray
 
     @classmethod
     def load(cls, folder: Path) -> Reference:
-        confidence = json.loads((folder / "confidence.json").read_text(encoding="utf-8"))
-        return cls(
-            NGram.load(folder / "ngram"),
-            {kind: np.array(values) for kind, values in confidence.items()},
-            np.load(folder / "runs.npy", mmap_mode="r"),
-        )
+        return cls(np.load(folder / "runs.npy", mmap_mode="r"))
 
 
-def build_reference(
-    shards: Path, checkpoint: Checkpoint, folder: Path, say: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
-    """Builds `folder` unless it exists for the same shards and checkpoint. Returns what it was made from, as JSON.
+def build_reference(shards: Path, folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Builds `folder` unless it exists for the same shards. Returns what it was made from, as JSON.
+
+    All training sources of the shards are read, those that a model was not trained on too.
 
     Raises:
-        CorpusError: the shards were tokenized with another tokenizer than the checkpoint's.
+        CorpusError: the folder holds no note shards of training songs.
     """
-    tokenizer = Tokenizer.load(shards / "tokenizer.json") if (shards / "tokenizer.json").exists() else None
-    if tokenizer is None or tokenizer_hash(tokenizer) != tokenizer_hash(checkpoint.tokenizer):
-        raise CorpusError(
-            f"{shards} has not the checkpoint's tokenizer; put {checkpoint.path / 'tokenizer.json'} there and build "
-            "the shards again with `midi-rwkv corpus`"
-        )
-    training = {"tokens_seen": 0, **TrainConfig().to_dict(), **checkpoint.training}
-    rows = TrainingRows(
-        shards, tokenizer, training["seq_len"], seed=training["seed"], weights=training["source_weights"] or None
-    )
-    crc = 0
-    for name in rows.weights:
-        for file in shard_files(shards / f"{name}.npz"):
-            crc = zlib.crc32(file.read_bytes(), crc)
-    made_from: dict[str, Any] = {
-        "tokenizer": tokenizer_hash(tokenizer),
-        "ngram_ids": training["tokens_seen"] or training["total_tokens"],
-        "seq_len": training["seq_len"],
-        "seed": training["seed"],
-        "source_weights": rows.weights,
-        "shards": f"{crc:08x}",
-        "songs": sum(len(s) for s in rows.shards),
-        "corpus_ids": sum(s.n_tokens for s in rows.shards),
-    }
+    files = _training_files(shards)
+    crc = songs = 0
+    for part in (part for file in files for part in shard_files(file)):
+        crc = zlib.crc32(part.read_bytes(), crc)
+        with np.load(part) as arrays:
+            songs += len(arrays["names"])
+    made_from: dict[str, Any] = {"sources": [f.stem for f in files], "shards": f"{crc:08x}", "songs": songs}
     marker = folder / "made_from.json"
     if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) == made_from:
         return made_from
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    say(f"counting the n-gram on {made_from['ngram_ids']:,} ids")
-    ids, counted = sampled_stream(rows, made_from["ngram_ids"])
-    NGram(ids, counted, tokenizer.vocab_size).save(folder / "ngram")
-    say("calibrating the copies")
-    _write_json(folder / "confidence.json", calibrate(rows.shards, tokenizer))
-    say(f"listing the runs of {made_from['songs']:,} training songs")
-    found = [np.unique(np.concatenate(list(shard_runs(shard, tokenizer)))) for shard in rows.shards]
+    say(f"listing the runs of {songs:,} training songs")
+    found = [np.unique(np.concatenate(list(shard_runs(NoteShard(file))))) for file in files]
     with whole_file(folder / "runs.npy") as partial, partial.open("wb") as out:
         np.save(out, np.unique(np.concatenate(found)))
-    _write_json(marker, made_from)  # written last, as a mark that the folder is complete
+    with whole_file(marker) as partial:  # written last, as a mark that the folder is complete
+        partial.write_text(json.dumps(made_from), encoding="utf-8")
     return made_from
 
 
-def shard_runs(shard: Shard, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _training_files(shards: Path) -> list[Path]:
+    """The first file of each training source. Raises CorpusError unless there are some, all of notes."""
+    files = [shards / f"{name}.npz" for name in sources_in(shards)]
+    if not files or not all(map(_holds_notes, files)):
+        raise CorpusError(
+            f"{shards} holds no note shards of training songs; name a folder that `midi-rwkv corpus` wrote"
+        )
+    return files
+
+
+def _holds_notes(file: Path) -> bool:
+    with np.load(file) as arrays:
+        return "notes" in arrays.files
+
+
+def shard_runs(shard: NoteShard) -> Iterator[np.ndarray]:
     """The runs of notes of each track of each song."""
-    sizes = np.array([len(e) for e in tokenizer.expansions])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    flat = np.array([b for e in tokenizer.expansions for b in e])
     for i in range(len(shard)):
-        song = shard[i]
-        # Base tokens of all cells, one after another, and the cell each belongs to.
-        count = sizes[song.cells]
-        cell = np.repeat(np.repeat(np.arange(len(song.offsets) - 1), np.diff(song.offsets)), count)
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        base = flat[np.repeat(starts[song.cells], count) + within]
-        kind, value = tokenizer.base_kind[base], tokenizer.base_value[base]
-        is_position = kind == Kind.POSITION
-        position = value[np.maximum.accumulate(np.where(is_position, np.arange(len(base)), 0))] if len(base) else value
-        note = kind == Kind.PITCH
-        bar, track = np.divmod(cell[note], song.n_tracks)
-        onset = (_bar_starts(song, tokenizer)[bar] + position[note]) / POSITIONS_PER_BEAT
-        for t in range(song.n_tracks):
-            yield runs(value[note][track == t], onset[track == t])
+        yield from song_runs(shard[i])
 
 
-def _write_json(path: Path, value: Any) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _bar_starts(song: TokenizedSong, tokenizer: Tokenizer) -> np.ndarray:
-    """Each bar's start in positions, from its time signature."""
-    length = {}
-    for header in set(song.headers):
-        names = [tokenizer.base_names[b] for i in header for b in tokenizer.expansions[i]]
-        numerator, denominator = next(n for n in names if n.startswith("TimeSig_"))[8:].split("/")
-        length[header] = POSITIONS_PER_BEAT * 4 * int(numerator) / int(denominator)
-    return np.concatenate([[0], np.cumsum([length[h] for h in song.headers])[:-1]])
+def song_runs(song: SongNotes) -> Iterator[np.ndarray]:
+    """The runs of notes of each track. A bar counts as long as it is, whatever its metre: a pickup, for one; only of
+    bars of more than 16 quarters, which the positions don't cover, the length is not known."""
+    bar, track = np.divmod(np.repeat(np.arange(len(song.offsets) - 1), np.diff(song.offsets)), song.n_tracks)
+    starts = np.concatenate([[0], np.cumsum(song.lengths, dtype=np.int64)])  # positions
+    units = MICROS_PER_POSITION * (starts[bar] + song.notes[:, AT.position]) + song.notes[:, AT.micro]
+    onsets, pitches = units / UNITS_PER_QUARTER, song.notes[:, AT.pitch].astype(np.int64)
+    for t in range(song.n_tracks):
+        yield runs(pitches[track == t], onsets[track == t])

@@ -27,10 +27,10 @@ Records = Mapping[str, Mapping[str, Mapping[str, Any]]]  # system -> case id -> 
 Costs = Mapping[str, Mapping[str, Any]]  # system -> see `measure_cost`
 RESAMPLES = 1000
 FEWEST_PAIRS = 6  # with fewer, a Wilcoxon test cannot reach p < 0.05
-_NATS = "Nats that the original's notes cost, per note"
 ALL_METRICS: dict[str, Metric] = {
-    "nats_per_note": Metric("Nats per note", "lower", "nats", f"{_NATS}; each cell's end is included."),
-    "nats_per_note_left_only": Metric("Nats, left only", "lower", "nats", f"{_NATS}, nothing after the region shown."),
+    "nats_per_note": Metric(
+        "Nats per note", "lower", "nats", "Nats that the original's notes cost, per note; each cell's end is included."
+    ),
     **METRICS,
     "notes_in_silence": Metric("Notes in silence", "lower", "notes/bar", "Notes written where the original has none."),
     "met_density": Metric("Density met", "higher", "0-1", "Share of bars with as many notes as asked for."),
@@ -182,6 +182,7 @@ class Results:
     records: Records
     report: Mapping[str, Any]  # the summary of the records (`summarise`), and the protocol
     costs: Costs
+    models: Sequence[str]  # the systems that are no copies, nor the original
 
 
 def write_report(out: Path, results: Results, songs: Songs, *, html: bool, audio: bool) -> None:
@@ -195,13 +196,8 @@ def write_report(out: Path, results: Results, songs: Songs, *, html: bool, audio
 
         shown = [_compared(case, heading, results, songs) for case, heading in _chosen(results)]
         soundfont = find_soundfont() if audio and shown else None
-        models = [
-            system
-            for system, of in results.records.items()
-            if any(record["metrics"].get("nats_per_note_left_only") for record in of.values())
-        ]
         intro = markdown_tables_to_html(markdown(results.report, results.costs, brief=True))
-        write_html(out, "Evaluation of fills", intro, shown, audio=models, soundfont=soundfont)
+        write_html(out, "Evaluation of fills", intro, shown, audio=results.models, soundfont=soundfont)
 
 
 def markdown(report: Mapping[str, Any], costs: Costs, *, brief: bool = False) -> str:
@@ -294,9 +290,9 @@ def _source_table(groups: Sequence[Mapping[str, Any]]) -> str:
 
 def cost_table(costs: Costs) -> str:
     """The cost of a fill with one candidate on one thread, with each system alone in its process."""
-    rows = [["system", "fills", "median s", "95 % s", "ids read a second", "ids written a second", "peak MiB"]]
+    rows = [["system", "fills", "median s", "95 % s", "steps read a second", "steps written a second", "peak MiB"]]
     for system, c in costs.items():
-        speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_ids_per_second", "written_ids_per_second")]
+        speeds = [f"{c[k]:,.0f}" if k in c else "" for k in ("read_steps_per_second", "written_steps_per_second")]
         seconds = [f"{c['median_seconds']:.2f}", f"{c['p95_seconds']:.2f}"]
         rows.append([system, str(c["fills"]), *seconds, *speeds, f"{c['peak_mib']:,}"])
     return markdown_table(rows)

@@ -23,7 +23,7 @@ class Ask:
         candidates: how many answers to write, 1-64.
         seed: the same ask and seed give the same notes.
         context_bars: read at most this many bars on each side of the region; None reads as many as the model was
-            trained to read, and all of them for recall.
+            trained to read, and all of them to follow.
         locked: by track index, notes that begin inside the region and stay. The model writes around them, and the fill
             contains them unchanged.
 

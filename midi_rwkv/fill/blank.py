@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
 
 from midi_rwkv.score.keyswitches import without_keyswitches
 from midi_rwkv.score.score import Bar, Cell, Note, Score
+from midi_rwkv.tokens.notes import SongNotes
 
 from .ask import Ask
+from .encoder import Encoder
 from .limits import Place
-
-S = TypeVar("S")
-
-
-class Encoder(Protocol[S]):
-    """How a model reads songs."""
-
-    def encode(self, score: Score, bars: Sequence[Bar]) -> S:
-        """A whole song."""
-
-    def emptied(self, song: S, cells: Collection[Cell]) -> S:
-        """The song with nothing in these cells."""
-
-    def places(self, score: Score, cells: Collection[Cell], bars: Sequence[Bar]) -> dict[Cell, list[Place]]:
-        """Where the notes of some cells begin and at which pitch, ascending; cells without notes are left out."""
 
 
 @dataclass(frozen=True)
-class Blanked(Generic[S]):
+class Blanked:
     """A song with the cells of an ask emptied. Keyswitches, which are not music, are only in `whole` and `switches`."""
 
     ask: Ask  # without the keyswitches among its locked notes
@@ -38,13 +24,13 @@ class Blanked(Generic[S]):
     blank: Score  # the music, without them
     switches: Mapping[int, frozenset[Note]]  # by track of the region
     bars: tuple[Bar, ...]  # of the song, and of the region where that continues beyond the song
-    before: S  # `score` over these bars
-    song: S  # `blank` over these bars
+    before: SongNotes  # `score` over these bars
+    song: SongNotes  # `blank` over these bars
     alone: Score  # the music, but with only the locked notes in the tracks that have some
     places: Mapping[Cell, Sequence[Place]]  # the locked notes as the model places them, ascending
 
 
-def blank_cells(encoder: Encoder[S], score: Score, ask: Ask) -> Blanked[S]:
+def blank_cells(encoder: Encoder, score: Score, ask: Ask) -> Blanked:
     """Empties the cells. Raises RequestError if the score has no such region, or a locked note is outside it."""
     ask.check(score)
     region, music = ask.region, without_keyswitches(score)

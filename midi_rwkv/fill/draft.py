@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from midi_rwkv.score.splice import masked_runs, settle
 
 from .blank import Blanked
 from .locked import with_locked
-from .recall import SongMemory
 
 
 @dataclass
@@ -23,7 +21,6 @@ class Draft:
     """A candidate's notes so far, by track of the region, in ticks."""
 
     rng: np.random.Generator
-    memory: SongMemory | None  # recall of its song
     settled: dict[int, list[Note]]  # notes of earlier runs, as the splice will write them
     written: dict[int, list[Note]] = field(default_factory=lambda: defaultdict(list))  # of this run, as written
     fill: dict[int, list[Note]] = field(default_factory=dict)  # the settled notes, with the locked notes of these runs
@@ -32,7 +29,7 @@ class Draft:
         """Whether a note of the track begins in this run at `since_ticks` or later."""
         return any(note.onset_ticks >= since_ticks for note in self.written.get(track, ()))
 
-    def settle(self, blanked: Blanked[Any], single: Collection[int], end_bar: int) -> None:
+    def settle(self, blanked: Blanked, single: Collection[int], end_bar: int) -> None:
         """Settles the run that ends at `end_bar`. `single` are the monophonic tracks."""
         region, score = blanked.ask.region, blanked.score
         for t, notes in self.written.items():

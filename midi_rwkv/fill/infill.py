@@ -6,8 +6,7 @@
 4. Settle the new notes beside those that stay (draft.py). They are then context for the next run.
 5. Hand on each candidate's song and fill.
 
-Steps 2 and 3 are in steps.py for a model of steps, with note_writer.py for sampling (tests/fill/test_note_writer.py),
-and in flat.py for a model of tokens, with sample.py (tests/fill/test_sample.py).
+Steps 2 and 3 are in steps.py, with note_writer.py for sampling (tests/fill/test_note_writer.py).
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from midi_rwkv.engine.engine import TokenEngine
+from midi_rwkv.engine.engine import VectorEngine
 from midi_rwkv.engine.make import make_engine, make_heads
-from midi_rwkv.model.checkpoint import Checkpoint, load_checkpoint
+from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import Style, find_style
 
 from .ask import Ask
-from .flat import TokenWriting
 from .steps import StepWriting
-from .work import Work, Writing
+from .work import Work
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,11 @@ class Infiller:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | StepCheckpoint,
+        checkpoint: StepCheckpoint,
         *,
         backend: str = "auto",
         threads: int = 1,
-        engine: TokenEngine[Any] | None = None,
+        engine: VectorEngine[Any] | None = None,
         style: Style | None = None,
         precision: str = "auto",
     ):
@@ -66,21 +64,16 @@ class Infiller:
         engine = engine or make_engine(
             checkpoint.trunk, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
         )
-        style = style or Style("none")
-        self.writing: TokenWriting | StepWriting
-        if isinstance(checkpoint, StepCheckpoint):
-            heads = make_heads(checkpoint.weights, checkpoint.vocabulary.sizes, backend=backend, precision=precision)
-            self.writing = StepWriting(checkpoint, engine, heads, style)
-        else:
-            self.writing = TokenWriting(checkpoint, engine, style)
+        heads = make_heads(checkpoint.weights, checkpoint.vocabulary.sizes, backend=backend, precision=precision)
+        self.writing = StepWriting(checkpoint, engine, heads, style or Style("none"))
 
     @property
-    def engine(self) -> TokenEngine[Any]:
+    def engine(self) -> VectorEngine[Any]:
         """What runs the model."""
         return self.writing.engine
 
     @engine.setter
-    def engine(self, engine: TokenEngine[Any]) -> None:
+    def engine(self, engine: VectorEngine[Any]) -> None:
         self.writing.engine = engine
 
     @property
@@ -103,7 +96,7 @@ class Infiller:
         return _hand_on(work)
 
 
-def _blank(writing: Writing, score: Score, ask: Ask, on_progress: Callable[[Progress], None] | None) -> Work:
+def _blank(writing: StepWriting, score: Score, ask: Ask, on_progress: Callable[[Progress], None] | None) -> Work:
     """Empties the cells and computes their limits. Raises RequestError if a request cannot be met."""
     blanked = writing.blank(score, ask)
     done = count(1)
@@ -129,7 +122,7 @@ def _hand_on(work: Work) -> list[Candidate]:
 def infill(
     score: Score,
     ask: Ask,
-    checkpoint: Checkpoint | StepCheckpoint | None = None,
+    checkpoint: StepCheckpoint | None = None,
     *,
     style: Style | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,

@@ -6,6 +6,8 @@ finished as its limits ask (limits.py). The hits of a flam are at neighbouring p
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from midi_rwkv.model.config import SamplingConfig
@@ -13,7 +15,6 @@ from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITIO
 from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 
 from .limits import NO_LIMIT, CellLimits
-from .sample import draw
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
 
@@ -183,3 +184,22 @@ def nearest_micros(positions: int) -> np.ndarray:
     out = np.tile((micro >= -MICROS_PER_POSITION // 2) & (micro < MICROS_PER_POSITION // 2), (positions, 1))
     out[0] = micro < MICROS_PER_POSITION // 2
     return out
+
+
+def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
+    """An index sampled from logits (n,) with temperature, then min-p, then top-p.
+
+    Min-p drops what is less probable than that share of the best; top-p keeps the smallest set with that probability.
+    """
+    scaled = (logits - logits.max()) / np.float32(config.temperature)
+    # The best is exp(0) = 1. Min-p leaves only few, and only these are sorted.
+    # Methods throughout: numpy's functions of the same names take twice as long for arrays as short as these.
+    kept = (scaled >= math.log(config.min_p)).nonzero()[0] if config.min_p > 0 else np.arange(len(logits))
+    p = np.exp(scaled[kept], dtype=np.float64)
+    if config.top_p < 1:
+        order = (-p).argsort()
+        kept, total = kept[order], p[order].cumsum()
+        total = total[: int(total.searchsorted(config.top_p * total[-1])) + 1]
+    else:
+        total = p.cumsum()
+    return int(kept[min(int(total.searchsorted(rng.random() * total[-1], side="right")), len(total) - 1)])

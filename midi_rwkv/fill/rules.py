@@ -7,9 +7,8 @@ and how many of them together. A request that cannot be met is refused here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -33,18 +32,15 @@ DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, b
 class Rules:
     """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
 
-    def __init__(
-        self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked[Any], sayable: Mapping[bool, np.ndarray]
-    ):
-        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar. sayable: by
-        is_drum, (128,) bool, the pitches that the vocabulary has."""
+    def __init__(self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked):
+        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar."""
         self.ticks, self.score, self.blank = ticks, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
         self.places = blanked.places
         score, blank, region = self.score, self.blank, self.region
         self.single = frozenset(t for t in region.tracks if self._plays_single(t))
         self._pitches = {
-            (t, program): self._allowed_pitches(t, program, sayable, blanked.switches[t])
+            (t, program): self._allowed_pitches(t, program, blanked.switches[t])
             for t, program in {(t, score.tracks[t].program_in(score.bar(b))) for t, b in sorted(region.cells)}
         }
         self._notes = {t: np.array(blank.tracks[t].notes, np.int64).reshape(-1, 4) for t in region.tracks}
@@ -85,9 +81,7 @@ class Rules:
             return plays_single_notes(track.program, is_drum=track.is_drum) and is_monophonic(notes, beat)
         return is_monophonic(notes, beat)
 
-    def _allowed_pitches(
-        self, t: int, program: int, sayable: Mapping[bool, np.ndarray], switches: Collection[Note]
-    ) -> np.ndarray:
+    def _allowed_pitches(self, t: int, program: int, switches: Collection[Note]) -> np.ndarray:
         """(128,) bool for the pitches while `program` is in force. Raises ValueError if there are none."""
         track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
         used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
@@ -103,7 +97,7 @@ class Rules:
                 allowed = inside & np.isin(every, GM_KIT)
         elif not track.is_drum:
             allowed &= np.isin(every, register(used))
-        allowed &= sayable[track.is_drum] & ~np.isin(every, [n.pitch for n in switches])
+        allowed &= ~np.isin(every, [n.pitch for n in switches])
         in_key = allowed & np.isin(every % 12, sampling.key or every)
         if track.is_drum or not sampling.key:
             in_key = allowed

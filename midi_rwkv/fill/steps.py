@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from midi_rwkv.engine.engine import Engine, TokenEngine
+from midi_rwkv.engine.engine import VectorEngine
 from midi_rwkv.engine.heads import Heads
 from midi_rwkv.engine.tables import StepTables
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.manner import in_the_manner_of
-from midi_rwkv.score.score import Bar, Cell, Note, Region, Score
+from midi_rwkv.score.score import Cell, Note, Region, Score
 from midi_rwkv.style.style import Style
-from midi_rwkv.tokens.attributes import DRUMS, MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION, Vocabulary
+from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
 from midi_rwkv.tokens.layout import (
     DENSITY_LEVELS,
     EMPTY,
@@ -28,58 +27,24 @@ from midi_rwkv.tokens.layout import (
     choose_window,
     prompt_steps,
 )
-from midi_rwkv.tokens.notes import AT, BarGrid, SongNotes, TrackArray, decode_cell, encode, encode_track
+from midi_rwkv.tokens.notes import AT, BarGrid, SongNotes, decode_cell
 from midi_rwkv.tokens.references import Reference, RunIndex
 from midi_rwkv.tokens.surroundings import CellSurroundings
 
 from .ask import Ask
 from .blank import Blanked, blank_cells
 from .draft import Draft
-from .limits import CellLimits, Place
+from .encoder import Encoder
+from .limits import CellLimits
 from .note_writer import NoteWriter, nearest_micros
 from .rules import Rules
-from .step_session import StepSession
+from .session import Session
 from .work import Work
 
 LONGEST_RUN = 8  # bars that are written with one prompt, as in training
 ON_GRID = 0.98  # share of a track's notes from which its fills lie on the grid, too
 VELOCITY_WITHIN = 2  # half a level of the vocabulary
 STEPS_A_CELL = 6  # header, control tokens and the like
-
-
-class StepEncoder:
-    """An `Encoder`."""
-
-    def __init__(self, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
-
-    def encode(self, score: Score, bars: Sequence[Bar]) -> SongNotes:
-        return encode(self.vocabulary, score, bars)
-
-    def emptied(self, song: SongNotes, cells: Collection[Cell]) -> SongNotes:
-        return song.with_cells({(cell.track, cell.bar): EMPTY for cell in cells})
-
-    def cells(self, score: Score, cells: Collection[Cell], bars: Sequence[Bar]) -> dict[Cell, np.ndarray]:
-        """The notes of some cells, (n, 5) each."""
-        grid = BarGrid(self.vocabulary, bars, score.ticks_per_beat)
-        found = {}
-        for t in {cell.track for cell in cells}:
-            track = score.tracks[t]
-            array = TrackArray(
-                np.array(track.notes, np.int64).reshape(-1, 4),
-                DRUMS if track.is_drum else track.program,
-                score.lead_ticks(track),
-            )
-            bar, notes = encode_track(self.vocabulary, grid, array, score.ticks_per_beat)
-            found.update({cell: notes[bar == cell.bar] for cell in cells if cell.track == t})
-        return found
-
-    def places(self, score: Score, cells: Collection[Cell], bars: Sequence[Bar]) -> dict[Cell, list[Place]]:
-        return {
-            cell: sorted({(p, q) for p, q in notes[:, [AT.position, AT.pitch]].tolist()})
-            for cell, notes in self.cells(score, cells, bars).items()
-            if len(notes)
-        }
 
 
 @dataclass(frozen=True)
@@ -90,23 +55,24 @@ class _Run:
     songs: list[SongNotes]  # as each candidate has it before the run
     indices: list[RunIndex]  # what each candidate can follow
     kept: dict[Cell, np.ndarray]  # locked notes
-    session: StepSession
+    session: Session
 
 
 class StepWriting:
-    """A `Writing` with a checkpoint of steps."""
+    """Writes the cells of a run of bars with a checkpoint."""
 
-    def __init__(self, checkpoint: StepCheckpoint, engine: TokenEngine[Any], heads: Heads, style: Style):
+    def __init__(self, checkpoint: StepCheckpoint, engine: VectorEngine[Any], heads: Heads, style: Style):
         self.checkpoint, self.engine, self.heads, self.style = checkpoint, engine, heads, style
         self.vocabulary = checkpoint.vocabulary
-        self.encoder = StepEncoder(self.vocabulary)
+        self.encoder = Encoder(self.vocabulary)
         self.tables = StepTables(checkpoint.weights, self.vocabulary.sizes)
 
-    def blank(self, score: Score, ask: Ask) -> Blanked[SongNotes]:
+    def blank(self, score: Score, ask: Ask) -> Blanked:
+        """Empties the cells. Raises RequestError if the score has no such region."""
         return blank_cells(self.encoder, score, ask)
 
-    def rules(self, blanked: Blanked[SongNotes]) -> Rules:
-        every = np.ones(128, bool)
+    def rules(self, blanked: Blanked) -> Rules:
+        """The limits of each cell. Raises RequestError if a request cannot be met."""
         grid = self._grid(blanked)
 
         def ticks(t: int, b: int) -> np.ndarray:
@@ -124,16 +90,18 @@ class StepWriting:
             usable: np.ndarray = np.minimum(own[:count], max(end - 1, own[0]))
             return usable
 
-        return Rules(ticks, blanked, {True: every, False: every})
+        return Rules(ticks, blanked)
 
-    def drafts(self, blanked: Blanked[SongNotes]) -> list[Draft]:
+    def drafts(self, blanked: Blanked) -> list[Draft]:
+        """One for each candidate."""
         ask = blanked.ask
         return [
-            Draft(np.random.default_rng((ask.seed, i)), None, {t: [] for t in ask.region.tracks})
+            Draft(np.random.default_rng((ask.seed, i)), {t: [] for t in ask.region.tracks})
             for i in range(ask.candidates)
         ]
 
     def runs(self, region: Region) -> list[tuple[int, int]]:
+        """The bars, half-open, that one prompt is made for."""
         out: list[tuple[int, int]] = []
         for low, high in region.bar_runs():
             pieces = -(-(high - low) // LONGEST_RUN)
@@ -142,6 +110,7 @@ class StepWriting:
         return out
 
     def write(self, work: Work, run: tuple[int, int]) -> None:
+        """Writes the cells of a run into the drafts."""
         region = work.blanked.ask.region
         laid = self._lay_out(work, run)
         for t in [t for t in region.tracks if any(lo < run[1] and hi > run[0] for lo, hi in region.bar_runs(t))]:
@@ -173,14 +142,10 @@ class StepWriting:
             songs,
             [RunIndex(s, run, [(c.track, c.bar) for c in unknown]) for s in songs],
             self.encoder.cells(blanked.alone, locked, blanked.bars),
-            StepSession(
-                cast("Engine[Any]", self.engine), (self.tables, self.heads), self.vocabulary, self.style, prompts
-            ),
+            Session(self.engine, (self.tables, self.heads), self.vocabulary, self.style, prompts),
         )
 
-    def _prompt(
-        self, blanked: Blanked[SongNotes], song: SongNotes, run: tuple[int, int], hidden: set[Cell]
-    ) -> np.ndarray:
+    def _prompt(self, blanked: Blanked, song: SongNotes, run: tuple[int, int], hidden: set[Cell]) -> np.ndarray:
         """What is read before the first cell: (n, columns)."""
         ask = blanked.ask
         visible = np.ones((song.n_tracks, song.n_bars), bool)
@@ -203,7 +168,7 @@ class StepWriting:
         window = Window(window.first, window.last, window.low, window.high, open_end=open_end)
         return prompt_steps(self.vocabulary, song, window, asked, [(c.track, c.bar) for c in hidden])
 
-    def _unknown(self, blanked: Blanked[SongNotes], run: tuple[int, int]) -> set[Cell]:
+    def _unknown(self, blanked: Blanked, run: tuple[int, int]) -> set[Cell]:
         """Cells that are not followed: beyond the bars of context, and after the song's end."""
         song, reach = blanked.song, blanked.ask.context_bars
         low, high = 0, len(blanked.score.bars)
@@ -257,7 +222,7 @@ class StepWriting:
 
     def writer(
         self,
-        blanked: Blanked[SongNotes],
+        blanked: Blanked,
         cell: Cell,
         limits: CellLimits,
         rng: np.random.Generator,
@@ -267,10 +232,10 @@ class StepWriting:
         is_drum = blanked.score.tracks[cell.track].is_drum
         return NoteWriter(limits, blanked.ask.sampling, rng, is_drum=is_drum, micros=micros)
 
-    def _sources(self, blanked: Blanked[SongNotes], index: RunIndex, cell: Cell) -> list[Reference]:
+    def _sources(self, blanked: Blanked, index: RunIndex, cell: Cell) -> list[Reference]:
         """What is followed: never the notes that the cell is to be written anew instead of, and what was just written
         only where the track has nothing else, since a fill that follows itself goes in circles."""
-        if not blanked.ask.sampling.recall:
+        if not blanked.ask.sampling.follow:
             return []
         replaced = _places(blanked.before.cell(cell.track, cell.bar))
         sources = index.sources(cell.track, cell.bar, written=False)
@@ -313,14 +278,14 @@ class StepWriting:
         out[~out.any(1), -MICRO_MIN] = True
         return out
 
-    def _on_grid(self, blanked: Blanked[SongNotes], track: int) -> bool:
+    def _on_grid(self, blanked: Blanked, track: int) -> bool:
         """Whether what stays lies on the grid: of the track where it plays, else of the song."""
         song = blanked.song
         of_track = np.repeat(np.tile(np.arange(song.n_tracks) == track, song.n_bars), np.diff(song.offsets))
         micros = song.notes[of_track if of_track.any() else slice(None), AT.micro]
         return len(micros) > 0 and float(np.mean(micros == 0)) >= ON_GRID
 
-    def _grid(self, blanked: Blanked[SongNotes]) -> BarGrid:
+    def _grid(self, blanked: Blanked) -> BarGrid:
         return BarGrid(self.vocabulary, blanked.bars, blanked.score.ticks_per_beat)
 
 

@@ -46,7 +46,7 @@ class ModelConfig(Config):
 
     n_layer: int = 8
     n_embd: int = 256
-    vocab_size: int = 803  # our base tokens
+    vocab_size: int = 803  # tokens; of a model of steps it means nothing
     head_size: int = 64
     decay_rank: int = 0
     iclr_rank: int = 0
@@ -107,12 +107,6 @@ def config_of(weights: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-PRESETS = {
-    "small": ModelConfig(),
-    "base": ModelConfig(n_layer=12, n_embd=384, vocab_size=16_000),  # the paper's
-}
-
-
 MOST_SEED = 2**63 - 1
 
 
@@ -139,8 +133,8 @@ class SamplingConfig(Config):
 
     The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
     pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the track plays
-    elsewhere and a fourth beyond, and where that is little, what the instrument can play. recall: how readily a fill
-    takes up what the song has elsewhere (recall.py): 1 as songs do, 0 not at all.
+    elsewhere and a fourth beyond, and where that is little, what the instrument can play. follow: how far the
+    song's own bars are followed (tokens/following.py): 1 as songs do, 0 not at all.
     """
 
     temperature: float = 0.85
@@ -150,14 +144,14 @@ class SamplingConfig(Config):
     polyphony: tuple[int, int] | None = None
     pitch_range: tuple[int, int] | None = None
     key: tuple[int, ...] | None = None
-    recall: float = 1.0
+    follow: float = 1.0
 
     def __post_init__(self) -> None:
         check = (
             ("temperature", 0.01, 10.0, self.temperature),
             ("top_p", 0.01, 1.0, self.top_p),
             ("min_p", 0.0, 0.99, self.min_p),
-            ("recall", 0.0, 1.0, self.recall),
+            ("follow", 0.0, 1.0, self.follow),
         )
         for name, low, high, value in check:
             if not low <= value <= high:
@@ -172,40 +166,12 @@ class SamplingConfig(Config):
             raise RequestError(f"key must name at least one pitch class in 0-11, got {self.key}")
 
 
+LEAST = {"seq_len": 160, "rows": 1, "warmup_steps": 1, "decay_steps": 0, "eval_steps": 1}  # of a TrainConfig
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """One training run. Counts are tokens; the learning rate is warmed up, held, and decayed to zero at the end
-    (WSD)."""
-
-    seq_len: int = 2048
-    batch_size: int = 1  # rows of seq_len tokens per step
-    total_tokens: int = 16_000_000
-    lr: float = 2e-3
-    warmup_tokens: int = 400_000
-    decay_fraction: float = 0.3
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    bf16: bool = True  # if the machine has instructions for it
-    seed: int = 0
-    save_seconds: float = 300.0
-    eval_tokens: int = 1_000_000  # between two evaluations
-    ema: float = 0.0  # decay of an exponential moving average of the weights; 0: none is kept
-    source_weights: dict[str, float] = field(default_factory=dict)  # empty: DEFAULT_SOURCE_WEIGHTS of dataset.py
-    order: str = "bars"  # of the prompt, one of prompt.ORDERS
-    context_weight: float = 1.0  # what an id of the context counts in the loss, one of a fill counting 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_weight <= 1:
-            raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as a fill")
-        check_seed(self.seed)
-        if not 0 <= self.ema < 1:
-            raise RequestError(f"ema must be 0 (no average) or a decay below 1, such as 0.999, got {self.ema}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepTrainConfig(Config):
-    """A run of the step model. Counts are steps of the model, over all processes.
+    """A training run. Counts are steps of the model, over all processes.
 
     The learning rate is warmed up and held for as long as the run goes on. What ships is a branch: it begins with a
     run's state, and in `decay_steps` both the learning rate and the weight decay fall to zero.
@@ -225,8 +191,12 @@ class StepTrainConfig(Config):
     seed: int = 0
     save_seconds: float = 300.0
     eval_steps: int = 1_000_000  # between two evaluations
+    source_weights: dict[str, float] = field(default_factory=dict)  # empty: `training.rows.SOURCE_WEIGHTS`
 
     def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if not 0 <= self.context_weight <= 1:
             raise RequestError(f"context_weight must lie in 0-1, got {self.context_weight}; 1 is as much as an answer")
         check_seed(self.seed)

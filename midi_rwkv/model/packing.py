@@ -9,24 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from midi_rwkv.kernels.dispatch import wkv7
 
 from .rwkv7 import RWKV7, ModelState, Recurrence
-
-
-class PackedRWKV7(nn.Module):
-    """An RWKV-7 whose forward takes `starts`: the same parameters, run by `packed_hidden`."""
-
-    def __init__(self, model: RWKV7) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, ModelState]:
-        """ids, starts (B, T) -> logits (B, T, V) and the state after each row."""
-        h, state = packed_hidden(self.model, ids, starts)
-        return self.model.head(h), state
 
 
 def packed_hidden(

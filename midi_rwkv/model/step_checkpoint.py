@@ -39,12 +39,12 @@ class StepCheckpoint:
     _: KW_ONLY
     path: Path
     context: int  # steps that the model was trained to read
-    training: dict[str, Any] = field(default_factory=dict)  # steps_seen and the StepTrainConfig
+    training: dict[str, Any] = field(default_factory=dict)  # steps_seen and the TrainConfig
     version: str = ""
 
     @cached_property
     def trunk(self) -> dict[str, np.ndarray]:
-        """The weights of the RWKV-7 between tables and heads, by RWKV-LM's names."""
+        """The weights between tables and heads: an RWKV-7's by RWKV-LM's names, a Transformer's by our own."""
         return {name.removeprefix(TRUNK): w for name, w in self.weights.items() if name.startswith(TRUNK)}
 
 

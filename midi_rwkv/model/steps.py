@@ -1,4 +1,4 @@
-"""A model that reads and writes steps: tables in front of the RWKV-7 trunk, a chain of heads behind it.
+"""A model that reads and writes steps: tables in front of the trunk, an RWKV-7, and a chain of heads behind it.
 
 In: the vector of a step is the sum of a table's row for each of its columns, and for what the columns imply and a state
 would otherwise have to track (where in the beat, which beat, which pitch class; what stands around it).
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from midi_rwkv.errors import StyleError
 from midi_rwkv.tokens.attributes import (
     AT_PITCH,
     AT_PLACE,
@@ -35,6 +36,7 @@ from .config import ModelConfig
 from .marks import Marks
 from .packing import packed_hidden
 from .rwkv7 import RWKV7, ModelState
+from .transformer import Transformer
 
 
 def implied_columns(steps: Tensor) -> Tensor:
@@ -162,11 +164,17 @@ class StepModel(nn.Module):
         super().__init__()
         self.config, self.sizes = config, tuple(sizes)
         self.tables, self.heads = Tables(sizes, config.n_embd), Heads(sizes, config.n_embd)
-        self.trunk = RWKV7(replace(config, vocab_size=0))
+        trunk = replace(config, vocab_size=0)
+        self.trunk = Transformer(trunk) if config.arch == "transformer" else RWKV7(trunk)
 
     def hidden(self, steps: Tensor, state: ModelState | None = None, starts: Tensor | None = None) -> Tensor:
         """steps (B, T, columns) -> the trunk's normalised output (B, T, C).
 
-        starts: (B, T), True at a packed sample's first step, where everything before is forgotten.
+        state: what an RWKV-7 has read before, in each row. starts: (B, T), True at a packed sample's first step, where
+        everything before is forgotten. Raises StyleError for a Transformer's state.
         """
+        if isinstance(self.trunk, Transformer):
+            if state is not None:
+                raise StyleError("a Transformer has no initial state to tune; leave the style out")
+            return self.trunk.hidden(self.tables(steps), starts=starts)[0]
         return packed_hidden(self.trunk, self.tables(steps), starts, state)[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,22 @@ from midi_rwkv.errors import CheckpointError
 from .config import ModelConfig
 
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A checkpoint folder's config.json. Raises CheckpointError unless all three files are there."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} is not a checkpoint: {name} is missing; name a folder with all three files"
+            )
+    try:
+        record = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: config.json is damaged ({error}); copy it again") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder}: config.json is damaged (no object); copy it again")
+    return record
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -48,15 +66,20 @@ def checked_shapes(
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter of a model of tokens."""
+    """Name -> shape of every parameter of an RWKV-7 of tokens, or of a trunk alone where there is no vocabulary."""
     C, V = config.n_embd, config.vocab_size
     ends: dict[str, tuple[int, ...]] = {"emb.weight": (V, C), "head.weight": (V, C)} if V else {}
-    return ends | (_transformer_shapes(config) if config.arch == "transformer" else trunk_shapes(config))
+    return ends | trunk_shapes(config)
+
+
+def trunk_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter of a trunk, which has neither embedding nor head."""
+    return _transformer_shapes(config) if config.arch == "transformer" else _rwkv_shapes(config)
 
 
 def _transformer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     C, F, D = config.n_embd, config.ffn_size, config.head_size
-    shapes: dict[str, tuple[int, ...]] = {"norm_out.weight": (C,)}
+    shapes: dict[str, tuple[int, ...]] = {"norm_in.weight": (C,), "norm_out.weight": (C,)}
     for i in range(config.n_layer):
         shapes.update({f"blocks.{i}.att.{n}.weight": (C, C) for n in ("query", "key", "value", "output")})
         shapes.update({f"blocks.{i}.att.{n}_norm.weight": (D,) for n in ("query", "key")})
@@ -67,8 +90,7 @@ def _transformer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def trunk_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter of an RWKV-7 but its embedding and its head."""
+def _rwkv_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     C, H = config.n_embd, config.n_head
     shapes: dict[str, tuple[int, ...]] = {}
     norms = ["ln_out", "blocks.0.ln0"]

@@ -1,9 +1,9 @@
 """personalize() learns a style from a handful of the composer's own pieces.
 
 Fills are drawn from the pieces and from transposed copies of them. The context of each fill is read once, and the state
-before the run is tuned (tuning.py). Whether this helps is measured on held-out music: with three files or more each
-fold leaves files out, with fewer it leaves out some of the bars. A style that does not help there is reported and not
-kept.
+before its first cell is tuned (tuning.py). Whether this helps is measured on held-out music: with three files or more
+each fold leaves files out, with fewer it leaves out some of the bars. A style that does not help there is reported and
+not kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,15 +22,12 @@ import numpy as np
 from midi_rwkv.errors import StyleError
 from midi_rwkv.files import check_writable, whole_file
 from midi_rwkv.model.config import check_seed, check_threads
-from midi_rwkv.tokens.prompt import ORDERS
 
-from .pieces import Piece, draw_fills, draw_step_fills, read_pieces
+from .pieces import Piece, draw_fills, read_pieces
 from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
-    from midi_rwkv.engine.engine import Engine
-    from midi_rwkv.model.checkpoint import AnyCheckpoint
-    from midi_rwkv.model.rwkv7 import RWKV7
+    from midi_rwkv.model.step_checkpoint import StepCheckpoint
     from midi_rwkv.model.steps import StepModel
 
     from .tuning import Check, Fill, Tuning
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 MOST_FOLDS = 5
 PARTS = {1: 4, 2: 2}  # number of files -> parts into which each file's bars are divided
 TUNE_FILLS, HELD_OUT_FILLS = 200, 60
-CONTEXT = 1536  # at most this many tokens are read for a fill; more would not help
+CONTEXT = 1536  # at most this many steps of the model are read for a fill
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def personalize(
     name: str | None = None,
     options: PersonalizeOptions = DEFAULTS,
     *,
-    checkpoint: AnyCheckpoint | None = None,
+    checkpoint: StepCheckpoint | None = None,
     on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Personalized:
@@ -195,20 +192,15 @@ def personalize(
     return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
 
 
-def _model(checkpoint: AnyCheckpoint) -> RWKV7 | StepModel:
+def _model(checkpoint: StepCheckpoint) -> StepModel:
     """The model to tune a state of. StyleError where it has none."""
-    from midi_rwkv.model.rwkv7 import RWKV7
-    from midi_rwkv.model.step_checkpoint import StepCheckpoint, step_model_of
+    from midi_rwkv.model.step_checkpoint import step_model_of
 
-    if isinstance(checkpoint, StepCheckpoint):
-        return step_model_of(checkpoint).requires_grad_(requires_grad=False)
-    model = checkpoint.model().requires_grad_(requires_grad=False)
-    if not isinstance(model, RWKV7) or checkpoint.prompt not in ORDERS:
+    if checkpoint.config.arch != "rwkv7":
         raise StyleError(
-            f"{checkpoint.path} ({checkpoint.config.arch}, prompt {checkpoint.prompt!r}) cannot be personalized; "
-            f"name an RWKV-7 whose prompt is one of {', '.join(ORDERS)}"
+            f"{checkpoint.path} is a {checkpoint.config.arch}, which has no state to tune; name an RWKV-7's checkpoint"
         )
-    return model
+    return step_model_of(checkpoint).requires_grad_(requires_grad=False)
 
 
 def _usable(files: Sequence[str | Path], say: Callable[[str], None]) -> tuple[list[Piece], dict[str, str]]:
@@ -223,8 +215,8 @@ def _usable(files: Sequence[str | Path], say: Callable[[str], None]) -> tuple[li
 
 def prepare(
     pieces: Sequence[Piece],
-    checkpoint: AnyCheckpoint,
-    model: Any,
+    checkpoint: StepCheckpoint,
+    model: StepModel,
     *,
     seed: int = 0,
     on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
@@ -233,11 +225,14 @@ def prepare(
     import torch
 
     from midi_rwkv.engine.make import MOST_THREADS, make_engine
+    from midi_rwkv.engine.tables import StepTables
 
-    from .tuning import LEARNING_RATES, STEPS, Tuning
+    from .tuning import LEARNING_RATES, STEPS, Tuning, read_fill
 
     parts = [_parts(len(p.score.bars), PARTS.get(len(pieces), 1)) for p in pieces]
     units = [(piece, part) for piece, own in zip(pieces, parts, strict=True) for part in own]
+    vocabulary, budget = checkpoint.vocabulary, min(CONTEXT, checkpoint.context)
+    tables = StepTables(checkpoint.weights, vocabulary.sizes)
     engine = make_engine(
         checkpoint.trunk, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
     )
@@ -246,8 +241,8 @@ def prepare(
     fills: list[Fill] = []
     held_out: list[Fill] = []
     for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
-        for fill in _fills(engine, units, checkpoint, count=count, seed=seed, held_out=held):
-            into.append(fill)
+        for unit, sample in draw_fills(units, vocabulary, count=count, seed=seed, held_out=held, budget=budget):
+            into.append(read_fill(engine, tables, vocabulary, sample, unit))
             done = len(fills) + len(held_out)
             on_progress(PersonalizeProgress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
     able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
@@ -256,34 +251,6 @@ def prepare(
     folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
     fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
     return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
-
-
-def _fills(
-    engine: Engine[Any],
-    units: Sequence[tuple[Piece, tuple[int, int]]],
-    checkpoint: AnyCheckpoint,
-    *,
-    count: int,
-    seed: int,
-    held_out: bool,
-) -> Iterator[Fill]:
-    """`count` fills, drawn and read as far as the run."""
-    from midi_rwkv.engine.tables import StepTables
-    from midi_rwkv.model.step_checkpoint import StepCheckpoint
-
-    from .tuning import read_fill, read_step_fill
-
-    budget = min(CONTEXT, checkpoint.context)
-    if isinstance(checkpoint, StepCheckpoint):
-        vocabulary = checkpoint.vocabulary
-        tables = StepTables(checkpoint.weights, vocabulary.sizes)
-        drawn = draw_step_fills(units, vocabulary, count=count, seed=seed, held_out=held_out, budget=budget)
-        for unit, steps in drawn:
-            yield read_step_fill(engine, tables, vocabulary, steps, unit)
-        return
-    middle = checkpoint.tokenizer.id("Context_Middle")
-    for unit, sample, notes in draw_fills(units, checkpoint, count=count, seed=seed, held_out=held_out, budget=budget):
-        yield read_fill(engine, sample, middle, notes=notes, unit=unit)
 
 
 def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:

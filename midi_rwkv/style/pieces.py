@@ -13,14 +13,10 @@ from midi_rwkv.errors import MidiRwkvError, StyleError
 from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 
 if TYPE_CHECKING:
-    from midi_rwkv.model.checkpoint import Checkpoint
     from midi_rwkv.score.score import Score
-    from midi_rwkv.tokens.tokenizer import TokenizedSong
-    from midi_rwkv.training.dataset import Sample
 
 LEAST_NOTES, LEAST_BARS = 24, 4  # in a usable file
-TRANSPOSITIONS = range(-5, 7)  # semitones
-LONGEST_RUN = 400  # tokens; longer runs would only cost time
+LONGEST_RUN = 400  # steps of the model; longer runs would only cost time
 ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
 
@@ -70,46 +66,6 @@ def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str
 
 def draw_fills(
     units: Sequence[tuple[Piece, tuple[int, int]]],
-    checkpoint: Checkpoint,
-    *,
-    count: int,
-    seed: int,
-    held_out: bool,
-    budget: int | None = None,
-) -> Iterator[tuple[int, Sample, int]]:
-    """(unit, sample, notes) of `count` fills. Fills to tune on are randomly transposed.
-
-    Args:
-        units: pieces with a range of bars to draw from; they take turns.
-        budget: tokens per sample; None is what the model was trained to read.
-    """
-    from midi_rwkv.training.dataset import RegionSampler, count_notes
-
-    tokenizer = checkpoint.tokenizer
-    sampler = RegionSampler(tokenizer, evaluation=held_out, order=checkpoint.prompt)
-    rng = np.random.default_rng((seed, int(held_out)))
-    encoded: dict[tuple[int, int], TokenizedSong] = {}
-    shifts = [[0] if held_out else transpositions(piece.score) for piece, _ in units]
-    found, tried = 0, 0
-    while found < count and tried < 40 * count:
-        unit = tried % len(units)
-        tried += 1
-        (piece, bars), shift = units[unit], int(rng.choice(shifts[unit]))
-        key = id(piece), shift  # not the name, which files in different folders may share
-        if key not in encoded:
-            encoded[key] = tokenizer.encode(transposed(piece.score, shift))
-        sample = sampler.draw(encoded[key], rng, budget or checkpoint.context, bars)
-        if sample is None:
-            continue
-        run = len(sample.ids) - sample.ids.index(sampler.tokens.middle)
-        notes = count_notes(tokenizer, sample)
-        if notes and run <= LONGEST_RUN:
-            found += 1
-            yield unit, sample, notes
-
-
-def draw_step_fills(
-    units: Sequence[tuple[Piece, tuple[int, int]]],
     vocabulary: Vocabulary,
     *,
     count: int,
@@ -117,12 +73,19 @@ def draw_step_fills(
     held_out: bool,
     budget: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(unit, steps) of `count` fills, as a model of steps is trained on them; `draw_fills` for such a model."""
+    """(unit, sample) of `count` fills; a sample is at most `budget` steps, (n, columns).
+
+    Fills to tune on are drawn as in training, randomly transposed and variously asked. Those that are held out are in
+    the piece's own key, of the whole piece.
+
+    Args:
+        units: pieces with a range of bars, half-open, to draw from; they take turns.
+    """
     from midi_rwkv.tokens.notes import encode
     from midi_rwkv.training.rows import RowSampler
 
     sampler, rng = RowSampler(vocabulary, plain=held_out), np.random.default_rng((seed, int(held_out)))
-    songs = {id(piece): encode(vocabulary, piece.score) for piece, _ in units}
+    songs = {id(piece): encode(vocabulary, piece.score) for piece, _ in units}  # not by name, which two may share
     found, tried = 0, 0
     while found < count and tried < 40 * count:
         unit = tried % len(units)
@@ -136,32 +99,6 @@ def draw_step_fills(
         if notes.any() and len(of_run) <= LONGEST_RUN:
             found += 1
             yield unit, sample
-
-
-def transpositions(score: Score) -> list[int]:
-    """Semitones by which all pitched tracks can be transposed within their instrument's range, or their own range."""
-    from midi_rwkv.score.instruments import playable
-
-    possible = []
-    for shift in TRANSPOSITIONS:
-        for track in score.tracks:
-            by_program = [(p, {n.pitch for n in track.notes_of(p)}) for p in ([] if track.is_drum else track.programs)]
-            allowed = [(playable(program, pitches), pitches) for program, pitches in by_program]
-            if not all(0 <= p + shift <= 127 and can[p + shift] for can, pitches in allowed for p in pitches):
-                break
-        else:
-            possible.append(shift)
-    pitched = any(t.notes and not t.is_drum for t in score.tracks)
-    return possible if pitched else [0]
-
-
-def transposed(score: Score, semitones: int) -> Score:
-    """The score with every pitched track transposed by `semitones`."""
-    if semitones:
-        for t, track in enumerate(score.tracks):
-            if not track.is_drum:
-                score = score.with_notes(t, [n._replace(pitch=n.pitch + semitones) for n in track.notes])
-    return score
 
 
 def _midi_files(files: Sequence[str | Path]) -> list[Path]:

@@ -3,8 +3,8 @@
 A style is one safetensors file with a tuned state of the model, (layers, heads, K, V) float32, and string metadata. It
 holds a state for one or both of two places:
 
-- `run`: added to the recurrent state right before the bars to write (`Context_Middle` of prompt.py), after the context
-  has been read. This is what `personalize` tunes.
+- `run`: added to the recurrent state after the context has been read, right before the first cell is written. This is
+  what `personalize` tunes.
 - `wkv`: the initial state before anything is read, as in the paper and in RWKV-PEFT's `time_state`.
 
 Blending is linear in each place. Nothing here needs torch.
@@ -22,7 +22,8 @@ import numpy as np
 
 from midi_rwkv.errors import StyleError
 from midi_rwkv.files import whole_file
-from midi_rwkv.model.checkpoint import AnyCheckpoint, checkpoint_hash
+from midi_rwkv.model.checkpoint import checkpoint_hash
+from midi_rwkv.model.step_checkpoint import StepCheckpoint
 
 SUFFIX = ".safetensors"
 PLACES = ("wkv", "run")
@@ -35,7 +36,7 @@ class Style:
 
     name: str
     wkv: np.ndarray | None = None  # (L, H, K, V) float32, instead of zeros before anything is read
-    run: np.ndarray | None = None  # (L, H, K, V) float32, added before the bars to write
+    run: np.ndarray | None = None  # (L, H, K, V) float32, added right before the first cell is written
     info: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -131,7 +132,7 @@ def save_style(style: Style, path: Path, *, overwrite: bool = False, unchanged: 
         raise OSError(f"{path} could not be written: {error.strerror or error}; nothing was kept of it") from error
 
 
-def load_style(name_or_path: str | Path, checkpoint: AnyCheckpoint) -> Style:
+def load_style(name_or_path: str | Path, checkpoint: StepCheckpoint) -> Style:
     """One style, checked against the checkpoint. Raises StyleError if it does not belong to it."""
     from safetensors.numpy import load_file
 
@@ -191,7 +192,7 @@ def blend(styles: Sequence[tuple[Style, float]], strength: float = 1.0) -> Style
 
 
 def find_style(
-    text: str | None, checkpoint: AnyCheckpoint, strength: float = 1.0, *, names_only: bool = False
+    text: str | None, checkpoint: StepCheckpoint, strength: float = 1.0, *, names_only: bool = False
 ) -> Style | None:
     """The style of `--style TEXT --style-strength S`. None is the base model.
 

@@ -244,11 +244,6 @@ class Vocabulary:
         return self.id(f"Tempo_{self.tempos[int(np.abs(self.tempos - beats_per_minute).argmin())]}")
 
 
-def is_step_vocabulary(params: dict[str, Any]) -> bool:
-    """Whether a tokenizer's JSON is one of ours for steps, rather than one for tokens."""
-    return "tokens" in params.get("midi_rwkv", {})
-
-
 def _positions(duration: str) -> int:
     """MidiTok's "beats.part.resolution" in positions."""
     beats, part, resolution = map(int, duration.split("."))

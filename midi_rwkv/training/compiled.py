@@ -11,7 +11,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.model.rwkv7 import RWKV7
@@ -20,14 +19,18 @@ from midi_rwkv.model.steps import Heads
 from .launch import on_cpu
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Makes the blocks compile at first use, in place. Raises RequestError for a Transformer or without a compiler."""
-    if not isinstance(model, RWKV7):
+def check_compiled(arch: str, device: str) -> None:
+    """Raises RequestError for a Transformer, and without a compiler. device: "auto" or torch's name for one."""
+    if arch != "rwkv7":
         raise RequestError("--compile is for an RWKV-7; leave it out for --arch transformer")
+    if not can_compile(device):
+        raise RequestError("--compile needs a C++ compiler (g++ or clang++); install one, or leave it out")
+
+
+def compile_blocks(model: RWKV7) -> None:
+    """Makes the blocks compile at first use, in place."""
     import torch._functorch.config as functorch
 
-    if next(model.parameters()).device.type == "cpu" and not _has_compiler():
-        raise RequestError("--compile needs a C++ compiler (g++ or clang++); install one, or leave it out")
     functorch.enable_autograd_cache = False  # writing to it crashes PyTorch 2.13 on a CPU
     for block in model.layers():
         for name in ("before", "after"):

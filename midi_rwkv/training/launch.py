@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from midi_rwkv.model.config import ModelConfig, StepTrainConfig
+from midi_rwkv.model.config import ModelConfig, TrainConfig
 
 BASE_MEMORY = 600 << 20  # bytes of a process without activations
 VALUES = 90  # numbers kept for the backward pass, for each step, layer and channel
 
 
-def processes_here(model: ModelConfig, config: StepTrainConfig, device: str) -> int:
+def processes_here(model: ModelConfig, config: TrainConfig, device: str) -> int:
     """One for each physical core, as many as memory allows; one on a GPU, or where torchrun started this process."""
     from joblib import cpu_count
 
@@ -30,7 +30,7 @@ def on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
-def memory_of(model: ModelConfig, config: StepTrainConfig) -> int:
+def memory_of(model: ModelConfig, config: TrainConfig) -> int:
     """Bytes that a process needs, roughly, from measurements of 8 x 256 and 4 x 384."""
     return BASE_MEMORY + 4 * VALUES * config.rows * config.seq_len * model.n_layer * model.n_embd
 
@@ -45,9 +45,17 @@ def _available_memory() -> int:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """`step_trainer` with these arguments in so many processes, by torchrun."""
+    """`midi-rwkv train` with these arguments in so many processes, by torchrun. They have said themselves why they
+    stopped, where SystemExit is raised."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     # Behind "--", since torchrun would take an option such as --start for the beginning of one of its own.
-    command = ["-m", "--", "midi_rwkv.training.step_trainer", *arguments, "--processes", "1"]
-    torchrun(["--standalone", f"--nproc-per-node={processes}", *command])
+    command = ["-m", "--", "midi_rwkv", "train", *arguments, "--processes", "1"]
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={processes}", *command])
+    except SignalException:
+        raise SystemExit(130) from None
+    except ChildFailedError as failed:
+        raise SystemExit(max(1, failed.get_first_failure()[1].exitcode)) from None

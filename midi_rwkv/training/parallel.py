@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
 from midi_rwkv.errors import RequestError
 
@@ -33,13 +32,6 @@ class Group:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, with its gradients averaged over the processes in the backward pass."""
-        if self.size == 1:
-            return model
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-
     def total(self, values: np.ndarray) -> np.ndarray:
         """The sum over the processes, in float64, the same in each."""
         if self.size == 1:
@@ -48,17 +40,19 @@ class Group:
         dist.all_reduce(tensor, group=self.control)
         return tensor.numpy()
 
-    def total_on_device(self, value: Tensor) -> Tensor:
-        """The sum of a tensor on the device, which does not wait for the GPU."""
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value
-
     def close(self) -> None:
         """Leaves the group, all processes at once: gloo aborts one that goes while another still needs it."""
         if self.size > 1:
             self.total(np.zeros(1))
             dist.destroy_process_group()
+
+
+def device_kind(device: str) -> str:
+    """torch's name for a device, which may be "auto". Raises RequestError for a GPU where there is none."""
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise RequestError(f"--device {device}: there is no GPU that this torch ({torch.__version__}) can use; use cpu")
+    return kind
 
 
 def join(device: str = "auto") -> Group:
@@ -67,10 +61,8 @@ def join(device: str = "auto") -> Group:
     Raises:
         RequestError: the device does not exist.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind = device_kind(device)
     rank, size, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise RequestError(f"--device {device}: there is no GPU that this torch ({torch.__version__}) can use; use cpu")
     if size == 1:
         return Group(0, 1, torch.device(kind))
     if kind.startswith("cuda"):

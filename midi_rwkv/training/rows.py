@@ -328,6 +328,18 @@ def _keep_some(
     return notes[new], notes[~new], span, pitches
 
 
+def chosen_weights(shards: Path, weights: Mapping[str, float]) -> dict[str, float]:
+    """How often each source is drawn: the weights that are given, or where none are `SOURCE_WEIGHTS` of the sources
+    that are there; empty where none of those is. Raises CorpusError where a source has no shard."""
+    there = sources_in(shards)
+    chosen = dict(weights) or {n: w for n, w in SOURCE_WEIGHTS.items() if n in there}
+    missing = sorted(set(chosen) - set(there))
+    if missing or not there:
+        what = ", ".join(missing) or "any source"
+        raise CorpusError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
+    return chosen
+
+
 class TrainingRows:
     """Endless packed rows: `rows[i]` -> steps (seq_len + 1, columns) and starts (True at a sample's first step)."""
 
@@ -340,19 +352,13 @@ class TrainingRows:
         seed: int,
         weights: Mapping[str, float] | None = None,
     ):
-        """weights: by source; None: `SOURCE_WEIGHTS` of the sources that are there, or the root of each source's bars
-        where none of them is. CorpusError where a source has no shard."""
-        there = sources_in(shards)
-        if weights is None:
-            weights = {n: w for n, w in SOURCE_WEIGHTS.items() if n in there}
-        missing = sorted(set(weights) - set(there))
-        if missing or not there:
-            what = ", ".join(missing) or "any source"
-            raise CorpusError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
-        opened = {n: NoteShard(shards / f"{n}.npz") for n in weights or there}
+        """weights: see `chosen_weights`; where it chooses none, the root of each source's bars counts. Raises
+        CorpusError where a source has no shard."""
+        weights = chosen_weights(shards, weights or {})
+        opened = {n: NoteShard(shards / f"{n}.npz") for n in weights or sources_in(shards)}
         if not weights:
             weights = {n: float(np.sqrt(s.n_bars.sum())) for n, s in opened.items()}
-        self.weights = dict(weights)
+        self.weights = weights
         self.shards = list(opened.values())
         self._p = np.array(list(weights.values())) / sum(weights.values())
         # A long song counts for more, but less than in proportion.

@@ -12,7 +12,7 @@ import torch
 from midi_rwkv.errors import CheckpointError
 from midi_rwkv.files import whole_file
 
-COLUMNS = ("tokens", "kind", "loss", "lr", "tokens_per_second", "waited", "by_source")
+COLUMNS = ("tokens", "kind", "loss", "lr", "tokens_per_second", "by_source")  # of steps, whose old name is tokens
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -23,6 +23,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Reads the state. Raises CheckpointError if it cannot be read."""
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} holds no run that can go on (no state.pt); name a run's folder")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -45,9 +47,13 @@ class Curve:
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def cut(self, tokens: int) -> None:
+    def has(self, kind: str, steps: int) -> bool:
+        """Whether such a line was logged at so many steps."""
+        return any((row["kind"], row["tokens"]) == (kind, str(steps)) for row in self.rows())
+
+    def cut(self, steps: int) -> None:
         """Drops lines that were logged after the state from which the run resumes, and a partial last line."""
-        kept = [r for r in self.rows() if r["tokens"].isdecimal() and int(r["tokens"]) <= tokens]
+        kept = [r for r in self.rows() if r["tokens"].isdecimal() and int(r["tokens"]) <= steps]
         if self.path.exists():
             with whole_file(self.path) as partial, partial.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")

@@ -1,343 +1,295 @@
-"""The training loop, from token shards to a checkpoint folder.
+"""The training loop: note shards in, a checkpoint folder out.
 
-    midi-rwkv train SHARDS RUN --threads 2
-    torchrun --nproc-per-node 2 -m midi_rwkv train SHARDS RUN --batch-size 2
+    midi-rwkv train SHARDS RUN
+    midi-rwkv train SHARDS BRANCH --branch RUN --decay 2000000
 
-A run is a folder. `state.pt` holds everything needed to resume exactly (it is written completely every `save_seconds`,
-so a kill loses at most that much), `curve.csv` the losses, and `checkpoint/` what `load_checkpoint` reads. The same
-command resumes. The learning rate is warmed up, held, and decayed linearly over the last `decay_fraction` of
-`total_tokens`. Since the held part does not depend on the end, a run may be stopped and resumed with another
-`--total-tokens`.
+A run is a folder. `state.pt` holds everything needed to go on exactly where it stopped, on another machine too; it is
+written whole every few minutes, on Ctrl-C and on SIGTERM. A run has no end: its learning rate is held, and where it
+stops at `--total`, the average of its weights is its checkpoint. A branch begins with a run's state, leaves the run as
+it is, and ends in the checkpoint that its falling learning rate makes. Where only a checkpoint is left of a run,
+`--start CHECKPOINT` goes on from its weights, with a new warm-up.
+
+Each process reads rows of its own, their gradients are averaged, and Muon's matrices are shared out.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
-from midi_rwkv.corpus.shards import Shard
-from midi_rwkv.errors import CheckpointError, CorpusError, RequestError
-from midi_rwkv.model.checkpoint import Checkpoint, load_token_checkpoint, save_checkpoint, tokenizer_hash
+from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.model.config import ModelConfig, TrainConfig
-from midi_rwkv.model.packing import PackedRWKV7
 from midi_rwkv.model.rwkv7 import RWKV7
-from midi_rwkv.tokens.tokenizer import Tokenizer
+from midi_rwkv.model.step_checkpoint import StepCheckpoint, save_step_checkpoint
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.tokens.attributes import Role
+from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.tokens.pointers import places_known
 
-from .compiled import compile_blocks, uncompiled
-from .dataset import TrainingRows, to_batches, validation_samples
-from .loader import Batch, Loader
-from .losses import fill_nats, music_nats, music_targets, target_weights, targets_nats
-from .muon import has_fast_bf16
-from .optim import learning_rate, make_optimizers, moving_average
+from .average import RunAverage
+from .beginning import THIS_MACHINE, Machine, open_shards, read_run, read_start, state_to_read
+from .compiled import check_compiled, compile_blocks, compile_heads, uncompiled
+from .muon import Muon, has_fast_bf16
 from .parallel import Group, join
-from .run_files import Curve, read_state, write_state
-from .state_passing import backward_in_pieces
+from .rows import TrainingRows
+from .run_files import Curve, write_state
+from .valid import ATTRIBUTES, validation_fills
 
-EVAL_FILLS_PER_SOURCE = 8
-EVAL_CONTEXT = 1024  # tokens per fill, whatever the length of rows, so that curves can be compared
-LOG_STEPS = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How a machine executes the steps of a run. The weights do not depend on it, up to rounding.
-
-    Attributes:
-        device: "auto" or a torch device.
-        workers: processes that make rows ahead of time; None is up to 8 for a GPU and none for a CPU.
-        rows_at_once: rows per forward pass, if a step's share does not fit into memory; 0 is all.
-        piece: tokens of a row at a time, for rows that do not fit (state_passing.py); 0 is whole rows.
-        compiled: train through torch.compile (compiled.py).
-    """
-
-    device: str = "auto"
-    workers: int | None = None
-    rows_at_once: int = 0
-    piece: int = 0
-    compiled: bool = False
-
-
-THIS_MACHINE = Machine()
+LOG_STEPS = 20  # of the optimizer
 
 
 class Trainer:
-    """One run in one folder: `Trainer(...).run()`. Under torchrun each process has one; the first writes the files."""
+    """One run in one folder: `Trainer(...).run()`. Each process has one; the first writes the files."""
 
     def __init__(
         self,
         shards: Path,
-        run: Path,
+        folder: Path,
         model_config: ModelConfig,
         config: TrainConfig,
         *,
         machine: Machine = THIS_MACHINE,
-        start: Path | None = None,
+        origin: Path | None = None,
     ):
-        """`start` is a checkpoint folder whose weights a new run begins with. A run with a state resumes from that."""
-        self.run_folder, self.config, self.machine = run, config, machine
-        if not (shards / "tokenizer.json").exists():
-            raise CorpusError(f"{shards} holds no token shards (no tokenizer.json); make them with `midi-rwkv corpus`")
-        self.tokenizer = Tokenizer.load(shards / "tokenizer.json")
+        """origin: what a new run begins with: the run that it is a branch of, or the folder of a checkpoint."""
+        self.folder, self.config = folder, config
+        self.vocabulary = open_shards(shards, config)
         self.rows = TrainingRows(
-            shards,
-            self.tokenizer,
-            config.seq_len,
-            seed=config.seed,
-            weights=config.source_weights or None,
-            order=config.order,
+            shards, self.vocabulary, config.seq_len, seed=config.seed, weights=config.source_weights
         )
         self.group: Group = join(machine.device)
         self.device = self.group.device
-        cores = (os.cpu_count() or 1) // self.group.size
-        usual = min(8, max(1, cores)) if self.device.type == "cuda" else 0
-        self.workers = usual if machine.workers is None else machine.workers
-        if machine.piece and (self.group.size > 1 or model_config.arch != "rwkv7"):
-            raise RequestError("--piece is for one process and an RWKV-7; use --rows-at-once to save memory")
-        self.model_config = replace(model_config, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
-        self.model = self.make_model().to(self.device)
+        self.model_config = model_config
+        self.model = StepModel(model_config, self.vocabulary.sizes).to(self.device)
+        self.average = RunAverage(self.model)
+        self.optimizers = make_optimizers(self.model, config, self.group)
+        self.valid = validation_fills(NoteShard(shards / "valid.npz"), self.vocabulary)
+        self.step = self.steps = 0  # of the optimizer; of the model, over all processes
+        self.warm_from = self.row = 0
+        self.window = torch.zeros(2, dtype=torch.float64)  # weighted nats and weights since the last log, of all
+        self.state_path, self.curve = folder / "state.pt", Curve(folder / "curve.csv")
+        path = state_to_read(folder, config, origin)
         if machine.compiled:
-            compile_blocks(self.model)
-        self.optimizers = make_optimizers(self.model, config)
-        self.average = moving_average(self.model, config.ema) if config.ema else None
-        samples = validation_samples(
-            Shard(shards / "valid.npz"),
-            self.tokenizer,
-            EVAL_CONTEXT,
-            per_source=EVAL_FILLS_PER_SOURCE,
-            order=config.order,
-        )
-        self.valid_sources = np.array([s for s, _, _ in samples])
-        self.valid_notes = np.array([n for _, _, n in samples])
-        self.valid_batches = to_batches([s for _, s, _ in samples], self.rows.pad, rows=4)
-        self.row = self.tokens = self.step = 0
-        self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats and targets since the last log
-        run.mkdir(parents=True, exist_ok=True)
-        self.state_path, self.curve = run / "state.pt", Curve(run / "curve.csv")
-        if self.state_path.exists():
-            self._resume()
-        elif start is not None:
-            self._start_from(load_token_checkpoint(start))
-        self.parallel = self.group.wrap(PackedRWKV7(self.model) if isinstance(self.model, RWKV7) else self.model)
+            check_compiled(model_config.arch, machine.device)
+        if path is not None:
+            self._resume(read_run(path, model_config, self.model.sizes, self.device), own=path == self.state_path)
+        elif origin is not None:
+            self._start_from(read_start(origin, model_config, self.model.sizes))
+        folder.mkdir(parents=True, exist_ok=True)
+        if machine.compiled and isinstance(self.model.trunk, RWKV7):
+            compile_blocks(self.model.trunk)
+            compile_heads(self.model.heads)
 
-    def make_model(self) -> nn.Module:
-        """A fresh model of the configured shape, whose forward takes `starts` unless it is an RWKV-7.
-
-        A subclass trains another architecture (evaluation/transformer.py).
-        """
-        if self.model_config.arch != "rwkv7":
-            raise ValueError(f"this trains an RWKV-7, the configuration is a {self.model_config.arch}'s")
-        return RWKV7(self.model_config)
-
-    def _start_from(self, checkpoint: Checkpoint) -> None:
-        """Takes over a checkpoint's weights. Raises CheckpointError if its vocabulary or shape differs."""
-        if tokenizer_hash(checkpoint.tokenizer) != tokenizer_hash(self.tokenizer):
-            raise CheckpointError(
-                f"{checkpoint.path} has another vocabulary than the shards; build them with its tokenizer.json"
-            )
-        if checkpoint.config != self.model_config:
-            raise CheckpointError(
-                f"{checkpoint.path} is {checkpoint.config}, the run is {self.model_config}; use its preset"
-            )
-        self.model.load_state_dict({name: torch.from_numpy(w) for name, w in checkpoint.weights.items()})
-
-    def _resume(self) -> None:
-        state = read_state(self.state_path, self.device)
-        if state["model_config"] != self.model_config.to_dict():
-            raise RequestError(
-                f"{self.state_path} holds another model; name a new run folder, or the same --preset and --arch"
-            )
-        if state.get("tokenizer", tokenizer_hash(self.tokenizer)) != tokenizer_hash(self.tokenizer):
-            raise CheckpointError(
-                f"{self.state_path} was trained on shards with another tokenizer; name a new run folder"
-            )
+    def _resume(self, state: dict[str, Any], *, own: bool) -> None:
+        """own: whether it is this run's state, rather than that of the run that it is a branch of."""
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.row, self.tokens, self.step = state["row"], state["tokens"], state.get("step", 0)
-        if "window" in state:
-            self.window = state["window"]
-        if self.average and state.get("average"):
-            self.average.load_state_dict(state["average"])
+        self.step, self.steps, self.row = state["step"], state["steps"], state["row"]
+        self.warm_from = state.get("warm_from", 0)
+        if own and "window" in state:
+            self.window = state["window"].cpu()
+        self.config = replace(self.config, branch_at=state["branch_at"] if own else self.steps)
         if self.group.first:
-            self.curve.cut(self.tokens)
-            print(f"going on at {self.tokens:,} tokens", flush=True)
-            self._save_checkpoint("checkpoint", self.model)  # a kill may have come between the state and this
+            self.curve.cut(self.steps)
+            print(f"going on at {self.steps:,} steps", flush=True)
+
+    def _start_from(self, checkpoint: StepCheckpoint) -> None:
+        """Takes over a checkpoint's weights, and reads on after what it has read."""
+        for model in (self.model, self.average.module):
+            model.load_state_dict({k: torch.from_numpy(w) for k, w in checkpoint.weights.items()})
+        self.steps = self.warm_from = int(checkpoint.training.get("steps_seen", 0))
+        self.row = self.steps // self.config.seq_len
 
     def save(self) -> None:
-        """Writes `state.pt` and `checkpoint/`, each file completely or not at all, in the first process."""
+        """`state.pt`, whole or not at all; the first process's work.
+
+        Muon's momentum is the same in every process: each averages all gradients.
+        """
         if not self.group.first:
             return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "average": self.average.state_dict() if self.average else None,
-            "row": self.row,
-            "tokens": self.tokens,
-            "step": self.step,
-            "window": self.window,
-            "model_config": self.model_config.to_dict(),
-            "tokenizer": tokenizer_hash(self.tokenizer),
-        }
-        write_state(self.state_path, state)
-        self._save_checkpoint("checkpoint", self.model)
-
-    def _save_checkpoint(self, name: str, model: torch.nn.Module) -> None:
-        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-        training = {"tokens_seen": self.tokens, **self.config.to_dict()}
-        order = self.config.order
-        save_checkpoint(
-            self.run_folder / name, self.model_config, weights, self.tokenizer, training=training, prompt=order
+        write_state(
+            self.state_path,
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "step": self.step,
+                "steps": self.steps,
+                "row": self.row,
+                "warm_from": self.warm_from,
+                "window": self.window,
+                "branch_at": self.config.branch_at,
+                "model_config": self.model_config.to_dict(),
+                "sizes": list(self.model.sizes),
+            },
         )
 
     def autocast(self) -> Any:
-        """bfloat16 for the matrix products, if requested and if the machine is fast at it."""
+        """bf16 for the matrix products where asked for, and where the machine is quick at it."""
         quick = self.config.bf16 and has_fast_bf16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16) if quick else nullcontext()
 
-    def evaluate(self, model: Any = None, kind: str = "valid") -> float:
-        """Nats per note on the fixed validation fills, as the mean over sources, logged as `kind`.
+    @property
+    def best(self) -> StepModel:
+        """The model at its best: the average of the run, or a branch as it is."""
+        return self.model if self.config.decay_steps else self.average.module
 
-        Every process takes its share of the fills.
-        """
-        model = self.model if model is None else model
-        model.eval()
-        mine = self.valid_batches[self.group.rank :: self.group.size]
-        with self.autocast(), uncompiled() if self.machine.compiled else nullcontext():
-            nats = self.group.total(fill_nats(model, mine, samples=len(self.valid_notes)))
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Nats per note of `best` on the fixed validation fills, mean over the sources. Each process takes its share of
+        them."""
+        model = self.best.eval()
+        sources = sorted({f.source for f in self.valid})
+        sums = np.zeros((len(sources), len(ATTRIBUTES) + 1))
+        for fill in self.valid[self.group.rank :: self.group.size]:
+            targets, roles = targets_of(fill.steps, self.vocabulary)
+            asked = torch.from_numpy(roles == Role.ANSWER)
+            with uncompiled():
+                with self.autocast():
+                    h = model.hidden(torch.from_numpy(fill.steps[None, :-1]).to(self.device))[0]
+                marks = places_known(fill.steps[:-1], self.vocabulary.nothing)
+                known = (torch.from_numpy(x)[asked].to(self.device) for x in (targets, fill.steps[1:], marks))
+                nats = model.heads.nats(h[asked.to(self.device)].float(), *known)
+            sums[sources.index(fill.source), :-1] += nats.double().sum(0).cpu().numpy()
+            sums[sources.index(fill.source), -1] += fill.notes
         model.train()
-        by_source = {
-            str(s): round(float(nats[m].sum() / self.valid_notes[m].sum()), 4)
-            for s in np.unique(self.valid_sources)
-            for m in [self.valid_sources == s]
-        }
-        mean = float(np.mean(list(by_source.values())))
+        sums = self.group.total(sums)
+        by_source = sums[:, :-1] / sums[:, -1:]
+        mean = float(by_source.sum(1).mean())
         if self.group.first:
-            by = json.dumps(by_source)
-            self.curve.log({"tokens": self.tokens, "kind": kind, "loss": round(mean, 4), "by_source": by})
+            parts = dict(zip(ATTRIBUTES, by_source.mean(0).round(4).tolist(), strict=True))
+            by = {s: round(float(n), 4) for s, n in zip(sources, by_source.sum(1), strict=True)}
+            self.curve.log(
+                {
+                    "tokens": self.steps,
+                    "kind": "valid",
+                    "loss": round(mean, 4),
+                    "by_source": json.dumps({**parts, **by}),
+                }
+            )
         return mean
 
-    def gradients(self, batch: Batch, targets: float) -> Tensor:
-        """Adds the gradients of the mean over `targets` (of all processes). Returns the sum over this process's, ()."""
-        chunk = self.machine.rows_at_once or len(batch.ids)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for at in range(0, len(batch.ids), chunk):
-            ids, roles, starts = (x[at : at + chunk].to(self.device, non_blocking=True) for x in batch[:3])
-            last = at + chunk >= len(batch.ids)  # gradients are exchanged only with the last chunk
-            with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                if self.machine.piece:
-                    total += self.gradients_by_piece(ids, roles, starts, targets)
-                    continue
-                with self.autocast():
-                    nats = music_nats(
-                        self.parallel, ids, roles, starts=starts, context_weight=self.config.context_weight
-                    )
-                # The processes' gradients are averaged, not summed.
-                torch.autograd.backward(nats * (self.group.size / targets))
-            total += nats.detach()
-        return total
-
-    def gradients_by_piece(self, ids: Tensor, roles: Tensor, starts: Tensor, targets: float) -> float:
-        """`gradients` for some rows, in the memory of one piece of them. Returns their nats."""
-        assert isinstance(self.model, RWKV7)
-        wanted, weights = music_targets(ids, roles), target_weights(roles, self.config.context_weight)
-
-        def share(logits: Tensor, place: slice) -> Tensor:
-            return targets_nats(logits, wanted[:, place], None if weights is None else weights[:, place]) / targets
-
+    def loss(self, steps: np.ndarray, starts: np.ndarray) -> tuple[Tensor, float]:
+        """Weighted nats of the rows' notes, and their weights. steps (B, T + 1, columns), starts (B, T + 1)."""
+        pairs = [targets_of(row, self.vocabulary) for row in steps]
+        targets, roles = (np.stack(x) for x in zip(*pairs, strict=True))
+        asked = torch.from_numpy(roles != Role.NONE)
+        weights = np.where(roles == Role.ANSWER, 1.0, self.config.context_weight).astype(np.float32)
+        weight = torch.from_numpy(weights)[asked].to(self.device)
         with self.autocast():
-            mean = backward_in_pieces(self.model, ids[:, :-1], share, self.machine.piece, starts=starts[:, :-1])
-        return mean * targets
+            h = self.model.hidden(
+                torch.from_numpy(steps[:, :-1]).to(self.device), starts=torch.from_numpy(starts[:, :-1]).to(self.device)
+            )
+            marks = np.stack([places_known(row[:-1], self.vocabulary.nothing) for row in steps])
+            known = (torch.from_numpy(x)[asked].to(self.device) for x in (targets, steps[:, 1:], marks))
+            nats = self.model.heads.nats(h[asked.to(self.device)], *known)
+        return nats.sum(1) @ weight, float(weight.sum())
 
-    def train_step(self, batch: Batch, targets: float) -> float:
-        """One step of the optimizers; `targets` are those of all processes. Returns the learning rate."""
-        lr = learning_rate(self.config, self.tokens)
+    def train_step(self) -> float:
+        """One step of the optimizers; returns the learning rate."""
+        c, g = self.config, self.group
+        warm = min(1.0, (self.steps - self.warm_from + 1) / c.warmup_steps)
+        left = c.falling(self.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
-        nats = self.group.total_on_device(self.gradients(batch, targets))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+                group["lr"] = c.lr * warm * left
+                group["weight_decay"] = group["full_decay"] * left
+        mine = [self.rows[self.row + k * g.size + g.rank] for k in range(c.rows)]
+        steps, starts = (np.stack(x) for x in zip(*mine, strict=True))
+        nats, weight = self.loss(steps, starts)
+        total = float(g.total(np.array([weight]))[0])
+        torch.autograd.backward(nats / total)
+        summed = self._sum_gradients(nats)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.window += torch.stack([nats, torch.full_like(nats, targets)])
-        self.tokens += self.config.batch_size * self.config.seq_len
-        self.row += self.config.batch_size
+        self.average.update_parameters(self.model)
+        self.window += torch.tensor([summed, total], dtype=torch.float64)
+        self.row += c.rows * g.size
+        self.steps += c.rows * g.size * c.seq_len
         self.step += 1
-        if self.average:
-            self.average.update_parameters(self.model)
-        return lr
+        return c.lr * warm * left
 
-    def batches(self) -> Loader:
-        """The batches that are left to train on."""
-        c = self.config
-        steps = -(-max(0, c.total_tokens - self.tokens) // (c.batch_size * c.seq_len))
-        return Loader(self.rows, c, self.group, first_row=self.row, steps=steps, workers=self.workers)
+    def _sum_gradients(self, nats: Tensor) -> float:
+        """Sums the gradients over the processes, each of which has divided by the weights of all. Returns the sum of
+        their nats."""
+        if self.group.size == 1:
+            return nats.item()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in gradients), nats.detach().view(1)])
+        dist.all_reduce(flat)
+        at = 0
+        for gradient in gradients:
+            gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+            at += gradient.numel()
+        return flat[at].item()
 
-    def run(self) -> None:
-        """Trains to `total_tokens`. Ctrl-C and SIGTERM save between two steps, and then raise KeyboardInterrupt."""
+    def run(self, total: int = 0) -> None:
+        """Train: a branch to its end, a run to `total` steps (0: until it is stopped).
+
+        Ctrl-C and SIGTERM save first, in the middle of nothing: then KeyboardInterrupt.
+        """
         c = self.config
-        loader = self.batches()
+        end = c.branch_at + c.decay_steps if c.decay_steps else total
         saved = logged = time.monotonic()
-        clocked = 0  # tokens since `logged`
-        waited = 0.0  # seconds waited until `logged`
+        clocked = self.steps
         with stop_requests(insist=self.group.size == 1) as stop:
-            for batch in loader:
-                targets, stopping = self.group.total(np.array([batch.targets, stop.is_set()]))
-                if stopping:  # all processes see this before the same step
+            while not end or self.steps < end:
+                if self.group.total(np.array([stop.is_set()]))[0]:  # all processes see it before the same step
                     self.save()
-                    raise KeyboardInterrupt(f"saved at {self.tokens:,} tokens; the same command goes on from there")
-                before = self.tokens
-                lr = self.train_step(batch, targets)
-                clocked += self.tokens - before
+                    raise KeyboardInterrupt(f"saved at {self.steps:,} steps; the same command goes on from there")
+                before = self.steps
+                lr = self.train_step()
                 if self.step % LOG_STEPS == 0:
-                    nats, count = self.window.tolist()
+                    nats, weight = self.window.tolist()
                     self.window.zero_()
                     now = time.monotonic()
-                    seconds = now - logged
                     if self.group.first:
-                        self.curve.log(
-                            {
-                                "tokens": self.tokens,
-                                "kind": "train",
-                                "loss": round(nats / count, 4),
-                                "lr": lr,
-                                "tokens_per_second": round(clocked / seconds),
-                                "waited": round((loader.waited - waited) / seconds, 4),
-                            }
-                        )
-                    logged, clocked, waited = now, 0, loader.waited
-                if before // c.eval_tokens != self.tokens // c.eval_tokens:
+                        speed = round((self.steps - clocked) / (now - logged))
+                        values = {"tokens": self.steps, "kind": "train", "loss": round(nats / weight, 4), "lr": lr}
+                        self.curve.log({**values, "tokens_per_second": speed})
+                    logged, clocked = now, self.steps
+                if before // c.eval_steps != self.steps // c.eval_steps:
                     self.evaluate()
-                    logged, clocked, waited = time.monotonic(), 0, loader.waited
+                    logged, clocked = time.monotonic(), self.steps
                 if time.monotonic() - saved > c.save_seconds:
                     self.save()
                     saved = time.monotonic()
-        self.finish()
-
-    def finish(self) -> None:
-        """Makes the last evaluation, also of the average, and writes all files."""
-        self.save()
-        done = {(r["kind"], r["tokens"]) for r in self.curve.rows()} if self.group.first else set()
-        if not self.group.total(np.array([("valid", str(self.tokens)) in done]))[0]:
+        measured = self.group.first and self.curve.has("valid", self.steps)
+        if not self.group.total(np.array([measured]))[0]:
             self.evaluate()
-        if self.average and int(self.average.n_averaged):
-            self.evaluate(self.average.module, "valid average")
-            if self.group.first:
-                self._save_checkpoint("checkpoint-average", self.average.module)
+        self.save()
+        if self.group.first:
+            self.write_model()
         self.group.close()
+
+    def write_model(self) -> None:
+        """The checkpoint of `best`, in the run's folder."""
+        training = {"steps_seen": self.steps, **self.config.to_dict()}
+        save_step_checkpoint(
+            self.folder,
+            self.model_config,
+            self.best.state_dict(),
+            self.vocabulary,
+            context=self.config.seq_len,
+            training=training,
+        )
 
 
 @contextmanager
@@ -358,3 +310,26 @@ def stop_requests(*, insist: bool) -> Iterator[threading.Event]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def make_optimizers(model: StepModel, config: TrainConfig, group: Group) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks and between the heads, AdamW for the rest."""
+    named = list(model.named_parameters())
+    inner = ("trunk.blocks.", "heads.up.", "heads.down.")
+    matrices = [p for n, p in named if n.startswith(inner) and n.endswith(".weight") and p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    rest = [(n, p) for n, p in named if id(p) not in taken]
+    decayed = [p for n, p in rest if p.ndim == 2 and not n.endswith("r_k")]
+    plain = [p for n, p in rest if p.ndim != 2 or n.endswith("r_k")]
+    adam = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.lr,
+        betas=config.betas,
+        eps=1e-10,
+        fused=True,
+    )
+    muon = Muon(matrices, config.lr, config.weight_decay, rank=group.rank, size=group.size)
+    for optimizer in (adam, muon):
+        for parameters in optimizer.param_groups:
+            parameters["full_decay"] = parameters["weight_decay"]
+    return [adam, muon]

@@ -22,8 +22,8 @@ REGION = Region.rectangle([0, 1], [(4, 6)])
 
 
 @pytest.fixture(scope="module")
-def checkpoint(either_checkpoint):
-    return load_checkpoint(either_checkpoint)
+def checkpoint(checkpoint_folder):
+    return load_checkpoint(checkpoint_folder)
 
 
 @pytest.fixture
@@ -84,19 +84,16 @@ def test_what_was_read_is_not_read_again(worker, score, monkeypatch):
     assert sum(read) > 64
 
 
-@pytest.mark.parametrize("vectors", [False, True])
-def test_memory_is_bounded(checkpoint_folder, monkeypatch, vectors):
-    checkpoint = load_checkpoint(checkpoint_folder)
+def test_memory_is_bounded(checkpoint, monkeypatch):
     monkeypatch.setattr(work, "REMEMBERED", 3)
-    engine = PatientEngine(make_engine(checkpoint.weights, checkpoint.config.head_size))
-    read = engine.prefill_vectors if vectors else engine.prefill
+    engine = PatientEngine(make_engine(checkpoint.trunk, checkpoint.config.head_size))
     for i in range(6):
-        inputs = checkpoint.weights["emb.weight"][[i + 10] * 70] if vectors else [i + 10] * 70
+        vectors = checkpoint.weights["tables.weight"][[i + 10] * 70]
         state = engine.new_state(1)
-        kept = read(inputs, state)
+        kept = engine.prefill_vectors(vectors, state)
         kept[:] = 0  # what is handed out is a copy
         again = engine.new_state(1)
-        assert read(inputs, again).any()
+        assert engine.prefill_vectors(vectors, again).any()
         np.testing.assert_array_equal(state.wkv, again.wkv)
     assert len(engine._known) == 3
 
@@ -110,20 +107,15 @@ def test_progress_is_told_cell_by_cell(worker, score):
     assert len(found) == 2
 
 
-def test_it_stops_at_the_next_token(worker, score, monkeypatch):
+def test_it_stops_at_the_next_note(worker, score, monkeypatch):
     stop, gone, after = threading.Event(), threading.Event(), []
+    step = worker.engine.engine.step_vectors
 
-    def count(name):
-        step = getattr(worker.engine.engine, name)
+    def counted(vectors, state):
+        after.append(stop.is_set())
+        return step(vectors, state)
 
-        def counted(inputs, state):
-            after.append(stop.is_set())
-            return step(inputs, state)
-
-        monkeypatch.setattr(worker.engine.engine, name, counted)
-
-    count("step")
-    count("step_vectors")
+    monkeypatch.setattr(worker.engine.engine, "step_vectors", counted)
     region = Region.rectangle([0, 1], [(0, 300)])
     work = worker.infill(asked(score, region, 8), stop)
     next(work)

@@ -3,6 +3,7 @@ plain RWKV-7, and what cannot be done with it is said in one line."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from midi_rwkv.engine.make import make_engine
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.rwkv7 import RWKV7
-from midi_rwkv.tokens.tokenizer import Tokenizer
+from midi_rwkv.model.token_checkpoint import load_token_checkpoint, read_tokenizer
 
 LAYERS, SIZE = 3, 64
 
@@ -41,7 +42,7 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def state(other_tokenizer: Path) -> dict[str, torch.Tensor]:
     """A random state dict as RWKV-LM's trainer saves it: layer 0 too has value adapters, which nothing uses; bf16."""
-    vocabulary = Tokenizer.load(other_tokenizer).vocab_size
+    _, vocabulary = read_tokenizer(other_tokenizer)
     weights = random_weights(LAYERS, SIZE)
     rng = np.random.default_rng(3)
     for name in ("emb.weight", "head.weight"):
@@ -83,7 +84,7 @@ def expected_logits(state: dict[str, torch.Tensor], ids: NDArray[np.int64]) -> N
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 def test_the_engines_decode_it(converted: Path, state: dict[str, torch.Tensor], backend: str) -> None:
-    checkpoint = load_checkpoint(converted)
+    checkpoint = load_token_checkpoint(converted)
     assert checkpoint.config.vocab_size == len(state["emb.weight"])
     engine = make_engine(checkpoint.weights, checkpoint.config.head_size, backend=backend)
     ids = np.random.default_rng(1).integers(0, engine.vocab_size, 40)
@@ -126,15 +127,18 @@ def test_infill_refuses_it_in_one_line(
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith(
-        f"midi-rwkv: error: {converted}: prompt format 'paper' cannot be filled with; use a checkpoint"
+        f"midi-rwkv: error: {converted} is a plain RWKV-7 over tokens, which engines decode and which cannot fill"
     )
     assert not (tmp_path / "out.mid").exists()
 
 
 def test_a_tokenizer_of_another_size_is_refused(
-    pth: Path, tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+    pth: Path, tmp_path: Path, other_tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer.save(tmp_path / "t.json")
+    params = json.loads(other_tokenizer.read_text())
+    model = json.loads(params["_model"])
+    model["model"]["vocab"].popitem()
+    (tmp_path / "t.json").write_text(json.dumps({**params, "_model": json.dumps(model)}))
     assert main(["convert", str(pth), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "t.json")]) == 2
     assert "they do not belong together" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -152,10 +156,10 @@ def test_a_trunk_alone_is_no_model(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_of_steps_becomes_a_pth_of_its_trunk(step_checkpoint_folder: Path, tmp_path: Path) -> None:
-    assert main(["convert", str(step_checkpoint_folder), str(tmp_path / "trunk.pth")]) == 0
+def test_our_model_becomes_a_pth_of_its_trunk(checkpoint_folder: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(checkpoint_folder), str(tmp_path / "trunk.pth")]) == 0
     saved = torch.load(tmp_path / "trunk.pth", weights_only=True)
-    trunk = load_checkpoint(step_checkpoint_folder).trunk
+    trunk = load_checkpoint(checkpoint_folder).trunk
     assert set(saved) == set(trunk)
     assert all(np.array_equal(saved[name].float().numpy(), x) for name, x in trunk.items())
     vectors = np.random.default_rng(0).normal(size=(9, SIZE)).astype(np.float32)

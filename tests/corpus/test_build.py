@@ -1,6 +1,7 @@
 """The corpus builder: the same shards whoever does the work; broken files, licences, bad input."""
 
 import csv
+import json
 import subprocess
 import sys
 import zipfile
@@ -10,19 +11,20 @@ import pytest
 
 from midi_rwkv.commands.cli import main
 from midi_rwkv.corpus import build as corpus_build
-from midi_rwkv.corpus.build import CorpusConfig, build, transpose
+from midi_rwkv.corpus.build import CorpusConfig, build
 from midi_rwkv.corpus.engines import Engine
 from midi_rwkv.corpus.inputs import CHUNK_FILES, read_chunk
-from midi_rwkv.corpus.shards import Shard, read_song, sources_in
-from midi_rwkv.tokens.tokenizer import Tokenizer
-from midi_rwkv.training.dataset import TrainingRows
+from midi_rwkv.corpus.note_shards import NoteShard, encode_song
+from midi_rwkv.corpus.shards import read_song, sources_in
+from midi_rwkv.tokens.attributes import Vocabulary, make_vocabulary
+from midi_rwkv.training.rows import TrainingRows
 
 
 def quiet(_: str) -> None:
     """Says nothing."""
 
 
-CONFIG = CorpusConfig(valid=0.1, transpose=1, licences={"g": "CC-BY-4.0"})
+CONFIG = CorpusConfig(valid=0.1, licences={"g": "CC-BY-4.0"})
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_what_is_kept_and_what_is_left_out(built):
     ]  # fmt: skip
     assert sources_in(out) == ["folk", "g", "songs"]
     assert any("read 150 files" in line for line in lines)
-    assert any("tokens/s" in line for line in lines)
+    assert any("notes/s" in line for line in lines)
 
 
 DEADLY = (  # symusic 0.5.9 reads beyond the end of these: one has a long delta without its end, one half a chunk
@@ -117,7 +119,7 @@ def test_a_worker_that_dies_is_one_skipped_file(make, tmp_path, monkeypatch, rea
     assert {n for n, row in pieces.items() if "ended the process" in row["left_out"]} == {
         "s/001.mid", "s/003.mid", "s/065.mid",
     }  # fmt: skip
-    assert len(Shard(tmp_path / "out" / "s.npz")) == CHUNK_FILES
+    assert len(NoteShard(tmp_path / "out" / "s.npz")) == CHUNK_FILES
 
 
 def test_shards_that_somebody_else_built_meanwhile_stay(make, tmp_path):
@@ -144,38 +146,33 @@ def test_licences_are_kept_by_file(built):
     assert pieces["g/0000015-f"]["licence"] == "CC-BY-4.0"
 
 
-def test_shards_hold_the_pieces_and_their_transposed_copies(built, make):
+def test_shards_hold_the_pieces(built, make):
     out, _ = built
     pieces = pieces_of(out)
-    tokenizer = Tokenizer.load(out / "tokenizer.json")
-    valid = Shard(out / "valid.npz")
+    vocabulary = Vocabulary.load(out / "tokenizer.json")
+    valid = NoteShard(out / "valid.npz")
     assert sorted(valid.names) == sorted(n for n, row in pieces.items() if row["split"] == "valid")
     assert len(valid) > 3
-    shard = Shard(out / "songs.npz")
+    shard = NoteShard(out / "songs.npz")
     train = [n for n, row in pieces.items() if row["split"] == "train" and row["source"] == "songs"]
-    assert [n for n in shard.names if n.endswith(".mid")] == train
-    assert len(shard) == 2 * len(train), "a copy each, in the training part alone"
-    at = shard.names.index(train[0])
-    move = int(shard.names[at + 1].removeprefix(train[0]))
-    song = read_song(make(200 + int(train[0][6:8])), "x")
-    for k, moved in ((at, song), (at + 1, transpose(song, move))):
-        assert moved is not None
-        want = tokenizer.encode_arrays(
-            moved.tracks, moved.programs, moved.bars, moved.tempos, ticks_per_beat=moved.ticks_per_beat
-        )
-        assert np.array_equal(shard[k].cells, want.cells)
-        assert shard[k].headers == want.headers
+    assert shard.names == train
+    for i in range(0, len(train), 5):
+        want = encode_song(vocabulary, read_song(make(200 + int(train[i][6:8])), "x"))
+        assert np.array_equal(shard[i].notes, want.notes.notes)
+        assert np.array_equal(shard[i].offsets, want.notes.offsets)
+        assert np.array_equal(shard[i].headers, want.notes.headers)
+        assert [shard.chords(i).in_bar(b) for b in range(12)] == [want.chords.in_bar(b) for b in range(12)]
 
 
 def test_rows_are_drawn_from_whatever_sources_there_are(built):
     out, _ = built
-    tokenizer = Tokenizer.load(out / "tokenizer.json")
-    rows = TrainingRows(out, tokenizer, 256, seed=0)
+    vocabulary = Vocabulary.load(out / "tokenizer.json")
+    rows = TrainingRows(out, vocabulary, 256, seed=0)
     assert rows.weights.keys() == {"folk", "g", "songs"}
     assert rows.weights["folk"] > rows.weights["g"]
-    assert rows[0][0].shape == (257,)
+    assert len(rows[0][0]) == 257
     with pytest.raises(ValueError, match="no shard for h"):
-        TrainingRows(out, tokenizer, 256, seed=0, weights={"folk": 1.0, "h": 1.0})
+        TrainingRows(out, vocabulary, 256, seed=0, weights={"folk": 1.0, "h": 1.0})
 
 
 @pytest.mark.slow
@@ -214,31 +211,38 @@ def test_a_dask_cluster_at_an_address_and_none(inputs, built, tmp_path):
 
 
 def test_a_large_source_is_written_in_parts(inputs, built, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_build, "PART_IDS", 3000)
+    monkeypatch.setattr(corpus_build, "PART_NOTES", 1000)
     build(inputs, tmp_path / "parts", config=CONFIG, say=quiet)
     assert (tmp_path / "parts" / "folk.3.npz").exists()
     assert sources_in(tmp_path / "parts") == ["folk", "g", "songs"]
-    whole, parts = Shard(built[0] / "folk.npz"), Shard(tmp_path / "parts" / "folk.npz")
+    whole, parts = NoteShard(built[0] / "folk.npz"), NoteShard(tmp_path / "parts" / "folk.npz")
     assert whole.names == parts.names
     for i in range(0, len(whole), 7):
-        assert np.array_equal(whole[i].cells, parts[i].cells)
+        assert np.array_equal(whole[i].notes, parts[i].notes)
         assert np.array_equal(whole[i].offsets, parts[i].offsets)
-        assert whole[i].headers == parts[i].headers
+        assert np.array_equal(whole[i].headers, parts[i].headers)
+        assert np.array_equal(whole.chords(i).beats, parts.chords(i).beats)
 
 
-def test_a_tokenizer_that_is_there_is_kept_and_shards_are_not_replaced_unasked(inputs, tmp_path, tokenizer):
+def test_a_tokenizer_that_is_there_is_kept_and_shards_are_not_replaced_unasked(inputs, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    tokenizer.save(out / "tokenizer.json")
+    params = make_vocabulary().params
+    (out / "tokenizer.json").write_text(json.dumps(params, indent=1))
     before = (out / "tokenizer.json").read_bytes()
     lines: list[str] = []
     build(inputs[1:2], out, say=lines.append)
-    assert any(f"took the {tokenizer.vocab_size:,} tokens of {out}" in line for line in lines)
+    assert f"took {out / 'tokenizer.json'}, which was there" in lines
     assert (out / "tokenizer.json").read_bytes() == before
     with pytest.raises(ValueError, match=r"holds shards already .*--overwrite"):
         build(inputs[:1], out, say=quiet)
     build(inputs[2:], out, overwrite=True, say=quiet)
     assert sources_in(out) == ["g"]
+    (out / "tokenizer.json").write_text(json.dumps({"midi_rwkv": {"grid": "beat"}}))  # of tokens, as once
+    kept = contents(out)
+    with pytest.raises(ValueError, match=r"is damaged or of another version .*; build shards in a new folder"):
+        build(inputs[1:2], out, overwrite=True, say=quiet)
+    assert contents(out) == kept
 
 
 def test_a_corpus_that_is_split_already_stays_so(make, tmp_path):
@@ -254,7 +258,7 @@ def test_a_corpus_that_is_split_already_stays_so(make, tmp_path):
                 archive.writestr(member, data)
     (root / "manifest.csv").write_text("id,licence\na/1,CC0\nb/9,MIT\n")
     build([str(root)], tmp_path / "out", say=quiet)
-    assert sorted(Shard(tmp_path / "out" / "valid.npz").names) == ["a/9.mid", "b/9.mid"]
+    assert sorted(NoteShard(tmp_path / "out" / "valid.npz").names) == ["a/9.mid", "b/9.mid"]
     pieces = pieces_of(tmp_path / "out")
     assert pieces["a/2.mid"]["left_out"] == "near-duplicate of a/9.mid", "the held-out piece is the one that stays"
     assert (pieces["a/1.mid"]["licence"], pieces["b/9.mid"]["licence"]) == ("CC0", "MIT")

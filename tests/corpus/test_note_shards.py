@@ -1,4 +1,4 @@
-"""`midi-rwkv corpus --steps`: MIDI files to shards of notes."""
+"""`midi-rwkv corpus`: MIDI files to shards of notes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def songs(tmp_path: Path, build_midi: Callable[..., bytes], note: Callable[..., 
 
 def test_the_shards_hold_the_songs_notes(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "shards"
-    assert not main(["corpus", str(songs), str(out), "--steps", "--valid", "0.2"])
+    assert not main(["corpus", str(songs), str(out), "--valid", "0.2"])
     assert "notes/s" in capsys.readouterr().out
     assert sources_in(out) == ["folk"]
     vocabulary = Vocabulary.load(out / "tokenizer.json")
@@ -45,11 +45,3 @@ def test_the_shards_hold_the_songs_notes(songs: Path, tmp_path: Path, capsys: py
             assert shard.chords(i).in_bar(0)
             found += 1
     assert found == 12
-
-
-def test_shards_that_are_there_say_what_is_built(songs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "shards"
-    assert not main(["corpus", str(songs), str(out), "--steps"])
-    before = (out / "folk.npz").read_bytes()
-    assert not main(["corpus", str(songs), str(out), "--overwrite"])
-    assert (out / "folk.npz").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Folders and zips of MIDI files -> shards; and, where the corpus is at hand, real songs through the real command."""
+"""Folders and zips of MIDI files; and, where the corpus is at hand, real songs through the real command."""
 
 import json
 import subprocess
@@ -11,12 +11,9 @@ import pytest
 
 from midi_rwkv.corpus.shards import read_song, song_files
 from midi_rwkv.score.midi import read_midi
-from midi_rwkv.tokens.prompt import PromptTokens
-from midi_rwkv.tokens.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT.parent / "shared" / "corpus"
-PAPER = ROOT.parent / "shared" / "paper" / "tokenizer_with_acs.json"
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +38,6 @@ def test_folders_are_read_like_zips(songs, tmp_path):
     for name, data in songs.items():
         (tmp_path / name).write_bytes(data)
     assert dict(song_files(tmp_path)) == songs
-
-
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's tokenizer is not at hand")
-def test_the_papers_tokenizer_loads_and_saves(tmp_path):
-    tokenizer = Tokenizer.load(PAPER)
-    assert tokenizer.vocab_size == 16_000
-    assert len(tokenizer.base_names) == 663
-    assert tokenizer.grid == "beat"
-    assert tokenizer.drum_has_duration
-    for name in ("Infill_Bar", "Infill_Track", "FillBar_Start", "FillBar_End", "Track_Start", "Track_End", "Bar_None"):
-        assert tokenizer.expansions[tokenizer.id(name)] == (tokenizer.base_ids[name],)
-    tokenizer.save(tmp_path / "t.json")
-    assert json.loads((tmp_path / "t.json").read_text()) == json.loads(PAPER.read_text())
-    with pytest.raises(KeyError):
-        PromptTokens(tokenizer)  # it has no tokens for our prompt
 
 
 @pytest.mark.slow

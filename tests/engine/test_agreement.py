@@ -20,8 +20,8 @@ from torch import Tensor
 
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.model import rwkv7
-from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.rwkv7 import RWKV7, ModelState
+from midi_rwkv.model.token_checkpoint import model_of
 
 LIMIT = 1e-5
 GPU_LIMIT = 1e-2  # matrices are bfloat16 there

@@ -96,7 +96,7 @@ def test_recall_is_how_much_of_the_sources_is_pointed_at() -> None:
     places = np.array([[7, 11, 30, 4]] * 2)
     for stage in range(STAGES):
         given = places if stage == 0 else known
-        none, half, whole = (heads.logits(stage, z, given, recall) for recall in (0.0, 0.5, 1.0))
+        none, half, whole = (heads.logits(stage, z, given, follow) for follow in (0.0, 0.5, 1.0))
         moved = np.flatnonzero(np.abs(whole - none).max(0) > 1e-6)
         assert moved.tolist() == ([7, 11] if stage == 0 else [*range(7, 32), 50] if stage == 2 else [19])
         assert np.abs(half - (none + whole) / 2).max() < 1e-5

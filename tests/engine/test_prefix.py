@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from random_rwkv7 import VOCABULARY, random_weights
 
 from midi_rwkv.engine.make import make_engine
-from midi_rwkv.engine.prefix import read_from, read_vectors_from
+from midi_rwkv.engine.prefix import read_from
 
 ENGINES = {
     (precision, threads): make_engine(random_weights(2, 64, 32), 32, precision=precision, threads=threads)
@@ -19,9 +19,9 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 900).tolist()
 VECTORS = random_weights(2, 64, 32)["emb.weight"]
 
 
-def read_alone(prefill, engine, sequences):
+def read_alone(engine, sequences):
     states = [engine.new_state() for _ in sequences]
-    last = [prefill(x, state) for x, state in zip(sequences, states, strict=True)]
+    last = [engine.prefill_vectors(x, state) for x, state in zip(sequences, states, strict=True)]
     return np.concatenate(last), type(states[0]).concat(states)
 
 
@@ -39,15 +39,12 @@ sequence = st.tuples(cut, st.integers(0, 3), st.integers(0, 40))  # common up to
 @given(st.sampled_from(list(ENGINES)), st.lists(sequence, min_size=1, max_size=5))
 def test_they_read_to_the_same_bits(kind, described):
     sequences = [TOKENS[:common] + [ending] * more for common, ending, more in described]
-    engine = ENGINES[kind]
-    same(read_from(engine, engine.new_state(), sequences), read_alone(engine.prefill, engine, sequences))
-    vectors = [VECTORS[ids] for ids in sequences]
-    found = read_vectors_from(engine, engine.new_state(), vectors)
-    same(found, read_alone(engine.prefill_vectors, engine, vectors))
+    engine, vectors = ENGINES[kind], [VECTORS[ids] for ids in sequences]
+    same(read_from(engine, engine.new_state(), vectors), read_alone(engine, vectors))
 
 
 @pytest.mark.parametrize(
-    ("sequences", "tokens"),
+    ("sequences", "count"),
     [
         ([TOKENS[:300]] * 4, 300),
         ([TOKENS[:1], TOKENS[:3]], 4),
@@ -56,14 +53,11 @@ def test_they_read_to_the_same_bits(kind, described):
         ([[*TOKENS[:600], 1], [*TOKENS[:600], 2], [*TOKENS[:200], 3]], 128 + 73 + 384 + 2 * 89),
     ],
 )
-@pytest.mark.parametrize("kind", ["tokens", "vectors"])
-def test_what_they_share_is_read_once(sequences, tokens, kind, monkeypatch):
-    engine, counted = ENGINES["float32", 1], []
-    name, read_all = ("prefill", read_from) if kind == "tokens" else ("prefill_vectors", read_vectors_from)
-    inputs = sequences if kind == "tokens" else [VECTORS[ids] for ids in sequences]
-    prefill = getattr(engine, name)
-    monkeypatch.setattr(engine, name, lambda x, state: counted.append(len(x)) or prefill(x, state))
-    found = read_all(engine, engine.new_state(), inputs)
-    assert sum(counted) == tokens
+def test_what_they_share_is_read_once(sequences, count, monkeypatch):
+    engine, counted, vectors = ENGINES["float32", 1], [], [VECTORS[ids] for ids in sequences]
+    prefill = engine.prefill_vectors
+    monkeypatch.setattr(engine, "prefill_vectors", lambda x, state: counted.append(len(x)) or prefill(x, state))
+    found = read_from(engine, engine.new_state(), vectors)
+    assert sum(counted) == count
     monkeypatch.undo()
-    same(found, read_alone(prefill, engine, inputs))
+    same(found, read_alone(engine, vectors))

@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from evaluated import BAR, OPTIONS, in_this_process
+from evaluated import BAR, OPTIONS, in_this_process, write_shard
+from song import vocabulary
 
 import midi_rwkv
 from midi_rwkv.commands.cli import main
+from midi_rwkv.corpus.note_shards import encode_song
+from midi_rwkv.corpus.shards import read_song, song_files
 
 
 @pytest.fixture(autouse=True)
@@ -43,41 +46,42 @@ def songs(build_midi, note, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(checkpoint_folder, tmp_path_factory):
-    """The tiny checkpoint under a name of its own, as if trained on 4,096 ids of these shards."""
+    """The tiny checkpoint under a name of its own; it reads whole songs."""
     folder = shutil.copytree(checkpoint_folder, tmp_path_factory.mktemp("trained") / "tiny")
     record = json.loads((folder / "config.json").read_text())
-    record["training"] = {"seq_len": 256, "tokens_seen": 4096, "source_weights": {"a": 1.0}}
-    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "config.json").write_text(json.dumps({**record, "context": 4096}))
     return folder
 
 
 @pytest.fixture(scope="session")
-def done(songs, shards, tiny, tmp_path_factory):
+def note_shards(songs, tmp_path_factory):
+    """A folder of note shards: the songs of the source `folk` to train on, and all songs to validate with."""
+    folder = tmp_path_factory.mktemp("shards")
+    read = [(name, read_song(data, name, checked=True)) for name, data in song_files(songs)]
+    encoded = [(name, encode_song(vocabulary(), song).notes) for name, song in read]
+    write_shard(folder / "folk.npz", [(name, song) for name, song in encoded if name.startswith("folk")])
+    write_shard(folder / "valid.npz", encoded)
+    vocabulary().save(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done(songs, note_shards, tiny, tmp_path_factory):
     """The folder of an evaluation of everything."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
     with in_this_process():
-        report = midi_rwkv.evaluate(songs, out, checkpoint=tiny, shards=shards, **OPTIONS)
+        report = midi_rwkv.evaluate(songs, out, checkpoint=tiny, shards=note_shards, **OPTIONS)
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
     return out
 
 
 @pytest.fixture
-def command(songs, shards, tiny, capsys):
+def command(songs, note_shards, tiny, capsys):
     """command("--seed", 3, out=...) -> (exit code, stdout, stderr) of `midi-rwkv evaluate` with the options above."""
 
     def call(*arguments, out, files=songs, checkpoint=tiny):
-        options = ["--shards", shards, "--cases", 6, "--bars", 2, "--seed", 3, "--jobs", 1, "--no-audio"]
+        options = ["--shards", note_shards, "--cases", 6, "--bars", 2, "--seed", 3, "--jobs", 1, "--no-audio"]
         whole = ["evaluate", files, "--out", out, "--checkpoint", checkpoint, *options, *arguments]
         return main([str(a) for a in whole]), *capsys.readouterr()
 
     return call
-
-
-@pytest.fixture(scope="session")
-def recalling(tiny, tmp_path_factory):
-    """The tiny checkpoint with recall weights: what the sources say is worth much where the surroundings agree."""
-    folder = shutil.copytree(tiny, tmp_path_factory.mktemp("recalling") / "tiny")
-    weights = {"likeness": 20, "prefix": 3, "suffix": 3, "start": 3, "twin": 0, "gate": [-4, 8, *[0] * 10]}
-    weights |= {"outline": [20, 1, -1, -1, 1, 0], "outline_gate": [-4, 4, *[0] * 15]}
-    (folder / "recall.json").write_text(json.dumps(weights))
-    return folder

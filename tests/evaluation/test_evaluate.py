@@ -10,7 +10,7 @@ import pytest
 from evaluated import MODEL, cases_of, group_of, module, records_of, small
 
 from midi_rwkv.evaluation.evaluate import records_path
-from midi_rwkv.evaluation.systems import COPIES, NGRAM, ORIGINAL
+from midi_rwkv.evaluation.systems import COPIES, ORIGINAL, UNFOLLOWED
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_same_evaluation_elsewhere_gives_the_same_report(done, command, tmp_
     assert "report.html" in out
     for name in ("report.json", "cases.json", "reference/made_from.json"):
         assert (tmp_path / "again" / name).read_bytes() == (done / name).read_bytes()
-    for system in (MODEL, *COPIES, NGRAM, ORIGINAL):
+    for system in (MODEL, UNFOLLOWED, *COPIES, ORIGINAL):
         assert records_of(tmp_path / "again", system) == records_of(done, system)
         assert f"{system}: 20 of 20 cases" in err
     assert not list((tmp_path / "again").rglob("*.partial"))
@@ -58,7 +58,7 @@ def test_an_evaluation_that_was_killed_goes_on(done, command, tmp_path, evaluate
     path = records_path(out, MODEL)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:8]) + lines[8][: len(lines[8]) // 2])
-    for system in (*COPIES, NGRAM):
+    for system in (UNFOLLOWED, *COPIES):
         records_path(out, system).unlink()
     (out / "report.json").unlink()
     code, _, err = command(out=out)
@@ -117,10 +117,10 @@ def test_fills_alone_have_neither_nats_nor_cost(songs, tiny, tmp_path):
         small(songs, tmp_path / "out", tiny)
 
 
-def test_bars_that_sound_are_refused_and_compared_as_music(songs, recalling, tmp_path):
+def test_bars_that_sound_are_refused_and_compared_as_music(songs, tiny, tmp_path):
     """The same cases unknown and shown; no nats where they are shown; originals without a difference to themselves."""
     settings = ["song", "rewrite", "all", "rewrite-all"]
-    report = small(songs, tmp_path / "out", recalling, settings=settings)
+    report = small(songs, tmp_path / "out", tiny, settings=settings)
     records = records_of(tmp_path / "out")
     shown = {c: r for c, r in records.items() if c.startswith("rewrite")}
     assert len(shown) == len(records) / 2 == 6
@@ -151,12 +151,12 @@ def test_bars_that_sound_are_refused_and_compared_as_music(songs, recalling, tmp
         (["--cases", "0"], "at least one case and one bar"),
         (["--settings", "nonsense"], "settings must be among song, near,"),
         (["--settings", "song,nonsense"], "got nonsense"),
-        (["--baselines", "copy"], "baselines must be among without recall, copy before,"),
-        (["--shards", "gone"], "gone has not the checkpoint's tokenizer"),
+        (["--baselines", "copy"], "baselines must be among nothing followed, copy before,"),
+        (["--shards", "gone"], "gone holds no note shards of training songs; name a folder"),
         (["--checkpoint", "gone"], "gone is not a checkpoint: config.json is missing"),
         (["--style", "gone.safetensors"], "name a .safetensors file"),
         (["--temperature", "0"], "temperature must lie in"),
-        (["--recall", "2"], "recall must lie in"),
+        (["--follow", "2"], "follow must lie in"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(command, tmp_path, arguments, words):
@@ -194,12 +194,6 @@ def test_bad_files_are_one_line_and_write_nothing(command, songs, tmp_path, tmp_
     assert code == 2
     assert "is a file; --out names a folder" in err
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_the_ngram_needs_shards(songs, tiny, tmp_path):
-    with pytest.raises(ValueError, match="counted on training data; name its shards"):
-        small(songs, tmp_path / "out", tiny, baselines=["n-gram"])
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_extra_is_named_with_its_remedy(command, tmp_path, monkeypatch):

@@ -1,26 +1,21 @@
-"""The figures of an evaluation are right: of the original, the model, copies, and with recall and styles."""
+"""The figures of an evaluation are right: of the original, the model, copies, with nothing followed and with styles."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from evaluated import BAR, MODEL, cases_of, group_of, records_of, small
+from evaluated import BAR, MODEL, cases_of, group_of, model_nats, records_of, small
 
 from midi_rwkv import load_checkpoint, read_midi
-from midi_rwkv.evaluation.cases import SETTINGS, Case, Songs, draw_cases
+from midi_rwkv.evaluation.cases import SETTINGS, Case
 from midi_rwkv.evaluation.evaluate import records_path
 from midi_rwkv.evaluation.measure import wishes
-from midi_rwkv.evaluation.systems import ALONE, COPIES, NGRAM, ORIGINAL, Setup, System
-from midi_rwkv.evaluation.transformer import Transformer
-from midi_rwkv.fill.ask import Ask
-from midi_rwkv.fill.blank import blank_cells
-from midi_rwkv.fill.flat import TokenEncoder
-from midi_rwkv.model.checkpoint import save_checkpoint
+from midi_rwkv.evaluation.systems import COPIES, ORIGINAL, UNFOLLOWED
 from midi_rwkv.model.config import ModelConfig, SamplingConfig
-from midi_rwkv.score.score import Cell, Note, Score, TimeSignature, Track
-from midi_rwkv.tokens.prompt import PromptTokens, Shown, build_prompt, prompt_budget
-from midi_rwkv.training.dataset import FILL, lay_out
+from midi_rwkv.model.step_checkpoint import save_step_checkpoint
+from midi_rwkv.model.steps import StepModel
+from midi_rwkv.score.score import Note, Score, TimeSignature, Track
 
 
 def test_the_original_is_the_ceiling(done):
@@ -42,13 +37,14 @@ def test_the_original_is_the_ceiling(done):
 
 def test_every_system_has_written_what_it_can(done):
     cases = cases_of(done)
-    for system in (MODEL, *COPIES, NGRAM, ORIGINAL):
+    for system in (MODEL, UNFOLLOWED, *COPIES, ORIGINAL):
         records = records_of(done, system)
         for case in cases:
-            able = system in (MODEL, NGRAM) if case.setting == "controls" else True
+            able = system in (MODEL, UNFOLLOWED) if case.setting == "controls" else True
             able &= (case.setting, system) != ("continuation", "copy after")
             assert (records[case.id]["notes"] is not None) == able, (system, case.id)
-    assert len({json.dumps([r["notes"] for r in records_of(done, s).values()]) for s in (MODEL, *COPIES, NGRAM)}) == 5
+    written = [records_of(done, system).values() for system in (MODEL, UNFOLLOWED, *COPIES)]
+    assert len({json.dumps([record["notes"] for record in records]) for records in written}) == 5
 
 
 def test_fills_lie_in_their_bars_and_copies_are_the_bars_beside(done, songs):
@@ -80,7 +76,7 @@ def test_silent_originals_have_only_the_notes_in_silence(done, songs):
 
 
 def test_wishes_are_met(done):
-    for system in (MODEL, NGRAM):
+    for system in (MODEL, UNFOLLOWED):
         of = group_of(done, "controls")["systems"][system]
         for name in ("met_density", "met_polyphony", "met_pitch_range", "met_key"):
             assert (of[name]["mean"], of[name]["low"]) == (1, 1), (system, name)
@@ -100,59 +96,39 @@ def shown_of(case, score):
     return Score(480, tuple(tracks), (TimeSignature(0, 4, 4),), score.tempos, end_ticks=case.last * BAR)
 
 
-def nats_by_hand(checkpoint, case, score, *, open_end):
-    """Of the fill's ids, one softmax after another."""
-    tokens = PromptTokens(checkpoint.tokenizer)
-    shown = shown_of(case, score)
-    song = checkpoint.tokenizer.encode(shown)
-    targets = dict.fromkeys(range(case.first, case.last), case.tracks)
-    budget = prompt_budget(song, targets, checkpoint.context)
-    reach = 8 if case.setting == "near" else None
-    prompt = build_prompt(tokens, song, targets, Shown(budget=budget, context_bars=reach, open_end=open_end))
-    sample = lay_out(checkpoint.tokenizer, tokens, song, prompt)
-    with torch.no_grad():
-        p = checkpoint.model()(torch.tensor([sample.ids]))[0][0].double().log_softmax(-1)
-    return -sum(float(p[i - 1, sample.ids[i]]) for i, role in enumerate(sample.roles) if role == FILL)
-
-
 def test_nats_are_the_models(done, songs, tiny):
-    checkpoint, records = load_checkpoint(tiny), records_of(done)
+    checkpoint = load_checkpoint(tiny)
+    followed, alone = records_of(done), records_of(done, UNFOLLOWED)
     checked = set()
     for case in cases_of(done):
-        record, score = records[case.id], read_midi(songs / case.file)
+        record, score = followed[case.id], read_midi(songs / case.file)
         count = sum(len(score.notes_in(t, b)) for t in case.tracks for b in range(case.first, case.last))
         assert record["original_notes"] == count
         if case.setting == "controls" or not count or (case.setting in checked and case.setting != "song"):
             continue
-        nats = nats_by_hand(checkpoint, case, score, open_end=case.setting == "continuation")
-        assert record["metrics"]["nats_per_note"] == pytest.approx(nats / count, rel=1e-4), case.id
+        cells = [(t, b) for t in case.tracks for b in range(case.first, case.last)]
+        read = {"reach": 8 if case.setting == "near" else None, "open_end": case.setting == "continuation"}
+        for records, follow in ((followed, True), (alone, False)):
+            nats = model_nats(checkpoint, shown_of(case, score), cells, follow=follow, **read).sum()
+            assert records[case.id]["metrics"]["nats_per_note"] == pytest.approx(nats / count, rel=1e-4), case.id
         checked.add(case.setting)
-        if case.setting == "song":
-            left = nats_by_hand(checkpoint, case, score, open_end=True)
-            assert record["metrics"]["nats_per_note_left_only"] == pytest.approx(left / count, rel=1e-4)
-            assert record["metrics"]["nats_per_note_left_only"] != record["metrics"]["nats_per_note"]
-        else:
-            assert "nats_per_note_left_only" not in record["metrics"]
     assert checked == set(SETTINGS) - {"controls"}
 
 
-def test_copies_have_nats_with_shards_only(done, songs, tiny, tmp_path):
+def test_models_alone_have_nats_and_shards_tell_copies_of_training_music(done, songs, tiny, tmp_path):
     said: list[str] = []
     without = small(songs, tmp_path / "out", tiny, baselines=None, say=said.append)
     [group] = without["groups"]
-    assert list(group["systems"]) == [MODEL, *COPIES, ORIGINAL]
-    assert "nats_per_note" in group["systems"][MODEL]
-    for system in COPIES:
-        assert "nats_per_note" not in group["systems"][system]
-        assert "onset_f1" in group["systems"][system]
+    assert list(group["systems"]) == [MODEL, UNFOLLOWED, *COPIES, ORIGINAL]
     assert all("copies_training" not in of for of in group["systems"].values())
-    assert len(said) == 1
-    assert "no n-gram" in said[0]
-    of = group_of(done, "song")
-    for system in (MODEL, *COPIES, NGRAM):
-        assert of["systems"][system]["nats_per_note"]["mean"] > 0
-        assert set(of["by_source"]["folk"]) == {MODEL, *COPIES, NGRAM}
-    assert "nats_per_note" not in group_of(done, "continuation")["systems"]["copy after"]
+    assert said == ["without shards: no search for training music"]
+    for of in (group, group_of(done, "song")):
+        for system in (MODEL, UNFOLLOWED):
+            assert of["systems"][system]["nats_per_note"]["mean"] > 0
+        for system in COPIES:
+            assert "nats_per_note" not in of["systems"][system]
+            assert "onset_f1" in of["systems"][system]
+        assert set(of["by_source"]["folk"]) == {MODEL, UNFOLLOWED}
 
 
 def test_a_style_changes_the_fills_and_zeros_do_not(songs, tiny, tmp_path):
@@ -171,64 +147,39 @@ def test_a_style_changes_the_fills_and_zeros_do_not(songs, tiny, tmp_path):
     for case, record in records_of(tmp_path / "plain").items():
         styled, same = records_of(tmp_path / "some")[case], records_of(tmp_path / "zeros")[case]
         assert same["notes"] == record["notes"] != styled["notes"]
+        assert same["metrics"] == record["metrics"]
         if record["original_notes"]:
-            losses = [r["metrics"]["nats_per_note"] for r in (same, record)]
-            assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # summed in another order
             assert styled["metrics"]["nats_per_note"] != record["metrics"]["nats_per_note"]
 
 
-def test_checkpoints_are_compared_by_name(songs, tiny, tokenizer, tmp_path):
-    config = ModelConfig(n_layer=1, n_embd=64, vocab_size=tokenizer.vocab_size, arch="transformer")
+def test_checkpoints_are_compared_by_name(songs, tiny, tmp_path):
+    vocabulary = load_checkpoint(tiny).vocabulary
+    config = ModelConfig(n_layer=1, n_embd=64, vocab_size=0, arch="transformer")
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "run" / "checkpoint", config, Transformer(config).state_dict(), tokenizer)
+    weights = StepModel(config, vocabulary.sizes).state_dict()
+    save_step_checkpoint(tmp_path / "run" / "checkpoint", config, weights, vocabulary, context=512, training={})
     compare = [tmp_path / "run" / "checkpoint", tiny]
     report = small(songs, tmp_path / "out", tiny, cases=2, compare=compare)
     [group] = report["groups"]
     assert list(group["systems"]) == [MODEL, "run (transformer)", f"{MODEL} 3", ORIGINAL]
     assert group["systems"][MODEL] == group["systems"][f"{MODEL} 3"] != group["systems"]["run (transformer)"]
+    assert group["systems"]["run (transformer)"]["nats_per_note"]["mean"] > 0
     spent = json.loads((tmp_path / "out" / "cost.json").read_text())
     assert set(spent) == {MODEL, "run (transformer)", f"{MODEL} 3"}
-    assert all(c["written_ids_per_second"] > 0 and c["median_seconds"] > 0 for c in spent.values())
+    assert all(c["written_steps_per_second"] > 0 and c["median_seconds"] > 0 for c in spent.values())
 
 
-def test_recall_is_evaluated_beside_the_model_alone(songs, recalling, tiny, tmp_path):
-    """The same nats as a checkpoint without it; with it fewer, for the drums repeat bar by bar."""
-    options = {"settings": ["drums", "near", "continuation"], "baselines": None, "shards": None}
-    small(songs, tmp_path / "with", recalling, **options)
-    small(songs, tmp_path / "without", tiny, **options)
-    ours, alone = (records_of(tmp_path / "with", s) for s in (MODEL, ALONE))
-    plain = records_of(tmp_path / "without")
-    assert not records_path(tmp_path / "without", ALONE).exists()
-    assert alone == plain
-
-    def nats(records, case):
-        return records[case]["metrics"]["nats_per_note"]
-
-    drums = [c for c in ours if c.startswith("drums")]
-    assert drums
-    assert sum(nats(ours, c) for c in drums) < 0.5 * sum(nats(alone, c) for c in drums)
+def test_nothing_followed_is_evaluated_beside_the_model(songs, tiny, tmp_path):
+    """As the model itself with that sampling, which is then not evaluated twice."""
+    options = {"settings": ["drums", "near", "continuation"], "baselines": None}
+    small(songs, tmp_path / "with", tiny, **options)
+    small(songs, tmp_path / "without", tiny, sampling=SamplingConfig(follow=0), **options)
+    ours, alone = (records_of(tmp_path / "with", s) for s in (MODEL, UNFOLLOWED))
+    assert alone == records_of(tmp_path / "without")
+    assert not records_path(tmp_path / "without", UNFOLLOWED).exists()
+    nats = [[r["metrics"].get("nats_per_note") for r in records.values()] for records in (ours, alone)]
+    assert any(a is not None and a != b for a, b in zip(*nats, strict=True))
     assert any(ours[c]["notes"] != alone[c]["notes"] for c in ours)
-
-
-def test_what_recall_expects_is_what_it_writes_from(songs, recalling):
-    """The memory of the nats is the memory of the fill: the same bars may be read."""
-    system = System(Setup("x", "model", recalling))
-    found = Songs(songs)
-    for case in draw_cases(found, 4, (2,), settings=("near", "continuation")):
-        score = found.read(case.file)
-        song = system.tokenizer.encode(score)
-        cells = [Cell(t, b) for b in range(case.first, case.last) for t in case.tracks]
-        memories, infiller = system._memory(case, score, song, cells), system.infiller
-        assert memories is not None
-        assert infiller is not None
-        memory, _ = next(memories)
-        given = case.given(score)
-        asked = Ask(case.region, context_bars=case.context_bars)
-        of_fill = infiller.writing.memory(blank_cells(TokenEncoder(system.tokenizer), given, asked))
-        assert of_fill is not None
-        own = of_fill.cell(Cell(case.tracks[0], case.first))
-        assert sorted(own.sources) == sorted(memory.sources)
-        np.testing.assert_allclose(np.sort(own.like), np.sort(memory.like))
 
 
 def test_wishes_stay_within_what_can_be_asked_for():

@@ -1,4 +1,4 @@
-"""The fold: a step model's probabilities, summed over what the flat tokens can't tell apart."""
+"""The fold: a step model's probabilities, summed over what version 6's tokens could not tell apart."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,12 @@ import torch
 from song import vocabulary
 
 from midi_rwkv.engine.heads import NoteHeads
-from midi_rwkv.evaluation.fold import Asked, Fold
+from midi_rwkv.evaluation.fold import DURATIONS, VELOCITIES, Asked, Fold
 from midi_rwkv.model.steps import Heads
 from midi_rwkv.score.score import Bar
 from midi_rwkv.tokens.attributes import AT_PITCH, Column
-from midi_rwkv.tokens.notes import AT, TrackArray, encode_arrays
+from midi_rwkv.tokens.notes import TrackArray, encode_arrays
 from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
-from midi_rwkv.tokens.tokenizer import Kind
 
 SIZES = vocabulary().sizes
 LENGTH = 96  # positions in a bar of 4/4
@@ -35,8 +34,8 @@ def plain(heads):
 
 
 @pytest.fixture(scope="module")
-def fold(tokenizer):
-    return Fold(vocabulary(), tokenizer)
+def fold():
+    return Fold(vocabulary())
 
 
 class Around:
@@ -135,32 +134,63 @@ def test_a_drum_has_no_duration_and_an_end_only_a_place(plain, fold):
     assert (nats[1, 1:] == 0).all()
 
 
-def test_the_classes_are_those_of_the_tokens(tokenizer, fold):
-    """Random notes, read by both: one track a note, so that none is left out or moved."""
+def test_the_grid_is_version_6s():
+    """The velocities and durations that MidiTok makes of its configuration."""
+    from miditok import MMM, TokenizerConfig
+
+    beat_res = {(0, 2): 12, (2, 4): 4, (4, 8): 2, (8, 16): 1}
+    names = MMM(TokenizerConfig(beat_res=beat_res, num_velocities=16, base_tokenizer="REMI")).vocab
+    values = {
+        kind: [n.partition("_")[2] for n in names if n.startswith(f"{kind}_")] for kind in ("Velocity", "Duration")
+    }
+    assert sorted(map(int, values["Velocity"])) == VELOCITIES.tolist()
+    parts = [tuple(map(int, value.split("."))) for value in values["Duration"]]
+    assert sorted(12 * beats + 12 * part // resolution for beats, part, resolution in parts) == DURATIONS.tolist()
+
+
+def test_the_classes_are_the_nearest_of_the_grid(fold):
+    """Random notes in twelfths, levels and durations: one track a note, so that none is left out or moved."""
     rng = np.random.default_rng(0)
     bars = [Bar(0, 1920, 4, 4), Bar(1920, 3840, 4, 4)]
     onsets, lengths, velocities = rng.integers(0, 1890, 300), rng.integers(1, 4000, 300), rng.integers(1, 128, 300)
     tracks = [np.array([[o, 60, d, v]]) for o, d, v in zip(onsets, lengths, velocities, strict=True)]
     ours = encode_arrays(vocabulary(), [TrackArray(t, 0, 20) for t in tracks], bars, [120, 120], ticks_per_beat=480)
-    theirs = tokenizer.encode_arrays(tracks, [(0, False)] * 300, bars, [120, 120], ticks_per_beat=480)
-    levels, durations = (
-        np.unique(tokenizer.base_value[tokenizer.base_kind == kind]) for kind in (Kind.VELOCITY, Kind.DURATION)
-    )
     found = []
     for k in range(len(tracks)):
         [note] = ours.cell(k, 0)
-        ids = theirs.cells[theirs.offsets[k] : theirs.offsets[k + 1]].tolist()
-        place, pitch, velocity, duration = (int(tokenizer.base_value[b]) for i in ids for b in tokenizer.expansions[i])
+        [[place, pitch, velocity, duration]] = fold.tokens(note[None], LENGTH).tolist()
         assert pitch == 60
         found.append(
             (
-                fold.place(LENGTH)[note[AT.position], note[AT.micro] + 20] - place,
-                fold.velocity[note[AT.velocity]] - np.searchsorted(levels, velocity),
-                fold.duration[note[AT.duration]] - np.searchsorted(durations, duration),
+                place - np.rint(onsets[k] / 40),
+                velocity - np.abs(VELOCITIES - velocities[k]).argmin(),
+                duration - np.abs(DURATIONS - lengths[k] / 40).argmin(),
             )
         )
     apart = np.array(found)
     assert (np.abs(apart).max(0) <= 1).all()  # a value right between two classes falls to the lower
     assert ((apart != 0).mean(0) < [0.04, 0.4, 0.15]).all()
-    assert set(np.bincount(fold.velocity)[1:-1].tolist()) == {2}  # as many classes as the tokens have, as wide
-    assert len(np.unique(fold.velocity)) == len(levels)
+    assert set(np.bincount(fold.velocity)[1:-1].tolist()) == {2}  # as many classes as the tokens had, as wide
+    assert len(np.unique(fold.velocity)) == len(VELOCITIES)
+
+
+def test_the_classes_by_hand(fold):
+    """As they were when version 6's figures were published."""
+    assert fold.velocity.tolist() == [max(0, (k - 1) // 2) for k in range(32)]
+    assert fold.place(LENGTH)[[0, 0, 1, 1, 94, 95], [0, 20, 20, 21, 20, 25]].tolist() == [0, 0, 0, 1, 47, 47]
+    assert fold.place(36)[35].max() == 17
+    durations = vocabulary().durations
+    twelfths = DURATIONS[fold.duration]
+    assert {int(d): int(t) for d, t in zip(durations, twelfths, strict=True) if d in (1, 2, 3, 24, 50, 54, 384)} == {
+        1: 1, 2: 1, 3: 1, 24: 12, 50: 24, 54: 27, 384: 192,
+    }  # fmt: skip
+
+
+def test_tokens_are_what_a_cell_is_on_the_grid(fold):
+    """Notes that differ in what version 6 could not tell are one; their order does not count."""
+    notes = np.array([[24, 0, 60, 20, 12], [25, -8, 60, 20, 12], [0, 3, 64, 21, 13], [48, 0, 60, 9, 12]])
+    found = fold.tokens(notes, LENGTH)
+    assert found.tolist() == sorted(found.tolist())
+    assert found[:, :2].tolist() == [[0, 64], [12, 60], [24, 60]]
+    assert fold.tokens(notes[::-1], LENGTH).tolist() == found.tolist()
+    assert fold.tokens(notes[:0], LENGTH).shape == (0, 4)

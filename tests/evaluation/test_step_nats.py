@@ -1,4 +1,4 @@
-"""Nats of steps and of flat tokens on the same fills, through the script that prints them."""
+"""Nats cell by cell, and the script that prints them."""
 
 import json
 
@@ -7,11 +7,8 @@ import pytest
 import torch
 from song import vocabulary
 
-from midi_rwkv.corpus.note_shards import encode_song, write_note_shard
-from midi_rwkv.corpus.shards import read_song, song_files
-from midi_rwkv.evaluation.cases import Songs
 from midi_rwkv.evaluation.fold import Fold
-from midi_rwkv.evaluation.step_nats import FlatNats, StepNats, load_steps, load_valid, repeats
+from midi_rwkv.evaluation.step_nats import StepNats, load_steps, load_valid, repeats
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.steps import StepModel
@@ -23,16 +20,6 @@ from midi_rwkv.training.run_files import write_state
 from midi_rwkv.training.valid import draw_places, lay_out, validation_fills
 
 CONFIG = ModelConfig(n_layer=1, n_embd=64, vocab_size=1)
-
-
-@pytest.fixture(scope="module")
-def valid(songs, tmp_path_factory):
-    """A folder of note shards of the made-up songs."""
-    folder = tmp_path_factory.mktemp("steps")
-    read = [(name, read_song(data, name, checked=True)) for name, data in song_files(songs)]
-    write_note_shard(folder / "valid.npz", [(name, encode_song(vocabulary(), song)) for name, song in read])
-    vocabulary().save(folder / "tokenizer.json")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +44,15 @@ def state(tmp_path_factory):
     return path
 
 
-def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer, tmp_path):
-    shard, v = load_valid(valid)
+def test_the_cells_add_up_to_the_trainers_nats(note_shards, state, tmp_path):
+    shard, v = load_valid(note_shards)
     model, seen = load_steps(state)
     assert seen == 7
     saved = torch.load(state, weights_only=True)
     assert torch.equal(model.tables.weight, saved["average"]["module.tables.weight"])
     torch.save({**saved, "branch_at": 3}, tmp_path / "branch.pt")
     assert torch.equal(load_steps(tmp_path / "branch.pt")[0].tables.weight, saved["model"]["tables.weight"])
-    steps = StepNats(model, v, Fold(v, tokenizer))
+    steps = StepNats(model, v, Fold(v))
     places = draw_places(shard, per_source=3)
     for place, fill in zip(places, validation_fills(shard, v, per_source=3), strict=True):
         song = shard[place.song]
@@ -86,54 +73,41 @@ def test_the_cells_add_up_to_the_trainers_nats(valid, state, tokenizer, tmp_path
             assert folded[key].nats[1] == 0
 
 
-def test_a_checkpoint_folder_is_read_too(step_checkpoint_folder, tiny):
-    model, seen = load_steps(step_checkpoint_folder)
-    weights = load_checkpoint(step_checkpoint_folder)
+def test_a_checkpoint_folder_is_read_too(tiny):
+    model, seen = load_steps(tiny)
+    weights = load_checkpoint(tiny)
     assert seen == weights.training.get("steps_seen", 0)
     assert all(np.array_equal(w.numpy(), weights.weights[name]) for name, w in model.state_dict().items())
-    with pytest.raises(ValueError, match="is a model of tokens; name one of steps"):
-        load_steps(tiny)
 
 
-def test_flat_tokens_are_measured_on_the_same_cells(valid, songs, recalling):
-    """Notes on the grid of both: as many in each cell; recall changes what they cost, and twice alone is the same."""
-    shard, _ = load_valid(valid)
-    flat = FlatNats(load_checkpoint(recalling), Songs(songs))
-    repeated = 0
+def test_repeats_are_the_cells_that_stand_elsewhere(note_shards):
+    """In what is shown of their track; these songs lie on version 6's grid, where notes differ as they do on ours."""
+    shard, v = load_valid(note_shards)
+    fold, repeated = Fold(v), 0
     for place in draw_places(shard, per_source=4):
-        notes = shard[place.song]
-        song = flat.song(shard.names[place.song], notes)
-        alone, recalled = flat.of(song, place)
-        assert {k: c.notes for k, c in alone.items()} == {k: len(notes.cell(*k)) for k in place.cells}
-        assert all((c.nats[[0, 2]] > 0).all() or not c.notes for c in recalled.values())
-        assert any(not np.allclose(alone[k].nats, recalled[k].nats) for k in alone)
-        found = repeats(song, place, notes)
-        hidden = place.hidden(notes)
+        song = shard[place.song]
+        found = repeats(song, place, fold)
+        hidden = place.hidden(song)
         for t, b in place.cells:
-            others = [notes.cell(t, x).tolist() for x in range(notes.n_bars) if (t, x) not in hidden]
-            assert ((t, b) in found) == (len(notes.cell(t, b)) > 0 and notes.cell(t, b).tolist() in others)
+            others = [song.cell(t, x).tolist() for x in range(song.n_bars) if (t, x) not in hidden]
+            assert ((t, b) in found) == (len(song.cell(t, b)) > 0 and song.cell(t, b).tolist() in others)
         repeated += len(found)
     assert repeated
 
 
-def test_other_files_are_refused(valid, tiny, tmp_path):
-    shard, _ = load_valid(valid)
-    (tmp_path / "folk").mkdir()
-    flat = FlatNats(load_checkpoint(tiny), Songs(tmp_path))
-    with pytest.raises(ValueError, match=r"has no folk/one\.mid, which the shard has"):
-        flat.song("folk/one.mid", shard[0])
+def test_a_folder_without_shards_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no note shards"):
         load_valid(tmp_path)
 
 
-def test_the_script_prints_both_beside_each_other(valid, songs, state, tiny, script, capsys):
-    arguments = [state, valid, songs, "--checkpoint", tiny, "--per-source", 1]
+def test_the_script_prints_both_beside_each_other(note_shards, state, script, capsys):
     out = state.parent / "out.json"
-    script("measure_step_nats").main([*map(str, arguments), "--out", str(out)])
+    script("measure_nats").main([str(state), str(note_shards), "--per-source", "1", "--out", str(out)])
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
     systems = [f"steps {name}, {kind}" for name in ("alone", "with sources") for kind in ("raw", "folded")]
-    assert record["by_source"][0] == ["source", *systems, "flat, alone", "flat, with recall"]
+    assert record["by_source"][0] == ["source", *systems]
     assert [row[0] for row in record["by_source"][1:]] == ["folk", "pop"]
     for row in record["split"][1:]:
         assert row[-1] == pytest.approx(sum(row[3:-1]))
         assert f"| {row[0]} | {row[1]} | {row[2]} |" in printed
+    assert f"{state}: 7 steps." in printed

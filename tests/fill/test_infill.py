@@ -1,26 +1,17 @@
 """infill() through the library: what it reads, writes and reports."""
 
-import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from midi_rwkv import Ask, Note, Region, Score, Track, infill, load_checkpoint
-from midi_rwkv.fill.flat import TokenWriting
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Cell, TimeSignature
-from midi_rwkv.tokens.prompt import ORDERS, Shown, build_prompt, prompt_budget
 
 
 @pytest.fixture(scope="module")
-def infiller(either_checkpoint):
-    return Infiller(load_checkpoint(either_checkpoint))
-
-
-@pytest.fixture(scope="module")
-def of_tokens(checkpoint_folder):
+def infiller(checkpoint_folder):
     return Infiller(load_checkpoint(checkpoint_folder))
 
 
@@ -63,8 +54,8 @@ def test_the_hidden_notes_do_not_matter(infiller, score):
     assert infiller(score, Ask(region, seed=4))[0].fills == infiller(other, Ask(region, seed=4))[0].fills
 
 
-def test_threads_and_precision(either_checkpoint, score):
-    checkpoint, region = load_checkpoint(either_checkpoint), Region.rectangle([0], [(4, 6)])
+def test_threads_and_precision(checkpoint_folder, score):
+    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
     one, two, rounded = (
         Infiller(checkpoint, threads=threads, precision=precision)(score, Ask(region, seed=4))[0].fills
         for threads, precision in ((1, "float32"), (2, "float32"), (1, "int8"))
@@ -84,65 +75,11 @@ def test_the_context_does_matter(infiller, score):
     assert near != infiller(score, Ask(region, seed=4))[0].fills
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_model_reads_the_prompt_of_its_order(checkpoint_folder, score, order):
-    """What the engine is fed is the checkpoint's own kind of prompt, and after each cell's head what it wrote there."""
-    infiller = Infiller(replace(load_checkpoint(checkpoint_folder), prompt=order))
-    step, prefill, fed = infiller.engine.step, infiller.engine.prefill, []
-    infiller.engine.step = lambda ids, state: fed.extend(ids.tolist()) or step(ids, state)
-    infiller.engine.prefill = lambda ids, state: fed.extend(ids) or prefill(ids, state)
-    region = Region.rectangle([0, 1], [(4, 6)])
-    written = []
-    [candidate] = infiller(score, Ask(region, seed=3), on_progress=lambda p: written.append(Cell(p.track, p.bar)))
-    assert set(candidate.fills) == {0, 1}
-
-    by_track = [Cell(0, 4), Cell(0, 5), Cell(1, 4), Cell(1, 5)]
-    cells = sorted(by_track, key=lambda cell: cell.bar)
-    song = infiller.writing.tokenizer.encode(score).without(cells)
-    targets, tokens = {4: (0, 1), 5: (0, 1)}, infiller.writing.tokens
-    budget = prompt_budget(song, targets, infiller.writing.checkpoint.context)
-    prompt = build_prompt(tokens, song, targets, Shown(budget=budget), order=order)
-    assert written == prompt.cells() == (by_track if order == "tracks" else cells)
-    rest = iter(fed)
-
-    def read(wanted):
-        assert [next(rest) for _ in wanted] == wanted
-
-    read(prompt.asked + prompt.context)
-    for plan in prompt.bars:
-        read(plan.given)
-        for t in plan.targets:
-            read([plan.program_ids[t], tokens.fill_start])
-            while next(rest, tokens.fill_end) != tokens.fill_end:  # the last end is not read by anybody
-                pass
-    assert not list(rest)
-
-
-def test_a_later_run_is_written_in_the_context_of_the_earlier(of_tokens, score, monkeypatch):
-    """The prompt of the second run shows what the first run wrote, per candidate."""
-    seen = []
-    original = TokenWriting._prompt
-
-    def spy(self, blanked, song, run):
-        seen.append(song)
-        return original(self, blanked, song, run)
-
-    monkeypatch.setattr(TokenWriting, "_prompt", spy)
-    region = Region.rectangle([0], [(1, 2), (6, 7)])
-    candidates = of_tokens(score, Ask(region, SamplingConfig(density=(3, 9)), candidates=2, seed=0))
-    first, *later = seen  # one for both candidates, then one each
-    assert not len(first.cell(Cell(0, 1)))
-    for shown, candidate in zip(later, candidates, strict=True):
-        whole = of_tokens.writing.tokenizer.encode(candidate.score).without([Cell(0, 6)])
-        assert np.array_equal(shown.cells, whole.cells)
-    assert not np.array_equal(later[0].cells, later[1].cells)
-
-
 def test_progress_and_the_function(checkpoint_folder, score):
     said = []
     region = Region.rectangle([0, 1], [(3, 5)])
     [candidate] = infill(score, Ask(region), load_checkpoint(checkpoint_folder), on_progress=said.append)
-    assert [(p.done, p.total, p.track, p.bar) for p in said] == [(1, 4, 0, 3), (2, 4, 1, 3), (3, 4, 0, 4), (4, 4, 1, 4)]
+    assert [(p.done, p.total, p.track, p.bar) for p in said] == [(1, 4, 0, 3), (2, 4, 0, 4), (3, 4, 1, 3), (4, 4, 1, 4)]
     assert sum(len(p.notes[0]) for p in said) >= sum(len(f) for f in candidate.fills.values())
 
 
@@ -152,38 +89,13 @@ def test_a_region_outside_the_score_is_refused(infiller, score, cell):
         infiller(score, Ask(Region(frozenset({cell}))))
 
 
-def test_torch_and_numba_write_the_same(either_checkpoint, score):
-    checkpoint, region = load_checkpoint(either_checkpoint), Region.rectangle([0], [(4, 6)])
+def test_torch_and_numba_write_the_same(checkpoint_folder, score):
+    checkpoint, region = load_checkpoint(checkpoint_folder), Region.rectangle([0], [(4, 6)])
     fills = [
         Infiller(checkpoint, backend=backend, precision="float32")(score, Ask(region, seed=1))[0].fills
         for backend in ("numba", "torch")
     ]
     assert fills[0] == fills[1]
-
-
-def test_a_section_is_not_left_silent(of_tokens, score):
-    """A model that wants to end every bar at once still writes something, once a section."""
-    quiet = Infiller(of_tokens.writing.checkpoint)
-    step, prefill = quiet.engine.step, quiet.engine.prefill
-
-    def hush(logits):
-        logits[:, quiet.writing.tokens.fill_end] = 50
-        return logits
-
-    quiet.engine.step = lambda tokens, state: hush(step(tokens, state))
-    quiet.engine.prefill = lambda tokens, state: hush(prefill(tokens, state))
-    region = Region.rectangle([0, 1], [(2, 5), (7, 8)])
-    [candidate] = quiet(score, Ask(region, seed=0))
-    for notes in candidate.fills.values():
-        assert [score.bar_index_at(n.onset_ticks) for n in notes] == [4, 7]
-
-
-def test_what_is_kept_between_fills_is_bounded(of_tokens, score, monkeypatch):
-    monkeypatch.setattr(sys.modules["midi_rwkv.fill.flat"], "MAX_KEPT_RULES", 3)
-    region = Region.rectangle([0], [(2, 3)])
-    for low in range(40, 50):
-        of_tokens(score, Ask(region, SamplingConfig(pitch_range=(low, low + 24)), seed=1))
-        assert len(of_tokens.writing._cell_rules) <= 3
 
 
 def test_a_fill_keeps_to_the_register_of_its_track(infiller, score):

@@ -23,8 +23,8 @@ METRE = (TimeSignature(0, 4, 4),)
 
 
 @pytest.fixture(scope="module")
-def infiller(either_checkpoint):
-    return Infiller(load_checkpoint(either_checkpoint))
+def infiller(checkpoint_folder):
+    return Infiller(load_checkpoint(checkpoint_folder))
 
 
 def song(*tracks: Track) -> Score:

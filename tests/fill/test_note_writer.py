@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv.fill.limits import NO_LIMIT, CellLimits
-from midi_rwkv.fill.note_writer import NoteWriter
+from midi_rwkv.fill.note_writer import NoteWriter, draw
 from midi_rwkv.model.config import SamplingConfig
 
 CLASSES = (386, 26, 256, 32, 240)
@@ -34,9 +34,12 @@ def write(limits: CellLimits, seed: int, *, is_drum: bool = False) -> list[tuple
 @given(small_limits(), st.integers(0, 1000))
 @settings(max_examples=300)
 def test_a_small_cell_is_one_of_those_that_its_limits_allow(limits: CellLimits, seed: int) -> None:
-    """Notes that are locked are there without being written."""
+    """Limits are refused exactly where no cell meets them. Notes that are locked are there without being written."""
     found = answers(limits)
-    if not len(found):
+    reason = limits.conflict()
+    assert (reason is None) == (len(found) > 0)
+    if reason is not None:
+        assert "\n" not in reason
         return
     written = np.zeros((POSITIONS, 3), bool)
     for position, pitch in [(n[0], n[2]) for n in write(limits, seed)] + list(limits.locked):
@@ -105,3 +108,15 @@ def test_only_the_given_micro_timings_are_chosen() -> None:
                 break
     assert writer.notes
     assert {n[1] for n in writer.notes} == {0}
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    rng = np.random.default_rng(0)
+    config = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
+    counts = np.bincount([draw(logits, config, rng) for _ in range(20_000)], minlength=4) / 20_000
+    assert np.allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.02)
+    config = SamplingConfig(temperature=1.0, top_p=0.75, min_p=0.0)
+    assert {draw(logits, config, rng) for _ in range(500)} == {0, 1}
+    config = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.2)
+    assert {draw(logits, config, rng) for _ in range(2000)} == {0, 1, 2}

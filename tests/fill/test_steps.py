@@ -9,7 +9,7 @@ import pytest
 
 from midi_rwkv import Ask, Note, Region, Score, Track, load_checkpoint
 from midi_rwkv.fill.infill import Infiller
-from midi_rwkv.fill.step_session import StepSession
+from midi_rwkv.fill.session import Session
 from midi_rwkv.fill.steps import LONGEST_RUN
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import TimeSignature
@@ -22,8 +22,8 @@ BUSY = SamplingConfig(density=(4, 12))
 
 
 @pytest.fixture(scope="module")
-def infiller(step_checkpoint_folder):
-    return Infiller(load_checkpoint(step_checkpoint_folder))
+def infiller(checkpoint_folder):
+    return Infiller(load_checkpoint(checkpoint_folder))
 
 
 def song(bars: int = 24, *, late: int = 0) -> Score:
@@ -38,13 +38,13 @@ def song(bars: int = 24, *, late: int = 0) -> Score:
 def laid(monkeypatch):
     """What is laid out before each cell of the first candidate, as it is written."""
     seen = []
-    write = StepSession.write
+    write = Session.write
 
     def spy(self, asked, writers, *rest):
         seen.append(asked[0])
         write(self, asked, writers, *rest)
 
-    monkeypatch.setattr(StepSession, "write", spy)
+    monkeypatch.setattr(Session, "write", spy)
     return seen
 
 
@@ -76,7 +76,7 @@ def test_what_the_song_says_elsewhere_is_followed(infiller, laid, monkeypatch):
     assert [60, 64, 67, 72] not in followed[0]
     assert [60, 64, 67, 71] in followed[0]
     laid.clear()
-    infiller(song(), Ask(Region.rectangle([0], [(8, 10)]), replace(BUSY, recall=0)))
+    infiller(song(), Ask(Region.rectangle([0], [(8, 10)]), replace(BUSY, follow=0)))
     assert not laid[0][:, [Column.NEXT_PITCH, Column.NEXT_THERE]].any()
 
 

@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cell_limits import PITCHES, answers, small_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
-from midi_rwkv.fill.sample import CellRules, CellWriter, GrammarTables
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
-from midi_rwkv.tokens.prompt import PromptTokens
 
 
 @pytest.fixture(scope="module")
-def infiller(either_checkpoint):
-    return Infiller(load_checkpoint(either_checkpoint))
-
-
-@pytest.fixture(scope="module")
-def tables(tokenizer):
-    return GrammarTables(tokenizer, is_drum=False)
-
-
-@given(limits=small_limits(), seed=st.integers(0, 10**6))
-@settings(max_examples=300)
-def test_limits_are_refused_exactly_where_no_cell_meets_them(tokenizer, tables, limits, seed):
-    """Against a list of all cells; and where there is one, writing from random logits ends in one of them."""
-    found = answers(limits)
-    assert (limits.conflict() is None) == (len(found) > 0)
-    if not len(found):
-        assert "\n" not in limits.conflict()
-        return
-    rng, tokens = np.random.default_rng(seed), PromptTokens(tokenizer)
-    rules = CellRules(tables, limits)
-    writer = CellWriter(rules, tokens, SamplingConfig(), rng, controls=False)
-    while not writer.done:
-        writer.choose(rng.normal(size=tokenizer.vocab_size) * 3)
-    position, pitch, _ = tokenizer.places(np.array(writer.ids, int)) if writer.ids else ([], [], [])
-    written = np.zeros((3, 3), bool)
-    written[position, [PITCHES.index(q) for q in pitch]] = True
-    assert any((written == answer).all() for answer in found)
+def infiller(checkpoint_folder):
+    return Infiller(load_checkpoint(checkpoint_folder))
 
 
 def song() -> Score:

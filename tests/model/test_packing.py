@@ -1,42 +1,29 @@
-"""A packed row gives what its samples give one by one: logits, loss, gradients, the state after it."""
+"""A packed row gives what its samples give one by one: logits, gradients, the state after it."""
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from midi_rwkv.evaluation.transformer import Transformer
-from midi_rwkv.model.config import ARCHS, ModelConfig
-from midi_rwkv.model.packing import PackedRWKV7, packed_hidden
+from midi_rwkv.model.config import ModelConfig
+from midi_rwkv.model.packing import packed_hidden
 from midi_rwkv.model.rwkv7 import RWKV7, ModelState
-from midi_rwkv.training.dataset import CONTEXT, FILL
-from midi_rwkv.training.losses import music_nats
 
 LENGTHS = ((1, 37, 2, 40), (50, 30))  # of the samples in each row; T = 80
 
 
-def make(arch: str, *, double: bool = False) -> RWKV7 | Transformer:
+def make(*, double: bool = False) -> RWKV7:
     torch.manual_seed(1)
-    kind = RWKV7 if arch == "rwkv7" else Transformer
-    model = kind(ModelConfig(n_layer=2, n_embd=128, vocab_size=97, arch=arch))
+    model = RWKV7(ModelConfig(n_layer=2, n_embd=128, vocab_size=97))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return model.double() if double else model
 
 
-def read_packed(
-    model: RWKV7 | Transformer, ids: Tensor, starts: Tensor | None, backend: str
-) -> tuple[Tensor, ModelState | None]:
-    """Logits, and an RWKV-7's state after them."""
-    if isinstance(model, Transformer):
-        return model(ids, starts=starts)[0], None
+def read_packed(model: RWKV7, ids: Tensor, starts: Tensor | None, backend: str) -> tuple[Tensor, ModelState]:
+    """Logits, and the state after them."""
     h, state = packed_hidden(model, ids, starts, backend=backend)
     return model.head(h), state
-
-
-def trained(model: RWKV7 | Transformer) -> nn.Module:
-    """The module that the trainer calls."""
-    return PackedRWKV7(model) if isinstance(model, RWKV7) else model
 
 
 def rows() -> tuple[Tensor, Tensor, list[tuple[int, slice]]]:
@@ -58,17 +45,11 @@ def error(got: Tensor, want: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("arch", "backend", "double", "tolerance"),
-    [
-        ("rwkv7", "reference", True, 1e-12),
-        ("rwkv7", "numba", True, 1e-12),
-        ("rwkv7", "chunked", True, 1e-9),
-        ("rwkv7", "auto", False, 1e-5),
-        ("transformer", "", False, 1e-5),
-    ],
+    ("backend", "double", "tolerance"),
+    [("reference", True, 1e-12), ("numba", True, 1e-12), ("chunked", True, 1e-9), ("auto", False, 1e-5)],
 )
-def test_packed_rows_are_the_samples_one_by_one(arch: str, backend: str, *, double: bool, tolerance: float) -> None:
-    model = make(arch, double=double)
+def test_packed_rows_are_the_samples_one_by_one(backend: str, *, double: bool, tolerance: float) -> None:
+    model = make(double=double)
     ids, starts, samples = rows()
     names = [n for n, _ in model.named_parameters()]
     packed, state = read_packed(model, ids, starts, backend)
@@ -84,17 +65,15 @@ def test_packed_rows_are_the_samples_one_by_one(arch: str, backend: str, *, doub
             assert got is None or float(got.abs().max()) < 1e-6, name
         else:
             assert error(got, want) < 20 * tolerance, name
-    if arch == "rwkv7":
-        for name in ("att_shift", "ffn_shift", "wkv"):
-            last = torch.cat([getattr(alone[i][1], name) for i in (3, 5)], 1)
-            assert error(getattr(state, name), last) < tolerance
+    for name in ("att_shift", "ffn_shift", "wkv"):
+        last = torch.cat([getattr(alone[i][1], name) for i in (3, 5)], 1)
+        assert error(getattr(state, name), last) < tolerance
 
 
 @pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
 @torch.no_grad()
 def test_what_stands_before_a_rows_first_start_goes_on_from_the_state(backend: str) -> None:
-    model = make("rwkv7", double=True)
-    assert isinstance(model, RWKV7)
+    model = make(double=True)
     ids, starts, _ = rows()
     starts[0, 0] = False  # row 0 goes on, row 1 begins
     zero = model.new_state(2)
@@ -107,44 +86,7 @@ def test_what_stands_before_a_rows_first_start_goes_on_from_the_state(backend: s
 
 @torch.no_grad()
 def test_vectors_take_the_place_of_ids() -> None:
-    model = make("rwkv7")
-    assert isinstance(model, RWKV7)
+    model = make()
     ids, starts, _ = rows()
     expected, _ = packed_hidden(model, ids, starts)
     assert torch.equal(packed_hidden(model, model.emb.weight[ids], starts)[0], expected)
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-@torch.no_grad()
-def test_the_loss_of_a_packed_row_does_not_depend_on_what_stands_before_a_sample(arch: str) -> None:
-    model = trained(make(arch))
-    ids, starts, _ = rows()
-    roles = torch.full(ids.shape, CONTEXT)
-    roles[0, :41] = 0  # row 0: only the last sample counts; its first id is no target
-    roles[1] = 0
-    other = ids.clone()
-    other[0, :40] = ids[0, :40].flip(0)
-    assert torch.equal(music_nats(model, ids, roles, starts=starts), music_nats(model, other, roles, starts=starts))
-    assert not torch.equal(music_nats(model, ids, roles), music_nats(model, other, roles))
-
-
-@torch.no_grad()
-def test_what_the_context_counts_in_the_loss() -> None:
-    model = trained(make("rwkv7"))
-    ids, starts, _ = rows()
-    roles = torch.full(ids.shape, CONTEXT)
-    roles[:, 20:60], roles[1, :20] = FILL, 0
-    fill, context = (
-        float(music_nats(model, ids, roles.masked_fill(roles != role, 0), starts=starts)) for role in (FILL, CONTEXT)
-    )
-    for weight in (0.0, 0.25, 1.0):
-        weighted = float(music_nats(model, ids, roles, starts=starts, context_weight=weight))
-        assert weighted == pytest.approx(fill + weight * context, rel=1e-5)
-
-
-def test_a_transformer_takes_starts_or_a_state() -> None:
-    model = make("transformer")
-    assert isinstance(model, Transformer)
-    ids, starts, _ = rows()
-    with pytest.raises(ValueError, match="not both"):
-        model(ids, model.new_state(2), starts=starts)

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from random_rwkv7 import Weights, random_tokens, random_weights, relative_error
 
-from midi_rwkv.model.checkpoint import model_of
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.rwkv7 import RWKV7
+from midi_rwkv.model.token_checkpoint import model_of
 
 Doubles = NDArray[np.float64]
 

@@ -1,16 +1,16 @@
 """A track whose instrument changes on the way, and a track that is taken for another instrument than the file says."""
 
-from itertools import pairwise
-
 import pytest
 
 from midi_rwkv import Ask
 from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.session import Session
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.midi import read_midi
-from midi_rwkv.score.score import Bar, Cell, Note, ProgramChange, Region, Score, Track
+from midi_rwkv.score.score import Bar, Note, ProgramChange, Region, Track
 from midi_rwkv.score.splice import splice
-from midi_rwkv.style.pieces import transpositions
+from midi_rwkv.tokens.attributes import Column
+from midi_rwkv.tokens.notes import encode
 
 BAR = 1920
 BASS, FLUTE, OBOE = 33, 73, 68
@@ -80,38 +80,27 @@ def test_a_bar_goes_by_the_program_that_is_in_force_longest(tick, expected):
     assert track.program_in(Bar(BAR, 2 * BAR, 4, 4)) == expected
 
 
-def test_each_cell_is_read_and_written_as_its_program(infiller, solo):
-    """The Program token before every cell, of the context and of the answer, and the pitches of a region over the
-    change."""
-    score, tokenizer = read_midi(solo), infiller.writing.tokenizer
-    ids = {p: tokenizer.id(f"Program_{p}") for p in (BASS, FLUTE)}
-    song = tokenizer.encode(score)
-    assert [song.program(Cell(0, b)) for b in range(16)] == [ids[BASS]] * 8 + [ids[FLUTE]] * 8
-    assert {song.program(Cell(1, b)) for b in range(16)} == {tokenizer.id("Program_0")}
-    fed = []
-    step, prefill = infiller.engine.step, infiller.engine.prefill
-    infiller.engine.step = lambda tokens, state: fed.extend(tokens.tolist()) or step(tokens, state)
-    infiller.engine.prefill = lambda tokens, state: fed.extend(tokens) or prefill(tokens, state)
-    try:
-        [answer] = infiller(score, Ask(Region.rectangle([0], [(6, 10)]), SamplingConfig(density=(6, 12)), seed=1))
-    finally:
-        infiller.engine.step, infiller.engine.prefill = step, prefill
-    starts = [before for before, token in pairwise(fed) if token == infiller.writing.tokens.fill_start]
-    assert starts == [ids[BASS], ids[BASS], ids[FLUTE], ids[FLUTE]]
+def test_each_cell_is_read_and_written_as_its_program(infiller, solo, monkeypatch):
+    """What the model is told of each cell to write, and the pitches of a region over the change."""
+    score, seen = read_midi(solo), []
+    song = encode(infiller.writing.vocabulary, score)
+    assert [song.program(0, b) for b in range(16)] == [BASS] * 8 + [FLUTE] * 8
+    assert {song.program(1, b) for b in range(16)} == {0}
+    write = Session.write
+
+    def spy(self, asked, writers, program, *rest):
+        seen.append((program, asked[0][-1, Column.PROGRAM] - 1))
+        write(self, asked, writers, program, *rest)
+
+    monkeypatch.setattr(Session, "write", spy)
+    [answer] = infiller(score, Ask(Region.rectangle([0], [(6, 10)]), SamplingConfig(density=(6, 12)), seed=1))
+    assert seen == [(p, p) for p in (BASS, BASS, FLUTE, FLUTE)]
     for bar in (6, 7):
         assert all(36 - 5 <= n.pitch <= 45 + 5 for n in answer.score.notes_in(0, bar))
     for bar in (8, 9):
         assert all(76 - 5 <= n.pitch <= 85 + 5 for n in answer.score.notes_in(0, bar))
     [on] = infiller(score, Ask(Region.rectangle([0], [(16, 18)]), SamplingConfig(density=(6, 12)), seed=1))
     assert all(n.pitch >= 76 - 5 for n in on.fills[0])
-
-
-def test_transpositions_keep_each_instrument_in_its_range():
-    """A flute that plays its lowest note cannot go down, though the bass before it could."""
-    notes = (Note(0, 40, 240, 80), Note(BAR, 59, 240, 80))
-    changing = Track("", BASS, notes, program_changes=(ProgramChange(BAR, FLUTE),))
-    assert min(transpositions(Score(480, (changing,)))) == 0
-    assert min(transpositions(Score(480, (Track("", BASS, notes),)))) < 0
 
 
 def test_a_track_taken_for_drums_is_written_on_its_own_channel(infiller, build_midi, note):

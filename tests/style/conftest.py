@@ -4,9 +4,14 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 
 from midi_rwkv.commands.cli import main
 from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.model.step_checkpoint import step_model_of
+from midi_rwkv.tokens.attributes import Column, Role
+from midi_rwkv.tokens.layout import targets_of
+from midi_rwkv.tokens.pointers import places_known
 
 
 @pytest.fixture
@@ -22,6 +27,39 @@ def small(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def checkpoint(checkpoint_folder):
     return load_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """The tiny checkpoint's model, its weights frozen."""
+    return step_model_of(checkpoint).requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="session")
+def plain_nats():
+    """plain_nats(model, vocabulary, sample): nats of a sample's answer, the whole of it read by the model itself.
+
+    `run` is added to the state before the first cell; `before` is read first, (n, columns).
+    """
+
+    @torch.no_grad()
+    def call(model, vocabulary, sample, run=None, before=None):
+        def read(steps, state):
+            return model.trunk.hidden(model.tables(torch.from_numpy(steps)[None]), state)
+
+        at = int((sample[:, Column.ROLE] == Role.ANSWER).argmax())
+        state = None if before is None else read(before, None)[1]
+        context, state = read(sample[:at], state)
+        if run is not None:
+            state.wkv = state.wkv + torch.as_tensor(run)[:, None]
+        h = torch.cat([context, read(sample[at:], state)[0]], 1)[0]
+        padded = np.concatenate([sample, np.zeros((1, len(Column)), np.int16)])
+        targets, roles = targets_of(padded, vocabulary)
+        known = (targets, padded[1:], places_known(sample, vocabulary.nothing))
+        asked = roles == Role.ANSWER
+        return float(model.heads.nats(h[asked], *(torch.from_numpy(x[asked]) for x in known)).sum())
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +99,8 @@ def run(checkpoint_folder, capsys):
     """run(*arguments) -> (exit code, stdout, stderr) of `midi-rwkv personalize ... --checkpoint tiny --threads 1`."""
 
     def call(*arguments):
-        code = main(["personalize", *map(str, arguments), "--checkpoint", str(checkpoint_folder), "--threads", "1"])
+        model = ["--checkpoint", str(checkpoint_folder), "--threads", "1"]
+        code = main(["personalize", *map(str, arguments), *model])
         return code, *capsys.readouterr()
 
     return call

@@ -18,14 +18,15 @@ from midi_rwkv import personalize as public_personalize
 from midi_rwkv.commands.cli import main
 from midi_rwkv.fill.infill import infill
 from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+from midi_rwkv.model.step_checkpoint import step_model_of
 from midi_rwkv.score.midi import read_midi, write_midi
 from midi_rwkv.score.score import Region, TimeSignature
 from midi_rwkv.style.personalize import PersonalizeOptions, prepare
 from midi_rwkv.style.pieces import draw_fills, read_pieces
-from midi_rwkv.style.style import Style, find_style, load_style, read_info, styles_folder
-from midi_rwkv.style.tuning import batches, fill_losses, fills_nats, styled_nats
+from midi_rwkv.style.style import find_style, load_style, read_info, styles_folder
+from midi_rwkv.style.tuning import batches, fill_losses, fills_nats
+from midi_rwkv.tokens.attributes import Column, Role
 
-module = sys.modules["midi_rwkv.style.personalize"]  # `midi_rwkv.style.personalize` is the function
 tuning_module = sys.modules["midi_rwkv.style.tuning"]
 STYLES = Path(__file__).parents[3] / "shared" / "corpus" / "styles.zip"
 pytestmark = pytest.mark.usefixtures("small")
@@ -46,27 +47,28 @@ def test_the_main_job(run, pieces, checkpoint, tmp_path, capsys):
     assert float(info["held_out_after"]) < float(info["held_out_before"])
     assert sorted(p.name for p in styles_folder().iterdir()) == ["mine.safetensors"]
     song, new = files[0], tmp_path / "new.mid"
-    command = ["infill", song, "--bars", "3-4", "--seed", "1", "--checkpoint", checkpoint.path, "--json"]
+    command = ["infill", song, "--bars", "3-6", "--seed", "1", "--checkpoint", checkpoint.path, "--json"]
     assert main([*map(str, command), "-o", str(new), "--style", "mine"]) == 0
     assert json.loads(capsys.readouterr().out)["style"] == "mine"
-    half, plain = tmp_path / "half.mid", tmp_path / "plain.mid"
-    assert main([*map(str, command), "-o", str(half), "--style", "mine", "--style-strength", "0"]) == 0
+    none, plain = tmp_path / "none.mid", tmp_path / "plain.mid"
+    assert main([*map(str, command), "-o", str(none), "--style", "mine", "--style-strength", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["style"] is None
     assert main([*map(str, command), "-o", str(plain)]) == 0
-    assert half.read_bytes() == plain.read_bytes()
+    assert none.read_bytes() == plain.read_bytes() != new.read_bytes()
 
 
-def test_what_is_learned_helps_on_music_that_was_not_seen(pieces, checkpoint, midi, tmp_path):
-    """The loss on a sixth piece falls, by the same measure that evaluate uses."""
+def test_what_is_learned_helps_on_music_that_was_not_seen(pieces, checkpoint, model, midi, plain_nats, tmp_path):
+    """The loss on a sixth piece falls."""
     made = public_personalize(pieces(5), "mine", PersonalizeOptions(threads=1), checkpoint=checkpoint)
     assert made.helps
     assert made.after < made.before
     other = tmp_path / "other.mid"
     other.write_bytes(midi(99))
-    [piece], _ = read_pieces([other])
-    model, style = checkpoint.model(), find_style("mine", checkpoint)
-    middle = checkpoint.tokenizer.id("Context_Middle")
-    samples = [s for _, s, _ in draw_fills([(piece, (0, 12))], checkpoint, count=6, seed=0, held_out=True)]
-    before, after = (sum(styled_nats(model, s, middle, x) for s in samples) for x in (Style("none"), style))
+    found, _ = read_pieces([other])
+    v, run = checkpoint.vocabulary, find_style("mine", checkpoint).run
+    drawn = draw_fills([(p, (0, 12)) for p in found], v, count=6, seed=0, held_out=True, budget=512)
+    samples = [sample for _, sample in drawn]
+    before, after = (sum(plain_nats(model, v, s, x) for s in samples) for x in (None, run))
     assert after < before
 
 
@@ -80,22 +82,21 @@ def test_the_same_seed_gives_the_same_style(run, pieces, checkpoint):
     assert not np.array_equal(states[0], states[2])
 
 
-def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
-    """Reading the context once and tuning only the run gives the loss of the plain form, and its gradient is right."""
-    model = checkpoint.model().requires_grad_(requires_grad=False)
+def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint, model, plain_nats):
+    """Reading the context once and tuning only the cells gives the plain form's loss, and its gradient is right."""
     found, _ = read_pieces(pieces(3))
     tuning = prepare(found, checkpoint, model)
-    fills = tuning.held_out[:5]
-    sampled = list(
-        draw_fills([(p, (0, 12)) for p in found], checkpoint, count=len(tuning.held_out), seed=0, held_out=True)
-    )
-    middle = checkpoint.tokenizer.id("Context_Middle")
-    state = torch.randn(2, 1, 64, 64) * 0.1
-    expected = [styled_nats(model, s, middle, Style("x", run=state.numpy())) for _, s, _ in sampled[:5]]
-    np.testing.assert_allclose(fills_nats(model, fills, state, ids=300), expected, rtol=1e-4)
+    fills, v, units = tuning.held_out[:5], checkpoint.vocabulary, [(p, (0, 12)) for p in found]
+    sampled = list(draw_fills(units, v, count=len(tuning.held_out), seed=0, held_out=True, budget=512))[:5]
+    state = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    for fill, (unit, sample) in zip(fills, sampled, strict=True):
+        answer = (sample[:, Column.ROLE] == Role.ANSWER) & (sample[:, Column.VELOCITY] > 0)
+        assert (fill.unit, fill.notes) == (unit, answer.sum())
+    expected = [plain_nats(model, v, sample, state) for _, sample in sampled]
+    np.testing.assert_allclose(fills_nats(model, fills, state, size=300), expected, rtol=3e-4)
     state.requires_grad_()
     fill_losses(model, fills, state)[0].sum().backward()
-    direction = torch.randn_like(state)
+    direction = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
     step = 1e-2
     with torch.no_grad():
         up, down = (fills_nats(model, fills, state + sign * step * direction).sum() for sign in (1, -1))
@@ -105,9 +106,9 @@ def test_tuned_losses_are_those_of_the_whole_sequence(pieces, checkpoint):
 @pytest.mark.parametrize(
     ("count", "folds"), [(1, 4), (2, 4), (3, 3), (7, 5)], ids=["bars", "bars of two", "files", "five of seven"]
 )
-def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count, folds):
+def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, model, count, folds):
     found, _ = read_pieces(pieces(count, bars=16))
-    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False))
+    tuning = prepare(found, checkpoint, model)
     assert len(tuning.folds) == folds
     assert sorted(u for fold in tuning.folds for u in fold) == sorted({f.unit for f in tuning.fills})
     for fold, train, left_out in zip(tuning.folds, tuning._train, tuning._left_out, strict=True):
@@ -117,9 +118,9 @@ def test_each_fold_is_measured_on_what_it_has_not_seen(pieces, checkpoint, count
         assert {f.unit for f in left_out} <= set(fold)
 
 
-def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpoint):
+def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpoint, model):
     found, _ = read_pieces(pieces(3))
-    tuning = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False))
+    tuning = prepare(found, checkpoint, model)
     checks = []
     tuning.run(checks.append)
     first, second = (c["losses"] for c in tuning.curve)
@@ -135,13 +136,13 @@ def test_rate_step_and_scale_are_those_best_on_what_was_left_out(pieces, checkpo
     torch.testing.assert_close(tuning.best_state, tuning.scale * sum(tuning.best_states) / 3)
 
 
-def test_batches_are_all_the_fills_once(pieces, checkpoint):
+def test_batches_are_all_the_fills_once(pieces, checkpoint, model):
     found, _ = read_pieces(pieces(3))
-    fills = prepare(found, checkpoint, checkpoint.model().requires_grad_(requires_grad=False)).fills
+    fills = prepare(found, checkpoint, model).fills
     for rng in (None, np.random.default_rng(0)):
         found = batches(fills, 300, rng)
         assert sorted(i for batch in found for i in batch) == list(range(len(fills)))
-        assert all(len(b) == 1 or len(b) * max(len(fills[i].ids) for i in b) <= 300 for b in found)
+        assert all(len(b) == 1 or len(b) * max(len(fills[i].steps) for i in b) <= 300 for b in found)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +233,9 @@ def test_interrupted_it_keeps_the_best_and_goes_on_where_it_was(pieces, checkpoi
 
 
 def test_another_kind_of_model_is_named(pieces, checkpoint):
-    with pytest.raises(
-        ValueError, match=r"prompt 'paper'\) cannot be personalized; name an RWKV-7 whose prompt is one of"
-    ):
-        public_personalize(pieces(3), "mine", checkpoint=replace(checkpoint, prompt="paper"))
+    other = replace(checkpoint, config=replace(checkpoint.config, arch="transformer"))
+    with pytest.raises(ValueError, match="is a transformer, which has no state to tune; name an RWKV-7's checkpoint"):
+        public_personalize(pieces(3), "mine", checkpoint=other)
 
 
 def test_ctrl_c_is_one_line(pieces, checkpoint_folder, tmp_path):
@@ -269,7 +269,7 @@ def test_the_styled_fill_leaves_the_rest_of_the_file_alone(run, pieces, checkpoi
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STYLES.exists(), reason="needs the corpus")
-def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
+def test_the_model_that_ships_learns_a_style(plain_nats, tmp_path, monkeypatch, capsys):
     """Five four-part psalms through the command; other psalms cost less then."""
     monkeypatch.undo()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -282,8 +282,8 @@ def test_the_model_that_ships_learns_a_style(tmp_path, monkeypatch, capsys):
     checkpoint = load_checkpoint()
     test, _ = read_pieces([tmp_path / "gomolka" / "test"])
     units = [(p, (0, len(p.score.bars))) for p in test]
-    model, middle = checkpoint.model(), checkpoint.tokenizer.id("Context_Middle")
-    samples = [s for _, s, _ in draw_fills(units, checkpoint, count=30, seed=0, held_out=True)]
-    styles = [Style("none"), find_style("psalms", checkpoint)]
-    before, after = (sum(styled_nats(model, s, middle, style) for s in samples) for style in styles)
+    model, v = step_model_of(checkpoint), checkpoint.vocabulary
+    samples = [s for _, s in draw_fills(units, v, count=30, seed=0, held_out=True, budget=checkpoint.context)]
+    run = find_style("psalms", checkpoint).run
+    before, after = (sum(plain_nats(model, v, s, x) for s in samples) for x in (None, run))
     assert after < before

@@ -5,12 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from midi_rwkv.score.instruments import playable
 from midi_rwkv.score.score import Note, Score, Track
 from midi_rwkv.style.personalize import _parts
-from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces, transposed, transpositions
+from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces
 from midi_rwkv.style.style import read_info, styles_folder
-from midi_rwkv.training.dataset import FILL
+from midi_rwkv.tokens.attributes import DRUMS, Column, Role
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -28,14 +27,14 @@ def test_regions_stay_within_their_part(checkpoint):
     """Every bar has a pitch of its own, so that what is to be written says where it stood."""
     notes = tuple(Note(b * 1920 + k * 480, 40 + b, 240, 80) for b in range(16) for k in range(4))
     piece = Piece("x", Score(480, (Track("Piano", 0, notes),)), b"")
-    tokenizer = checkpoint.tokenizer
-    for low, high in _parts(16, 4):
+    for part in _parts(16, 4):
         found = set()
-        for _, sample, _ in draw_fills([(piece, (low, high))], checkpoint, count=20, seed=0, held_out=True):
-            fill = [i for i, role in zip(sample.ids, sample.roles, strict=True) if role == FILL]
-            names = [tokenizer.base_names[b] for i in fill for b in tokenizer.expansions[i]]
-            found |= {int(n.removeprefix("Pitch_")) - 40 for n in names if n.startswith("Pitch_")}
-        assert found == set(range(low, high))
+        for _, sample in draw_fills(
+            [(piece, part)], checkpoint.vocabulary, count=20, seed=0, held_out=True, budget=512
+        ):
+            answer = (sample[:, Column.ROLE] == Role.ANSWER) & (sample[:, Column.VELOCITY] > 0)
+            found |= set(sample[answer, Column.PITCH] - 1 - 40)
+        assert found == set(range(*part))
 
 
 def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_path):
@@ -46,27 +45,30 @@ def test_files_of_one_name_in_two_folders_are_two(pieces, midi, checkpoint, tmp_
     found, skipped = read_pieces([first, second])
     assert not skipped
     units = [(p, (0, len(p.score.bars))) for p in found]
-    together = list(draw_fills(units, checkpoint, count=8, seed=0, held_out=True))
-    assert {unit for unit, _, _ in together} == {0, 1}
-    programs = [int(checkpoint.tokenizer.encode(p.score).programs[0]) for p in found]
-    assert programs[0] != programs[1]
-    for unit, sample, _ in together:
-        assert programs[unit] in sample.ids
-        assert programs[1 - unit] not in sample.ids
+    together = list(draw_fills(units, checkpoint.vocabulary, count=8, seed=0, held_out=True, budget=512))
+    assert {unit for unit, _ in together} == {0, 1}
+    for unit, sample in together:
+        assert set(sample[:, Column.PROGRAM]) == {0, 1 + (0, DRUMS)[unit]}
 
 
-def test_transposed_copies_stay_within_the_instrument():
-    high = Score(480, (Track("Flute", 73, (Note(0, 96, 480, 80), Note(480, 60, 480, 80))),))
-    shifts = transpositions(high)
-    assert 0 in shifts
-    assert 6 not in shifts  # 102 is above a flute
-    for shift in shifts:
-        assert all(playable(73, [60, 96])[n.pitch] for n in transposed(high, shift).tracks[0].notes)
-    kit = Score(480, (Track("Drums", 0, (Note(0, 36, 120, 80),), is_drum=True),))
-    assert transpositions(kit) == [0]
-    both = Score(480, (*kit.tracks, Track("Piano", 0, (Note(0, 60, 480, 80),))))
-    moved = transposed(both, 3)
-    assert [t.notes[0].pitch for t in moved.tracks] == [36, 63]
+def test_fills_to_tune_on_are_transposed_but_for_their_drums(checkpoint):
+    """The piano plays but one pitch, and the drums but one."""
+    tracks = [
+        Track(name, 0, tuple(Note(k * 480, pitch, 240, 80) for k in range(64)), is_drum=name == "Drums")
+        for name, pitch in (("Piano", 60), ("Drums", 36))
+    ]
+    piece = Piece("x", Score(480, tuple(tracks)), b"")
+    shifts = {}
+    for held_out in (False, True):
+        drawn = draw_fills([(piece, (0, 16))], checkpoint.vocabulary, count=40, seed=0, held_out=held_out, budget=512)
+        shifts[held_out] = []
+        for _, sample in drawn:
+            pitches = set(sample[sample[:, Column.VELOCITY] > 0, Column.PITCH] - 1) - {128 + 36}
+            assert len(pitches) <= 1
+            shifts[held_out] += [p - 60 for p in pitches]
+    assert set(shifts[True]) == {0}
+    assert len(set(shifts[False])) > 6
+    assert set(shifts[False]) <= set(range(-6, 7))
 
 
 def test_what_cannot_serve_is_named_and_skipped(run, pieces, build_midi, note, tmp_path):

@@ -1,6 +1,7 @@
 """Style files, their names, weights and blends, and what they do to a fill."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from midi_rwkv import Ask
 from midi_rwkv.commands.cli import main
 from midi_rwkv.commands.convert import convert
 from midi_rwkv.fill.infill import Infiller, infill
-from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+from midi_rwkv.model.checkpoint import checkpoint_hash
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.style.style import (
     Style,
@@ -36,11 +37,6 @@ def data_folder(tmp_path, monkeypatch):
     """A user's data folder of this test's own."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return styles_folder()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(checkpoint_folder):
-    return load_checkpoint(checkpoint_folder)
 
 
 @pytest.fixture
@@ -98,47 +94,40 @@ def test_strength_0_is_exactly_the_base_model(checkpoint, keep, song):
 
 
 @pytest.mark.parametrize("place", ["run", "wkv"])
-def test_a_state_is_put_in_its_place(checkpoint, song, place):
-    """The first cell's logits are those of the plain sequence form with the state put in by hand."""
-    model, state = checkpoint.model(), random_state(1)
-    style = Style("mine", **{place: state})
-    infiller = Infiller(checkpoint, style=style, precision="float32")
+def test_a_state_is_put_in_its_place(checkpoint, model, song, place):
+    """What the heads read before the first note is that of the plain form with the state put in by hand."""
+    state = random_state(1)
+    infiller = Infiller(checkpoint, style=Style("mine", **{place: state}), precision="float32")
     seen = []
-    engine = infiller.engine
-    prefill = engine.prefill
+    prefill = infiller.engine.prefill_vectors
 
-    def spy(ids, rows):
-        logits = prefill(ids, rows)
-        seen.append((list(ids), logits.copy()))
-        return logits
+    def spy(vectors, rows):
+        h = prefill(vectors, rows)
+        seen.append((vectors.copy(), h.copy()))
+        return h
 
-    engine.prefill = spy
+    infiller.engine.prefill_vectors = spy
     infiller(song, Ask(Region.rectangle([0], [(3, 4)]), seed=0))
-    middle = infiller.writing.tokens.middle
-    first = next(k for k, (ids, _) in enumerate(seen) if infiller.writing.tokens.fill_start in ids)
-    ids = [i for part, _ in seen[: first + 1] for i in part]
-    at = ids.index(middle)
-    start = model.new_state(1)
+    [(prompt, _), (cell, found)] = seen  # the context is read once
+    start = model.trunk.new_state(1)
     if place == "wkv":
         start.wkv += torch.from_numpy(state)[:, None]
     with torch.no_grad():
-        _, after = model(torch.tensor([ids[:at]]), start)
+        _, after = model.trunk.hidden(torch.from_numpy(prompt)[None], start)
         if place == "run":
             after.wkv += torch.from_numpy(state)[:, None]
-        expected, _ = model(torch.tensor([ids[at:]]), after)
-    np.testing.assert_allclose(seen[first][1][0], expected[0, -1].numpy(), rtol=1e-3, atol=1e-3)
-    reads = [ids for ids, _ in seen if infiller.writing.tokens.bos in ids]
-    assert len(reads) == 1  # the context is read once
+        expected, _ = model.trunk.hidden(torch.from_numpy(cell)[None], after)
+    np.testing.assert_allclose(found[0], expected[0, -1].numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_candidates_that_read_the_same_read_it_once(checkpoint, keep, song):
     keep("mine", random_state(0))
     infiller = Infiller(checkpoint, style=find_style("mine", checkpoint))
     rows = []
-    prefill = infiller.engine.prefill
-    infiller.engine.prefill = lambda ids, state: rows.append((len(ids), state.batch)) or prefill(ids, state)
+    prefill = infiller.engine.prefill_vectors
+    infiller.engine.prefill_vectors = lambda x, state: rows.append(state.batch) or prefill(x, state)
     infiller(song, Ask(Region.rectangle([0], [(3, 4)]), candidates=3, seed=0))
-    assert [batch for _, batch in rows] == [1, 1]
+    assert rows == [1, 1]
 
 
 def test_blends_are_weighted_sums(checkpoint, keep):
@@ -208,6 +197,13 @@ def test_a_style_of_another_checkpoint_is_refused(checkpoint, keep):
     keep("broken", np.full(SHAPE, np.nan, np.float32))
     with pytest.raises(ValueError, match="holds values that are no numbers"):
         load_style("broken", checkpoint)
+
+
+def test_a_model_without_a_state_takes_no_style(checkpoint, keep):
+    keep("mine", random_state(0))
+    other = replace(checkpoint, config=replace(checkpoint.config, arch="transformer"))
+    with pytest.raises(ValueError, match="is a transformer, which has no state to tune; leave the style out"):
+        find_style("mine", other)
 
 
 def test_strength_needs_a_style_and_lies_in_0_to_1(checkpoint, keep):

@@ -1,4 +1,4 @@
-"""Training rows of the step model: what is asked, what is answered, and that nothing else decides."""
+"""Training rows: what is asked, what is answered, and that nothing else decides."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from song import random_song, repeating_song, vocabulary
+from song import random_song, vocabulary
 
-from midi_rwkv.corpus.note_shards import ChordedSong, NoteShard, write_note_shard
+from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.errors import CorpusError
 from midi_rwkv.tokens.attributes import Column, Role
 from midi_rwkv.tokens.chords import find_chords
@@ -20,22 +20,8 @@ from midi_rwkv.training.rows import RowSampler, TrainingRows
 from midi_rwkv.training.valid import validation_fills
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sources and a few songs to measure on."""
-    folder = tmp_path_factory.mktemp("shards")
-    for k, name in enumerate(("games", "pop909", "valid")):
-        songs = [random_song(10 * k + i, bars=20) for i in range(5)] + [repeating_song()]
-        write_note_shard(
-            folder / f"{name}.npz",
-            [(f"{name}/{i}.mid", ChordedSong(s, find_chords(s, vocabulary()))) for i, s in enumerate(songs)],
-        )
-    vocabulary().save(folder / "tokenizer.json")
-    return folder
-
-
-def test_a_shard_gives_back_its_songs(shards: Path) -> None:
-    shard = NoteShard(shards / "games.npz")
+def test_a_shard_gives_back_its_songs(varied_shards: Path) -> None:
+    shard = NoteShard(varied_shards / "games.npz")
     for i in range(5):
         song, other = random_song(i, bars=20), shard[i]
         assert np.array_equal(song.notes, other.notes)
@@ -46,16 +32,16 @@ def test_a_shard_gives_back_its_songs(shards: Path) -> None:
         ]
 
 
-def test_a_row_depends_on_its_number_and_the_seed_alone(shards: Path) -> None:
-    one, two = (TrainingRows(shards, vocabulary(), 1024, seed=3) for _ in range(2))
+def test_a_row_depends_on_its_number_and_the_seed_alone(varied_shards: Path) -> None:
+    one, two = (TrainingRows(varied_shards, vocabulary(), 1024, seed=3) for _ in range(2))
     two[5]
     for a, b in zip(one[7], two[7], strict=True):
         assert np.array_equal(a, b)
     assert not np.array_equal(one[7][0], one[8][0])
 
 
-def test_rows_are_full_and_hold_answers(shards: Path) -> None:
-    rows = TrainingRows(shards, vocabulary(), 1024, seed=0)
+def test_rows_are_full_and_hold_answers(varied_shards: Path) -> None:
+    rows = TrainingRows(varied_shards, vocabulary(), 1024, seed=0)
     filled = answers = 0
     for i in range(10):
         row, starts = rows[i]
@@ -83,8 +69,8 @@ def test_answers_and_kept_notes_are_the_songs_own(seed: int) -> None:
     assert any(found <= notes for notes in own.values())
 
 
-def test_every_kind_of_question_is_asked(shards: Path) -> None:
-    rows = TrainingRows(shards, vocabulary(), 1024, seed=1)
+def test_every_kind_of_question_is_asked(varied_shards: Path) -> None:
+    rows = TrainingRows(varied_shards, vocabulary(), 1024, seed=1)
     seen: set[str] = set()
     for i in range(60):
         steps = rows[i][0]
@@ -103,13 +89,13 @@ def test_transposing_leaves_drums_alone() -> None:
     assert np.array_equal(moved.cell(2, 1), song.cell(2, 1))
 
 
-def test_validation_fills_are_the_same_each_time(shards: Path) -> None:
-    one, two = (validation_fills(NoteShard(shards / "valid.npz"), vocabulary(), per_source=4) for _ in range(2))
+def test_validation_fills_are_the_same_each_time(varied_shards: Path) -> None:
+    one, two = (validation_fills(NoteShard(varied_shards / "valid.npz"), vocabulary(), per_source=4) for _ in range(2))
     assert [f.notes for f in one] == [f.notes for f in two]
     assert all(np.array_equal(a.steps, b.steps) for a, b in zip(one, two, strict=True))
     assert len(one) == 4
 
 
-def test_a_source_that_is_not_there_is_one_line(shards: Path) -> None:
+def test_a_source_that_is_not_there_is_one_line(varied_shards: Path) -> None:
     with pytest.raises(CorpusError, match="no shard for jazz"):
-        TrainingRows(shards, vocabulary(), 1024, seed=0, weights={"jazz": 1.0})
+        TrainingRows(varied_shards, vocabulary(), 1024, seed=0, weights={"jazz": 1.0})

@@ -1,13 +1,11 @@
-"""The optimizer, the learning rate's course, and the average of the weights."""
+"""Muon: what it does to matrices, and that it goes where PyTorch's goes."""
 
 from copy import deepcopy
 
 import pytest
 import torch
 
-from midi_rwkv.model.config import TrainConfig
-from midi_rwkv.training.muon import Muon
-from midi_rwkv.training.optim import learning_rate, moving_average
+from midi_rwkv.training.muon import Muon, orthogonalized
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
@@ -35,16 +33,21 @@ def test_muon_goes_where_pytorchs_goes(shape, dtype, monkeypatch):
         assert moved.norm() == pytest.approx(float(expected.norm()), rel=0.25)
 
 
-def test_learning_rate_is_warmed_up_held_and_decayed():
-    config = TrainConfig(total_tokens=1000, warmup_tokens=100, decay_fraction=0.3, lr=1.0)
-    rates = [learning_rate(config, t) for t in (0, 49, 99, 500, 700, 850, 1000)]
-    assert rates == pytest.approx([0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
+def test_orthogonalized_matrices_are_nearly_so() -> None:
+    torch.manual_seed(0)
+    for shape in ((64, 64), (64, 256), (256, 64)):
+        left = torch.linalg.qr(torch.randn(shape[0], 64))[0]
+        right = torch.linalg.qr(torch.randn(shape[1], 64))[0]
+        values = torch.logspace(0, -2, 64)
+        [turned] = orthogonalized(((left * values) @ right.T)[None], torch.float32)
+        found = torch.linalg.svdvals(turned)[:64]
+        assert found.max() < 1.25
+        assert found.min() > 0.7
 
 
-def test_the_moving_average_is_what_it_says():
-    model = torch.nn.Linear(1, 1)
-    average = moving_average(model, 0.5)
-    for value in (1.0, 2.0, 3.0):
-        torch.nn.init.constant_(model.weight, value)
-        average.update_parameters(model)
-    assert float(average.module.state_dict()["weight"]) == pytest.approx(0.25 * 1 + 0.25 * 2 + 0.5 * 3)
+def test_muon_moves_along_the_gradients_singular_vectors() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.diag(torch.linspace(1, 2, 8))
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    assert torch.allclose(weight.detach(), torch.diag(weight.detach().diag()), atol=1e-5)
+    assert (weight.detach().diag() < 0).all()
