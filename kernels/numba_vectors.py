@@ -177,11 +177,6 @@ class Array:
         for i, part in enumerate(row.parts):
             self.emit.builder.store(part, self._place(at + i * LANES, vector=True)).align = self.emit.align
 
-    def put_one(self, at: Index | int, row: Row) -> None:
-        """Stores only the first number of a row."""
-        first = self.emit.builder.extract_element(row.parts[0], ir.Constant(ir.IntType(32), 0))
-        self.emit.builder.store(first, self._place(at, vector=False))
-
 
 class Sum:
     """A row of sums that start at zero and that LLVM keeps in registers."""

@@ -7,7 +7,6 @@ before anything is written.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -65,21 +64,6 @@ class CellLimits:
             sums[p, 1 : len(roomiest) + 1] = np.cumsum(roomiest)
             sums[p, len(roomiest) + 1 :] = roomiest.sum()
         object.__setattr__(self, "later_room", sums)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """A key that is equal for equal limits."""
-        return self.allowed.tobytes(), self.density, self.polyphony, self.locked
-
-    @cached_property
-    def trivial(self) -> bool:
-        """True if every cell of allowed pitches is valid."""
-        return self.density == (0, NO_LIMIT) and self.polyphony == (1, NO_LIMIT) and not self.locked and not self.varied
-
-    @cached_property
-    def varied(self) -> bool:
-        """True if positions differ in their allowed pitches, or none has any."""
-        return not self.allowed.any() or bool((self.allowed != self.allowed[0]).any())
 
     def can_finish(self, position: np.ndarray, pitch: np.ndarray, struck: np.ndarray, total: np.ndarray) -> np.ndarray:
         """Whether an allowed cell can begin like this.

@@ -372,9 +372,6 @@ class Region:
     def bars(self) -> tuple[int, ...]:
         return tuple(sorted({b for _, b in self.cells}))
 
-    def tracks_in(self, bar: int) -> tuple[int, ...]:
-        return tuple(sorted(t for t, b in self.cells if b == bar))
-
     def bar_runs(self, track: int | None = None) -> list[tuple[int, int]]:
         """Half-open runs of consecutive bar indices, for one track or for all."""
         bars = self.bars if track is None else sorted(b for t, b in self.cells if t == track)

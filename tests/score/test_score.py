@@ -85,8 +85,6 @@ def test_regions():
     region = Region.rectangle([2, 0], [(3, 5), (7, 8)])
     assert region.tracks == (0, 2)
     assert region.bars == (3, 4, 7)
-    assert region.tracks_in(4) == (0, 2)
-    assert region.tracks_in(5) == ()
     uneven = Region(frozenset({Cell(0, 1), Cell(0, 2), Cell(1, 2), Cell(1, 3), Cell(1, 9)}))
     assert uneven.bar_runs() == [(1, 4), (9, 10)]
     assert uneven.bar_runs(0) == [(1, 3)]

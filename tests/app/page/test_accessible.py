@@ -41,7 +41,7 @@ def test_no_serious_violation_and_texts_stand_out(visit, app, tmp_path, scheme):
     assert violations(page) == {}
     page.example("Pop band", "pop_band.mid")
     page.locator(".mr-ms button").first.click()
-    page.drag(1, 2, 1, 9)
+    page.drag(1, 2, 3, 40)  # long enough to be looked at
     page.candidates(8)
     page.press("Infill the marked bars")
     page.locator("#mr-cancel:enabled").wait_for()
@@ -56,6 +56,7 @@ def test_no_serious_violation_and_texts_stand_out(visit, app, tmp_path, scheme):
     assert page.evaluate(CONTRAST, '.tab-container:not([aria-hidden="true"]) button.selected') >= 4.5
     page.press("Cancel")
     page.wait("!model.running")
+    page.drag(1, 2, 1, 9)
     page.candidates(2)
     page.infill()
     page.press("What the notes should be like")

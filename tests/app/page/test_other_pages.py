@@ -77,6 +77,7 @@ def hostile(tmp_path):
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_a_hostile_page_does_and_reads_nothing(app, browser, hostile, name):
     context = browser.new_context()
+    context.set_default_timeout(90_000)  # a busy machine's browser may take its time
     victim = context.new_page()
     victim.goto(app.url)  # it has its cookie
     uploads = app.folder / "gradio" / "midi-rwkv-uploads"
