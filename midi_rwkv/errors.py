@@ -30,7 +30,7 @@ class StyleError(MidiRwkvError):
 
 
 class CorpusError(MidiRwkvError):
-    """A collection of MIDI files, or its token shards, that cannot be read or built."""
+    """A collection of MIDI files, or its note shards, that cannot be read or built."""
 
 
 class MissingPackageError(MidiRwkvError):
