@@ -11,12 +11,13 @@ MADE = {"PKG-INFO", "setup.cfg"}  # by building an sdist
 
 
 def of_the_wheel(path: str) -> bool:
-    """Whether a file of the repository is to be installed: the code, the page's parts and examples, the model."""
+    """Whether a file of the repository is to be installed: the code, the page's parts and examples, the model, and
+    the script for REAPER."""
     name = PurePosixPath(path)
     return (
         name.suffix == ".py"
         or name.name == "py.typed"
-        or name.parent == PurePosixPath("midi_rwkv/checkpoints/base")
+        or name.parent in (PurePosixPath("midi_rwkv/checkpoints/base"), PurePosixPath("midi_rwkv/reaper"))
         or (name.parts[0] == "app" and name.suffix in (".mid", ".css", ".html", ".js"))
     )
 

@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,31 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from midi_rwkv.errors import RequestError
 from midi_rwkv.files import whole_file
 from midi_rwkv.fill.arguments import parse_key
-from midi_rwkv.model.config import SamplingConfig, check_seed
+from midi_rwkv.fill.wishes import Wishes, Wording, ask_for
+from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.score.clip import ENDINGS, in_form
 from midi_rwkv.score.describe import remarks, track_rows
 from midi_rwkv.score.instruments import find_program
 from midi_rwkv.score.midi import read_midi
-from midi_rwkv.score.score import Cell, Region, Score
+from midi_rwkv.score.score import Score
 from midi_rwkv.score.splice import splice
-from midi_rwkv.style.style import blend, find_style, load_style, read_info, style_files
+from midi_rwkv.style.style import read_info, style_files
 
+from .asked import (
+    check_answers,
+    check_numbers,
+    check_texts,
+    chosen_style,
+    density_of,
+    drawn,
+    region_of,
+    span_of,
+)
 from .faults import one_line
 from .learn import alone
 from .session import check_size
 from .work import FillRequest, Worker
 
-MOST_CANDIDATES = 8
 API_REMEDY = "name an instrument for {them} in `instruments`"  # the advice for tracks that look like drums
 
 
@@ -81,7 +93,7 @@ def endpoints(
         temperature: float = SamplingConfig.temperature,
         top_p: float = 0.95,
         seed: int = -1,
-        density: list[int] | None = None,
+        density: list[int] | str | None = None,
         polyphony: list[int] | None = None,
         pitch_range: list[int] | None = None,
         key: str = "",
@@ -90,8 +102,27 @@ def endpoints(
         follow: float = 1.0,
         instruments: dict[str, str] | None = None,
         style_file: FileData | None = None,
+        style_memory: float = -1.0,
+        min_p: float = SamplingConfig.min_p,
+        context_bars: int = -1,
+        beats: str = "",
+        only: str = "",
+        keep: list[str] | None = None,
+        lock: list[str] | None = None,
+        vary: float = 0.0,
+        chords: str = "",
+        chords_bass: str = "root",
+        like: str = "",
+        like_song: FileData | None = None,
+        again: bool = False,  # noqa: FBT001, FBT002
+        feel: str = "track",
+        no_quotes: int = 0,
+        clip: bool = False,  # noqa: FBT001, FBT002
+        format: str = "midi",
     ) -> tuple[list[FileData], dict[str, Any]]:
         """Rewrite some bars of some tracks; everything else in the file stays as it is.
+
+        In texts, bars and beats count from 1, as people count them (a pickup is bar 0).
 
         Args:
             song: a MIDI file
@@ -101,55 +132,96 @@ def endpoints(
             temperature: higher is bolder, lower is plainer
             top_p: sample from the most probable tokens that together have this probability
             seed: 0 to 2^63 - 1; the same seed gives the same notes; -1 draws a new one
-            density: fewest and most notes per bar
+            density: fewest and most notes per bar, or "sparse", "normal" or "busy", relative to the track
             polyphony: fewest and most notes struck together
             pitch_range: lowest and highest MIDI pitch
             key: use only pitches of this key, like "A minor"
             style: a style's name, or a blend like "mine:0.7,bach:0.3"
-            style_strength: 0 is no style
+            style_strength: how strongly what was learned counts, 0-1
             follow: how far the song's own bars are followed: 1 as songs do, 0 not at all
             instruments: how to interpret tracks, as in `inspect`; the file keeps its programs
             style_file: a style's .safetensors file, instead of `style`
+            style_memory: how strongly the style's pieces are remembered, 0-1; -1: as `style_strength`
+            min_p: drop values whose probability is below this share of the highest
+            context_bars: read at most this many bars on each side; -1: as many as fit
+            beats: bars and beats, like "8.3-9.2" (both included), instead of `bars`, which is then []
+            only: replace and write only notes of these pitches, like "C4-C7"
+            keep: what of the present notes stays: "rhythm", "pitches", "contour", "velocities" (with one of the
+                others), or the notes of a range of pitches like "C1-B3"
+            lock: notes that stay, by bar, beat and pitch, like "9.1:C4"
+            vary: the share of the notes to write anew, phrase by phrase, 0-1; 0: all
+            chords: the chords under the new notes, bar by bar, like "Am F | C G/B", "file" for those of the file, or
+                "auto" for those that the other tracks play
+            chords_bass: "root": where a chord begins, the bass plays its root or slash note; "free": any of its tones
+            like: the bars to follow: "1-4", "Lead:9-12", "none", or "itself" for a variation of what stood there
+            like_song: another MIDI file, of which `like` then names the track and the bars; "" is all of it
+            again: whether what stood in these bars may come back
+            feel: timing and velocities: "track", "grid", "model", or bars to take them from, like "5-8"
+            no_quotes: repeat no run of this many notes from the training music or from the style's pieces; 0: allow any
+            clip: return only these bars of these tracks, beginning with the first bar
+            format: "midi", "json" for the notes in beats, or "dawproject"
         """
         with _one_line_errors():
             data, score = read(song)
-            _check_numbers(tracks=tracks, bars=bars)
-            _check_numbers(density=density or [], polyphony=polyphony or [], pitch_range=pitch_range or [])
-            _check_numbers(num_candidates=[num_candidates], seed=[seed])
-            _check_numbers(float, temperature=[temperature], top_p=[top_p], style_strength=[style_strength])
-            _check_numbers(float, follow=[follow])
-            if seed != -1:
-                check_seed(seed)
-            if not 1 <= num_candidates <= MOST_CANDIDATES:
-                raise RequestError(f"num_candidates must be 1-{MOST_CANDIDATES}, got {num_candidates}")
+            check_numbers(tracks=tracks, bars=bars, polyphony=polyphony or [], pitch_range=pitch_range or [])
+            check_numbers(num_candidates=[num_candidates], seed=[seed], context_bars=[context_bars])
+            check_numbers(no_quotes=[no_quotes])
+            check_numbers(float, temperature=[temperature], top_p=[top_p], style_strength=[style_strength])
+            check_numbers(float, follow=[follow], min_p=[min_p], vary=[vary], style_memory=[style_memory])
+            check_texts(beats=[beats], only=[only], keep=keep or [], lock=lock or [], chords=[chords], like=[like])
+            check_texts(chords_bass=[chords_bass], feel=[feel], format=[format], key=[key])
+            check_answers(num_candidates, format)
+            number = drawn(seed)
             score = _take(score, instruments)
-            region = Region(frozenset(Cell(int(t), int(b)) for t in tracks for b in bars))
+            region, within = region_of(score, tracks, bars, beats)
             sampling = SamplingConfig(
                 temperature=temperature,
                 top_p=top_p,
-                density=_span("density", density),
-                polyphony=_span("polyphony", polyphony),
-                pitch_range=_span("pitch_range", pitch_range),
+                min_p=min_p,
+                density=density_of(density),
+                polyphony=span_of("polyphony", polyphony),
+                pitch_range=span_of("pitch_range", pitch_range),
                 key=parse_key(key or None, "key"),
                 follow=follow,
             )
-            if style and style_file:
-                raise RequestError("give style or style_file, not both")
-            if style_file:
-                found = blend([(load_style(find(style_file), worker.checkpoint), 1.0)], style_strength)
-            else:
-                found = find_style(style or None, worker.checkpoint, style_strength if style else 1.0, names_only=True)
-            number = secrets.randbelow(2**31) if seed == -1 else seed
+            wishes = Wishes(
+                only=only,
+                keep=keep or (),
+                lock=lock or (),
+                vary=vary or None,
+                chords=chords,
+                chords_bass=chords_bass,
+                like=like,
+                again=bool(again),
+                feel=feel,
+                no_quotes=no_quotes or None,
+            )
+            ask = ask_for(
+                wishes,
+                score,
+                region,
+                sampling,
+                wording=Wording(str, data, other=read(like_song)[1] if like_song else None),
+                candidates=num_candidates,
+                seed=number,
+                context_bars=None if context_bars == -1 else context_bars,
+                within=within,
+            )
+            chosen = find(style_file) if style_file else None
+            memory = None if style_memory == -1 else style_memory
+            found = chosen_style(style, chosen, style_strength, memory, worker.checkpoint)
             fills = []
-            for event in worker.infill(FillRequest(score, region, sampling, num_candidates, number, found)):
+            for event in worker.infill(FillRequest(score, ask, found)):
                 if isinstance(event, list):
                     fills = event
-            stem = Path(score.name).stem
-            answers = [give(f"{stem}-{i + 1}.mid", splice(data, score, region, fill)) for i, fill in enumerate(fills)]
-            notes = [sum(len(n) for n in fill.values()) for fill in fills]
+            answers = []
+            for i, fill in enumerate(fills):
+                whole = splice(data, score, region, fill), score.with_fill(region, fill)
+                name = f"{Path(score.name).stem}-{i + 1}.{ENDINGS[format]}"
+                answers.append(give(name, in_form(*whole, region, clip=bool(clip), form=format)))
             return answers, {
                 "seed": number,
-                "notes": notes,
+                "notes": [sum(len(n) for n in fill.values()) for fill in fills],
                 "tracks": list(region.tracks),
                 "bars": list(region.bars),
                 "warnings": remarks(score, API_REMEDY),
@@ -175,6 +247,7 @@ def endpoints(
                 "style": name if made.path else None,
                 "held_out_before": made.before,
                 "held_out_after": made.after,
+                "gains": [asdict(gain) for gain in made.gains],
                 "skipped": {Path(f).name: why for f, why in made.skipped.items()},
             }
 
@@ -213,23 +286,6 @@ def keep_upload(name: str, data: bytes) -> Path:
 
 def _hand_out(name: str, data: bytes) -> Any:
     return {"path": str(keep_upload(name, data)), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-
-
-def _check_numbers(kind: type = int, **given: Any) -> None:
-    """Raises RequestError unless each is a list of whole numbers, or of any numbers if `kind` is float."""
-    for name, values in given.items():
-        numbers = isinstance(values, list) and all(isinstance(v, int | kind) for v in values)
-        if not numbers or any(isinstance(v, bool) for v in values):
-            what = "whole numbers" if kind is int else "a number"
-            raise RequestError(f"{name} must be {what}, got {str(values)[:60]}")
-
-
-def _span(name: str, values: list[int] | None) -> tuple[int, int] | None:
-    if values is None:
-        return None
-    if len(values) != 2:
-        raise RequestError(f"{name} must be two numbers, the least and the most, got {values}")
-    return values[0], values[1]
 
 
 def _take(score: Score, instruments: dict[str, str] | None) -> Score:

@@ -25,6 +25,11 @@ def browser_names(cookies: Mapping[str, str]) -> list[str]:
     return [value for name, value in cookies.items() if COOKIE.fullmatch(name) and ID.fullmatch(value)]
 
 
+def browser_name(cookies: Mapping[str, str], url: URL, tab: str) -> str:
+    """The browser's name from the page's cookie; without cookies each tab is on its own."""
+    return str(cookies.get(cookie_name(url), tab))
+
+
 class SessionCookie:
     """ASGI middleware that gives a cookie to every browser that opens the page."""
 

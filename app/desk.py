@@ -25,13 +25,14 @@ from midi_rwkv.sound.synth import SAMPLE_RATE, render, wav_bytes
 from midi_rwkv.style.style import style_files
 
 from . import view
-from .cookie import browser_names, cookie_name
+from .cookie import browser_name, browser_names
 from .faults import one_line
 from .fills import FIELDS, NO_STYLE, plan, settings_of
 from .folder import InUse
 from .running import RunningFill
 from .session import TabSession
 from .store import Sessions
+from .taste_desk import TasteDesk
 from .work import Worker
 
 SHARED_LOUDNESS = 0.35  # gain of the sections that the page plays one after another
@@ -39,6 +40,7 @@ ADD_TRACK = "Add a track …"  # shown in the choice of instruments when none is
 TAKE_FOR = "choose …"
 AS_FILE = "what the file says"
 PAGE_REMEDY = "under What the notes should be like you can take {them} for drums"
+LIKED = {1: "is starred", 0: "is neither starred nor thrown away", -1: "is thrown away"}
 BUSY = "the candidates are still being written; wait for them, or Cancel first"
 
 
@@ -49,11 +51,12 @@ class Desk:
     worker: Worker
     sessions: Sessions
     soundfont: Path
+    taste: TasteDesk
     _running: dict[Path, RunningFill] = field(default_factory=dict)  # by session folder
 
     def session(self, tab: str, request: gr.Request) -> TabSession:
         """The session of the tab that sent the click."""
-        return self.sessions.get(_browser(request, tab), tab)
+        return self.sessions.get(browser_name(request.cookies, request.url, tab), tab)
 
     def load(self, tab: str, request: gr.Request) -> tuple[Any, ...]:
         """Handles a page that has just opened.
@@ -61,7 +64,7 @@ class Desk:
         Returns the roll's text, the tab's name from now on, whether a fill is running (for `follow`), and the settings.
         If no song is open, no text is sent, because it might overtake a song that is being opened.
         """
-        browser = _browser(request, tab)
+        browser = browser_name(request.cookies, request.url, tab)
         with _told():
             try:
                 session, told = self.sessions.begin(browser, tab, browser_names(request.cookies))
@@ -130,7 +133,8 @@ class Desk:
             settings = settings_of(values)
             todo = plan(session, settings, self.worker.checkpoint, alike=alike)
             session.set(**vars(settings))
-            fill = RunningFill(self.worker, session, todo, self._forget)
+            self.taste.take_back(session)
+            fill = RunningFill(self.worker, session, todo, self._forget, self.taste.order)
         except Exception as error:
             raise failed(error) from None
         before = self._running.get(session.folder.path)
@@ -178,8 +182,30 @@ class Desk:
             if self._is_running(session):
                 raise RequestError(BUSY)
             _catch_up(session, shown)
+            before = session.score, session.view
             session.keep()
+            self.taste.note(*before, kept=True)
             return view.show(session, f"kept: {session.undoes}")
+        return gr.skip()
+
+    def star(self, tab: str, shown: str, request: gr.Request) -> Any:
+        """Handles Star."""
+        return self._like(tab, shown, request, 1)
+
+    def throw_away(self, tab: str, shown: str, request: gr.Request) -> Any:
+        """Handles Throw away."""
+        return self._like(tab, shown, request, -1)
+
+    def _like(self, tab: str, shown: str, request: gr.Request, liked: int) -> Any:
+        with _told():
+            session = self.session(tab, request)
+            if self._is_running(session):
+                raise RequestError(BUSY)
+            _catch_up(session, shown)
+            session.like(liked)
+            self.taste.note(session.score, session.view)
+            number, now = session.view.chosen + 1, session.view.candidates[session.view.chosen].liked
+            return view.show(session, f"candidate {number} {LIKED[now]}")
         return gr.skip()
 
     def add_track(self, tab: str, shown: str, instrument: str, request: gr.Request) -> Any:
@@ -250,9 +276,8 @@ class Desk:
         """The song as shown, with the chosen candidate in place: its file name, and the file in base64."""
         try:
             session = self.session(str(wanted["tab"]), request)
-            data = session.with_candidate(session.view.chosen) if session.chosen else session.data
             stem = Path(session.name).stem
-            return {"name": f"{stem}-infill.mid", "data": base64.b64encode(data).decode()}
+            return {"name": f"{stem}-infill.mid", "data": base64.b64encode(session.shown).decode()}
         except Exception as error:
             return {"error": one_line(error)}
 
@@ -278,11 +303,6 @@ class Desk:
 def style_names() -> list[str]:
     """The choices of styles."""
     return [NO_STYLE, *(path.stem for path in style_files())]
-
-
-def _browser(request: gr.Request, tab: str) -> str:
-    """The browser's name from the page's cookie; without cookies each tab is on its own."""
-    return str(request.cookies.get(cookie_name(request.url), tab))
 
 
 def _catch_up(session: TabSession, shown: str) -> None:

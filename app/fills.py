@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.fill.arguments import parse_key, parse_pitch, parse_range
+from midi_rwkv.fill.arguments import parse_density, parse_key, parse_pitch, parse_range
+from midi_rwkv.fill.ask import Ask
+from midi_rwkv.fill.wishes import Wishes, Wording, ask_for
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Note, Region, Score
@@ -26,12 +28,19 @@ LABELS = {  # used on the page and in its messages
     "follow": "Follow the song",
     "style": "Style",
     "strength": "Strength",
+    "memory": "Memory",
     "density": "Notes a bar",
     "polyphony": "Notes at once",
     "pitch_range": "Range",
     "key": "Key",
     "seed": "Seed",
+    "chords": "Chords",
+    "keep": "Keep",
+    "vary": "Vary",
+    "like": "Like",
+    "feel": "Feel",
 }
+KEEP_NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,17 @@ class Settings:
     follow: float
     style: str
     strength: float
+    memory: float
     density: str
     polyphony: str
     pitch_range: str
     key: str
     seed: str
+    chords: str
+    keep: str
+    vary: float
+    like: str
+    feel: str
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -55,15 +70,30 @@ class Settings:
         try:
             return SamplingConfig(
                 temperature=self.temperature,
-                density=parse_range("density", self.density.strip() or None),
+                density=parse_density("density", self.density.strip() or None),
                 polyphony=parse_range("polyphony", self.polyphony.strip() or None),
                 pitch_range=parse_range("pitch_range", self.pitch_range.strip() or None, parse_pitch),
                 key=parse_key(None if self.key in ("", ANY_KEY) else self.key, "key"),
                 follow=self.follow,
             )
         except RequestError as error:
-            name, space, rest = str(error).partition(" ")
-            raise RequestError(LABELS.get(name, name) + space + rest) from None
+            name = re.split(r"\W", str(error), maxsplit=1)[0]
+            raise RequestError(LABELS.get(name, name) + str(error)[len(name) :]) from None
+
+    def ask(self, session: TabSession, score: Score, region: Region, **others: Any) -> Ask:
+        """The request for a fill of a region of a score that the session's song makes. `others`: see `ask_for`.
+
+        A RequestError names the wrong field by its label.
+        """
+        wishes = Wishes(
+            keep=() if self.keep in ("", KEEP_NOTHING) else (self.keep,),
+            vary=self.vary or None,
+            chords=self.chords,
+            like=self.like,
+            feel=self.feel,
+        )
+        wording = Wording(lambda name: LABELS.get(name, name), session.data)
+        return ask_for(wishes, score, region, wording=wording, candidates=self.candidates, **others)
 
     def read_seed(self) -> int:
         """The seed, or a new one if the field is empty. Raises RequestError for anything that is not a seed."""
@@ -76,9 +106,9 @@ class Settings:
 
     def find_style(self, checkpoint: StepCheckpoint) -> Style | None:
         """The style at its strength, or None. Raises StyleError if it cannot be used."""
-        if not self.style or self.style == NO_STYLE or not self.strength:
+        if not self.style or self.style == NO_STYLE:
             return None
-        return find_style(self.style, checkpoint, self.strength, names_only=True)
+        return find_style(self.style, checkpoint, self.strength, memory=self.memory, names_only=True)
 
 
 FIELDS = tuple(field.name for field in fields(Settings))
@@ -121,7 +151,8 @@ def plan(session: TabSession, settings: Settings, checkpoint: StepCheckpoint, *,
         else:
             kept = {t: _outside(score, half, t, notes) for t, notes in base.items()}
     locked = session.locked_notes(region)
-    return Plan(FillRequest(score, region, sampling, settings.candidates, seed, style, locked), answered, kept)
+    ask = settings.ask(session, score, region, sampling=sampling, seed=seed, locked=locked)
+    return Plan(FillRequest(score, ask, style), answered, kept)
 
 
 def settings_of(values: tuple[Any, ...]) -> Settings:

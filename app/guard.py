@@ -46,6 +46,11 @@ class Hosts:
             places.add(place)
         return cls(bracketed(listen.lower()), frozenset(places))
 
+    @property
+    def are_this_machine(self) -> bool:
+        """Whether nobody on another machine can open the page."""
+        return self.listen in LOOPBACK and not self.allowed
+
     def know(self, place: Place, server: tuple[str, int]) -> bool:
         """Whether a Host header names this machine. `server` is the address and port that received the request."""
         name, port = place

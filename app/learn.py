@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.fill.ask import Ask
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Region
 from midi_rwkv.sound.synth import render
-from midi_rwkv.style.personalize import Personalized, PersonalizeOptions, PersonalizeProgress, personalize
+from midi_rwkv.style.personalize import Personalized, PersonalizeOptions, personalize
 from midi_rwkv.style.pieces import Piece, read_pieces
+from midi_rwkv.style.preparing import PersonalizeProgress
 from midi_rwkv.style.style import find_style
 
 from .work import FillRequest, Worker
@@ -113,7 +114,7 @@ def before_and_after(piece: Piece, style: str, worker: Worker, *, soundfont: Pat
     region = Region.rectangle([track], [(first, min(first + HEARD_BARS, len(counts)))])
     sounds = []
     for found in (None, find_style(style, worker.checkpoint, names_only=True)):
-        for event in worker.infill(FillRequest(score, region, SamplingConfig(), 1, SEED, found)):
+        for event in worker.infill(FillRequest(score, Ask(region, seed=SEED), found)):
             if isinstance(event, list):
                 filled = score.with_fill(region, event[0])
                 lo, hi = max(0, region.bars[0] - 2), min(len(counts), region.bars[-1] + 3)

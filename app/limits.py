@@ -26,7 +26,7 @@ SERVED = re.compile(
     r"/(login/?|logout|config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
     r"|gradio_api/(info/?|openapi\.json|theme\.css|startup-events|app_id/?|user/?|token/?|login_check/?"
     r"|upload|upload_progress|file=(?!https?:).*|call/.*|run/.*|api/.*|queue/(join|data|status)|component_server/?"
-    r"|cancel|reset/?|heartbeat/.*|mcp/?))?",
+    r"|cancel|reset/?|heartbeat/.*|mcp/?)|api/.*|parts/.*)?",
     re.DOTALL | re.IGNORECASE,
 )
 

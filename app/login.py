@@ -103,7 +103,9 @@ class Login:
         elif OPEN.fullmatch(scope["path"]) or self._has_cookie(scope, headers):
             await self.app(scope, receive, send)
         else:
-            ask = ASK if scope["path"].startswith("/gradio_api/mcp") else ()  # elsewhere browsers would show a dialog
+            ask = (
+                ASK if scope["path"].startswith(("/gradio_api/mcp", "/api/")) else ()
+            )  # elsewhere browsers would show a dialog
             line = "log in first, or send the user and the password (Authorization: Basic)"
             await refuse(scope, send, 401, line, headers=ask)
 

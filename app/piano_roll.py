@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-SCRIPTS = tuple(f"roll_{part}.js" for part in ("model", "draw", "heads", "input", "cards", "sound", "page", "main"))
+PARTS = ("model", "draw", "out", "heads", "input", "cards", "sound", "midi", "page", "main")
+SCRIPTS = tuple(f"roll_{part}.js" for part in PARTS)
 
 
 def piano_roll(*calls: Callable[[dict[str, Any], gr.Request], dict[str, str]], **options: Any) -> gr.HTML:

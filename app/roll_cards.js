@@ -25,6 +25,9 @@ function showCards() {
   numbers.forEach((number, k) => {
     const card = cards.children[k];
     const notes = cardNotes(number);
+    const liked = number < 0 ? 0 : model.candidates[number].liked || 0;
+    card.dataset.liked = liked;
+    card.querySelector("b").textContent = number < 0 ? "O: as it was" : `${number + 1}${[" ✕", "", " ★"][liked + 1]}`;
     card.querySelector("small").textContent = `${notes.reduce((n, [, list]) => n + list.length, 0)} notes`;
     check(card);
     drawCard(card.querySelector("canvas"), notes, number >= 0);
@@ -47,11 +50,11 @@ function makeCard(number) {
   card.dataset.number = number;
   card.setAttribute("role", "radio");
   const title = document.createElement("div");
-  const name = document.createElement("b");
-  name.textContent = number < 0 ? "O: as it was" : `${number + 1}`;
-  title.append(name, document.createElement("small"));
+  title.append(document.createElement("b"), document.createElement("small"));
   card.append(title, document.createElement("canvas"));
-  card.title = number < 0 ? "What stands in the song (key O)" : `Candidate ${number + 1} (key ${number + 1})`;
+  const what = number < 0 ? "What stands in the song (key O)" : `Candidate ${number + 1} (key ${number + 1})`;
+  card.title = `${what}; drag it into a DAW or a folder for its bars as a MIDI file`;
+  dragsOut(card, () => candidatePart(number));
   card.onclick = () => choose(number);
   card.ondblclick = () => playMarked();
   return card;

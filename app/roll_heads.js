@@ -1,4 +1,5 @@
-// The column left of the song: its name, and the tracks' heads with mute and solo. A click on a head marks the track.
+// The column left of the song: its name, and the tracks' heads with mute and solo. A click on a head marks the track,
+// and a drag takes it out of the page.
 
 function makeHeads() {
   const heads = find(".mr-heads");
@@ -6,7 +7,9 @@ function makeHeads() {
   if (!model.song) return;
   const song = document.createElement("div");
   song.className = "mr-song";
-  song.textContent = song.title = model.song.name;
+  song.textContent = model.song.name;
+  song.title = `${model.song.name}; drag it into a DAW or a folder for the song as a MIDI file`;
+  dragsOut(song, songPart);
   heads.append(song);
   heads.append(...model.song.tracks.map(makeHead));
   placeHeads();
@@ -18,7 +21,7 @@ function makeHead(track, t) {
   const whole = document.createElement("button");
   whole.type = "button";
   whole.className = "mr-whole";
-  whole.title = `Mark the whole of ${track.name}; with shift, beside what is marked`;
+  whole.title = `Mark the whole of ${track.name}; with shift, beside what is marked; drag it out for the track as a MIDI file`;
   whole.onclick = (event) => markTrack(t, event.shiftKey);
   const name = document.createElement("b");
   name.textContent = `${t + 1} ${track.name}`;
@@ -42,6 +45,7 @@ function makeHead(track, t) {
     buttons.append(button);
   }
   head.append(whole, buttons);
+  dragsOut(head, () => [`${t + 1} ${track.name}`, `?track=${t}`]);
   return head;
 }
 

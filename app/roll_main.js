@@ -82,6 +82,7 @@ function fitScaleOrZero() {
   return model.song && view.width ? fitScale() : 0;
 }
 
+dragsOut(find('[data-do="save"]'), songPart);
 readColours();
 layOut(0);
 new ResizeObserver(() => layOut(view.scale)).observe(stage);

@@ -2,7 +2,7 @@
 
 const MESSAGE = 12_000; // ms that an error is shown
 const HEARTBEAT = 3_000; // ms
-const BUTTONS = ["infill", "cancel", "keep", "alike", "undo", "redo"]; // Gradio's, by their ids
+const BUTTONS = ["infill", "cancel", "keep", "alike", "star", "throw", "undo", "redo"]; // Gradio's, by their ids
 const serverSide = { away: null, id: null }; // away: the line that says so
 let forgetting = 0;
 
@@ -14,7 +14,7 @@ function enableButtons() {
   const here = !serverSide.away, song = !!model.song, marked = song && model.cells.size > 0;
   const candidate = here && !model.running && model.chosen >= 0;
   enable({
-    infill: here && marked, cancel: here && model.running, keep: candidate, alike: candidate,
+    infill: here && marked, cancel: here && model.running, keep: candidate, alike: candidate, star: candidate, throw: candidate,
     undo: here && !model.running && model.undo, redo: here && !model.running && model.redo,
   }, pageButton);
   enable({
@@ -24,6 +24,13 @@ function enableButtons() {
   for (const [name, what] of [["undo", model.undo], ["redo", model.redo]]) {
     const button = pageButton(name);
     if (button) button.title = `${what || "nothing"} (Ctrl+${name === "undo" ? "Z" : "Y"})`;
+  }
+  const liked = model.candidates[model.chosen]?.liked || 0;
+  for (const [name, on] of [["star", liked > 0], ["throw", liked < 0]]) {
+    const button = pageButton(name);
+    if (!button) continue;
+    button.title = on ? "Take that back" : "";
+    button.setAttribute("aria-pressed", String(on));
   }
   placeStop(find(".mr-bar"));
 }

@@ -1,8 +1,33 @@
-// Playing: the server renders sections of bars, which are joined here; a playhead follows.
+// Playing: the server renders sections of bars, which are joined here, or a MIDI port plays them (roll_midi.js); a
+// playhead follows.
 
 const AHEAD = 2.5; // seconds before a stretch ends at which the next one is asked for
-const player = { audio: null, playing: false, loop: false, run: 0, from: 0, sources: [], plan: [], position: 0 };
+const player = { out: null, audio: null, playing: false, loop: false, run: 0, from: 0, sources: [], plan: [], position: 0 };
 const rendered = new Map(); // key -> Promise of an AudioBuffer
+
+// What plays, with a clock in seconds. `portSound` is the other.
+const pageSound = {
+  async begin() {
+    player.audio = player.audio || new AudioContext();
+    await player.audio.resume();
+  },
+  now: () => player.audio.currentTime,
+  soonest: () => player.audio.currentTime + 0.06,
+  prepare: stretch,
+  wait: (ms) => new Promise((done) => setTimeout(done, ms)),
+  schedule,
+  stop() {
+    for (const source of player.sources) {
+      try {
+        source.stop();
+      } catch {
+        // it had not begun
+      }
+    }
+    player.sources = [];
+  },
+};
+player.out = pageSound;
 
 function markedSpan() {
   const bars = [...model.cells].map((key) => Number(key.split(",")[1]));
@@ -46,8 +71,8 @@ function playMarked() {
 
 async function play() {
   if (!model.song) return;
-  player.audio = player.audio || new AudioContext();
-  await player.audio.resume();
+  const { out } = player;
+  await out.begin();
   const run = ++player.run;
   player.playing = true;
   find('[data-do="play"]').textContent = "❚❚ Pause";
@@ -61,19 +86,22 @@ async function play() {
     for (let k = 0; run === player.run; k++) {
       let end = Math.min(bar + (k ? 8 : 4), span ? span[1] : lastBar());
       if (end <= bar) break;
-      const buffer = await stretch(bar, end);
+      const prepared = await out.prepare(bar, end);
       if (run !== player.run) return;
       if (k === 0) {
-        at = player.audio.currentTime + 0.06;
+        at = out.soonest();
         requestAnimationFrame(() => follow(run));
       }
-      at = Math.max(at, player.audio.currentTime + 0.01);
-      at = schedule(buffer, at, bar, end);
+      at = Math.max(at, out.now() + 0.01);
+      const until = at + seconds(model.song.bars[end]) - seconds(model.song.bars[bar]);
+      player.plan.push({ at, begin: seconds(model.song.bars[bar]), until });
+      out.schedule(prepared, at, { bar, end, isFirst: k === 0, isLast: !!span && end >= span[1] });
+      at = until;
       bar = end;
       if (span && bar >= span[1]) bar = span[0];
-      while (run === player.run && at - player.audio.currentTime > AHEAD) await new Promise((done) => setTimeout(done, 100));
+      while (run === player.run && at - out.now() > AHEAD) await out.wait(100);
     }
-    while (run === player.run && player.audio.currentTime < at) await new Promise((done) => setTimeout(done, 60));
+    while (run === player.run && out.now() < at) await out.wait(60);
     if (run === player.run) {
       stop();
       player.position = 0;
@@ -85,16 +113,13 @@ async function play() {
   }
 }
 
-// Has bars [bar, end) sound from `at` on (seconds of the audio clock); returns when they end.
-function schedule(buffer, at, bar, end) {
+// Has a stretch sound from `at` on (seconds of the audio clock).
+function schedule(buffer, at) {
   const source = player.audio.createBufferSource();
   source.buffer = buffer;
   source.connect(player.audio.destination);
   source.start(at);
   player.sources.push(source);
-  const begin = seconds(model.song.bars[bar]), until = at + seconds(model.song.bars[end]) - begin;
-  player.plan.push({ at, begin, until });
-  return until;
 }
 
 // The bar after the last one that sounds.
@@ -106,14 +131,7 @@ function lastBar() {
 function stop() {
   player.run++;
   player.playing = false;
-  for (const source of player.sources) {
-    try {
-      source.stop();
-    } catch {
-      // it had not begun
-    }
-  }
-  player.sources = [];
+  player.out.stop();
   find('[data-do="play"]').textContent = "▶ Play";
 }
 
@@ -141,7 +159,7 @@ function toggleLoop() {
 
 function follow(run) {
   if (run !== player.run) return;
-  const now = player.audio.currentTime;
+  const now = player.out.now();
   const part = player.plan.findLast((p) => now >= p.at) || player.plan[0];
   if (part) {
     const time = part.begin + Math.min(Math.max(now - part.at, 0), part.until - part.at);

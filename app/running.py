@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from midi_rwkv.fill.ranking import Order
 from midi_rwkv.score.score import Score
 
 from . import view
@@ -19,17 +20,25 @@ from .work import CellWritten, Stopped, Waiting, Worker
 class RunningFill:
     """A fill that is written in a thread of its own and puts its candidates into the session."""
 
-    def __init__(self, worker: Worker, session: TabSession, plan: Plan, on_end: Callable[[RunningFill], None]):
-        """`on_end` is called once, when the fill has ended for whatever reason."""
+    def __init__(
+        self,
+        worker: Worker,
+        session: TabSession,
+        plan: Plan,
+        on_end: Callable[[RunningFill], None],
+        find_order: Callable[[], Order | None] = lambda: None,
+    ):
+        """`on_end` is called once, when the fill has ended for whatever reason; `find_order` when its candidates are to
+        be ordered."""
         self.session = session
         self.is_replaced = False  # by another fill of the session, which the page shows instead
-        self._worker, self._plan, self._on_end = worker, plan, on_end
+        self._worker, self._plan, self._on_end, self._find_order = worker, plan, on_end, find_order
         self._version, self._head = session.version, self._make_head()
         self._tail = [view.status_line("reading the song …")]
         request = plan.request
         for track, notes in plan.kept.items():
-            written = [notes] * request.candidates
-            progress = view.Status("reading the song …", 0, len(request.region.cells))
+            written = [notes] * request.ask.candidates
+            progress = view.Status("reading the song …", 0, len(request.ask.region.cells))
             self._tail.append(view.cell_line(request.score, track, written, progress))
         self._stop = threading.Event()
         self._changed = threading.Condition()
@@ -78,7 +87,7 @@ class RunningFill:
     def _write(self) -> str:
         """Returns the message about the candidates. Raises Stopped after a stop, or if another song has been opened."""
         plan, session, file = self._plan, self.session, self._version.file
-        count, seed = plan.request.candidates, plan.request.seed
+        count, seed = plan.request.ask.candidates, plan.request.ask.seed
         began = time.monotonic()
         for event in self._worker.infill(plan.request, self._stop):
             if not isinstance(event, list):
@@ -87,10 +96,12 @@ class RunningFill:
             whole = [
                 {t: sorted([*plan.kept.get(t, []), *fill.get(t, [])]) for t in plan.answered.tracks} for fill in event
             ]
+            order = self._find_order()
+            places = order(plan.request.score, plan.request.ask.region, event) if order else range(len(event))
             with session.lock:
                 if session.version.file != file:
                     raise Stopped
-                session.answer([StoredCandidate(seed, fill) for fill in whole], plan.answered.cells)
+                session.answer([StoredCandidate(seed, whole[i], i) for i in places], plan.answered.cells)
         many = f"{count} candidates" if count > 1 else "A candidate"
         took = f"{time.monotonic() - began:.1f} s (seed {seed})"
         return f"{many} in {took}. Pick one below, listen, then Keep it."
@@ -103,7 +114,7 @@ class RunningFill:
             self._changed.notify_all()
 
     def _make_head(self) -> str:
-        return view.head(self.session, self._plan.answered.cells, self._plan.request.candidates)
+        return view.head(self.session, self._plan.answered.cells, self._plan.request.ask.candidates)
 
 
 def _line(score: Score, event: Waiting | CellWritten) -> str:

@@ -8,6 +8,7 @@ a reloaded page and a restarted server find the work as it was.
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -100,6 +101,11 @@ class TabSession:
         return Region(frozenset(view.answered)), view.candidates[view.chosen].fill
 
     @property
+    def shown(self) -> bytes:
+        """The song as the page shows it, with the chosen candidate in place. Raises RequestError if none is open."""
+        return self.with_candidate(self.view.chosen) if self.chosen else self.data
+
+    @property
     def undoes(self) -> str:
         """What undo would take back, or ""."""
         return self.versions[self.at].what if self.at else ""
@@ -172,12 +178,26 @@ class TabSession:
             answered = tuple(sorted(cells))
             locked = tuple(x for x in self.view.locked if self._cell(x) in {*self.view.cells, *answered})
             chosen = 0 if candidates else -1
-            self._see(candidates=tuple(candidates), answered=answered, chosen=chosen, locked=locked)
+            ask = secrets.token_hex(8)
+            self._see(candidates=tuple(candidates), answered=answered, chosen=chosen, locked=locked, ask=ask)
 
     def choose(self, number: int) -> None:
         """Chooses the candidate to show in the song; -1 is the song as it is."""
         if -1 <= number < len(self.view.candidates):
             self._see(chosen=number)
+
+    def like(self, liked: int) -> None:
+        """Stars the chosen candidate (1) or throws it away (-1), or takes that back where it is so already.
+
+        Raises RequestError if none is chosen.
+        """
+        with self.lock:
+            if self.chosen is None:
+                raise RequestError("no candidate is chosen; infill first, then pick one")
+            number, candidates = self.view.chosen, list(self.view.candidates)
+            now = candidates[number]
+            candidates[number] = replace(now, liked=0 if now.liked == liked else liked)
+            self._see(candidates=tuple(candidates))
 
     def keep(self) -> None:
         """Makes the chosen candidate part of the song, as a step.

@@ -12,9 +12,10 @@ from midi_rwkv.score.instruments import program_name
 
 from .api import add_api
 from .desk import ADD_TRACK, AS_FILE, TAKE_FOR, Desk, style_names
-from .fills import ANY_KEY, FIELDS, LABELS, NO_STYLE
+from .fills import ANY_KEY, FIELDS, KEEP_NOTHING, LABELS, NO_STYLE
 from .piano_roll import piano_roll
 from .style_desk import StyleDesk
+from .taste_desk import TasteDesk
 
 EXAMPLES = {"Pop band": "pop_band.mid", "String quartet": "string_quartet.mid", "Piano": "piano.mid"}
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -68,8 +69,9 @@ def build(desk: Desk) -> gr.Blocks:
         add_api(desk.worker)  # before the page's own events, which would otherwise take its names
         with gr.Tab("Song"):
             style = song_tab(page, desk)
-        with gr.Tab("Personalise"):
+        with gr.Tab("Personalise") as personalise:
             style_tab(StyleDesk(desk.worker, desk.soundfont), style)
+            taste_section(page, personalise, desk.taste)
     return page
 
 
@@ -97,18 +99,23 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
         cancel = gr.Button("Cancel", elem_id="mr-cancel", variant="stop", size="md", scale=1, min_width=90)
         keep = gr.Button("Keep this one", elem_id="mr-keep", size="md", scale=2)
         more = gr.Button("More like this", elem_id="mr-alike", size="md", scale=2)
+        star = gr.Button("Star", elem_id="mr-star", size="md", scale=1, min_width=90)
+        throw = gr.Button("Throw away", elem_id="mr-throw", size="md", scale=1, min_width=110)
     with gr.Row():
         settings = _drawing()
-    with gr.Accordion("What the notes should be like", open=False) as wishes, gr.Row():
-        settings += _wishes()
-        track = gr.Dropdown([], value=None, label="Take track", info="of the song's file", elem_id="mr-take")
-        instrument = gr.Dropdown(
-            [TAKE_FOR, AS_FILE, *INSTRUMENTS],
-            value=TAKE_FOR,
-            label="for",
-            info="the file keeps its own",
-            elem_id="mr-take-for",
-        )
+    with gr.Accordion("What the notes should be like", open=False) as wishes:
+        with gr.Row():
+            settings += _limits()
+            track = gr.Dropdown([], value=None, label="Take track", info="of the song's file", elem_id="mr-take")
+            instrument = gr.Dropdown(
+                [TAKE_FOR, AS_FILE, *INSTRUMENTS],
+                value=TAKE_FOR,
+                label="for",
+                info="the file keeps its own",
+                elem_id="mr-take-for",
+            )
+        with gr.Row():
+            settings += _wishes()
     style: gr.Dropdown = settings[FIELDS.index("style")]
 
     tab, shown = gr.Textbox(visible=False), gr.Textbox(visible=False)  # set by IN_TAB and AS_SHOWN when a call is sent
@@ -127,7 +134,8 @@ def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     for button, fill in ((infill, desk.infill), (more, desk.infill_alike)):
         button.click(fill, [tab, shown, *settings], roll, concurrency_limit=None, **IN_SONG)
     cancel.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
-    for button, act in ((keep, desk.keep), (undo, desk.undo), (redo, desk.redo)):
+    acts = {keep: desk.keep, star: desk.star, throw: desk.throw_away, undo: desk.undo, redo: desk.redo}
+    for button, act in acts.items():
         button.click(act, [tab, shown], roll, **IN_SONG)
     for look in (wishes.expand, track.focus):
         look(desk.tracks, [tab, track], track, **IN_TAB)
@@ -151,14 +159,15 @@ def _drawing() -> list[Any]:
         ),
         gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["follow"], info="how far its own bars lead; 0: not at all"),
         gr.Dropdown(style_names(), value=NO_STYLE, label=LABELS["style"], info="learned from your own pieces"),
-        gr.Slider(0, 1.5, 1.0, step=0.05, label=LABELS["strength"], info="0: without the style; 1: as learned"),
+        gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["strength"], info="of what was learned; 0: none"),
+        gr.Slider(0, 1, 1.0, step=0.05, label=LABELS["memory"], info="of your pieces; 0: none"),
     ]
 
 
-def _wishes() -> list[Any]:
-    """The rest of `FIELDS`: what the notes must be like."""
+def _limits() -> list[Any]:
+    """The next of `FIELDS`: how many notes, which, and the seed."""
     return [
-        gr.Textbox("", label=LABELS["density"], placeholder="as it comes; 2-6", info="in each marked track, from-to"),
+        gr.Textbox("", label=LABELS["density"], placeholder="as it comes; 2-6", info="from-to or sparse, normal, busy"),
         gr.Textbox("", label=LABELS["polyphony"], placeholder="as it comes; 1-3", info="struck together, from-to"),
         gr.Textbox(
             "",
@@ -169,6 +178,32 @@ def _wishes() -> list[Any]:
         gr.Dropdown([ANY_KEY, *KEYS], value=ANY_KEY, label=LABELS["key"], info="only notes of this scale"),
         # A text, because Gradio's number field turns an empty value into 0, and JavaScript rounds large numbers.
         gr.Textbox("", label=LABELS["seed"], placeholder="a new one", info="the same seed, the same notes; empty: new"),
+    ]
+
+
+def _wishes() -> list[Any]:
+    """The rest of `FIELDS`: what the notes take from the chords, from those that stand there, and from other bars."""
+    return [
+        gr.Textbox("", label=LABELS["chords"], placeholder="the song's; Am F | C G/B", info="| begins the next bar"),
+        gr.Dropdown(
+            [KEEP_NOTHING, "rhythm", "pitches", "contour"],
+            value=KEEP_NOTHING,
+            label=LABELS["keep"],
+            info="of the notes that are replaced",
+        ),
+        gr.Slider(0, 1, 0, step=0.05, label=LABELS["vary"], info="the share to write anew; 0: all of it"),
+        gr.Textbox(
+            "",
+            label=LABELS["like"],
+            placeholder="the most alike; 1-4",
+            info="bars to follow; Lead:9-12, itself, none",
+        ),
+        gr.Dropdown(
+            [("as the track", "track"), ("on the grid", "grid"), ("the model's", "model")],
+            value="track",
+            label=LABELS["feel"],
+            info="timing and loudness",
+        ),
     ]
 
 
@@ -216,3 +251,21 @@ def style_tab(desk: StyleDesk, style: gr.Dropdown) -> None:
     start.click(desk.learn, [tab, pieces, name, overwrite], [told, curve, style], concurrency_limit=None, **IN_TAB)
     stop.click(desk.stop, tab, None, **IN_TAB, **AT_ONCE)
     hear.click(desk.hear, [pieces, name], [before, after], concurrency_limit=None, api_visibility="private")
+
+
+def taste_section(page: gr.Blocks, tab: gr.Tab, desk: TasteDesk) -> None:
+    """Builds the part of the tab about the listener's taste."""
+    with gr.Column(visible=desk.is_ours):
+        gr.Markdown(
+            "**Your taste.** What you keep, star and throw away in the Song tab is noted on this machine, as numbers "
+            "without notes or names of songs. Once that is known to help, later candidates come in your order. Nothing "
+            "leaves this machine."
+        )
+        told = gr.Markdown("", elem_id="mr-taste")
+        with gr.Row():
+            learn = gr.Checkbox(label="Learn my taste", scale=2)
+            forget = gr.Button("Forget my taste", size="md", scale=1)
+    for look in (page.load, tab.select):
+        look(desk.load, None, [learn, told], **EVENT, **AT_ONCE)
+    learn.input(desk.switch, learn, told, **EVENT)
+    forget.click(desk.forget, None, told, **EVENT)

@@ -18,6 +18,8 @@ class StoredCandidate:
 
     seed: int
     fill: Fill
+    place: int = 0  # in the plain order, without a taste
+    liked: int = 0  # 1: starred; -1: thrown away
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class View:
     answered: tuple[Cell, ...] = ()  # the cells that the candidates are for
     candidates: tuple[StoredCandidate, ...] = ()
     chosen: int = -1  # index of the chosen candidate; -1: the song as it is
+    ask: str = ""  # tells the candidates from those of other fills
 
     def to_json(self) -> bytes:
         """The form that `view_from_json` reads."""
@@ -60,10 +63,16 @@ def view_from_json(data: bytes) -> View:
         tuple((t, onset, pitch) for t, onset, pitch in record["locked"]),
         tuple(Cell(t, b) for t, b in record["answered"]),
         tuple(
-            StoredCandidate(c["seed"], {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()})
-            for c in record["candidates"]
+            StoredCandidate(
+                c["seed"],
+                {int(t): [Note(*n) for n in notes] for t, notes in c["fill"].items()},
+                c.get("place", i),
+                c.get("liked", 0),
+            )
+            for i, c in enumerate(record["candidates"])
         ),
         record["chosen"],
+        record.get("ask", ""),
     )
 
 
@@ -76,4 +85,4 @@ def over_added_track(here: View, there: View, shared: int) -> View:
     cells = (*(c for c in here.cells if c.track < shared), *(c for c in there.cells if c.track >= shared))
     locked = (*(x for x in here.locked if x[0] < shared), *(x for x in there.locked if x[0] >= shared))
     shelf = there if any(t >= shared for t, _ in (*here.answered, *there.answered)) else here
-    return View(cells, locked, shelf.answered, shelf.candidates, shelf.chosen)
+    return View(cells, locked, shelf.answered, shelf.candidates, shelf.chosen, shelf.ask)

@@ -50,7 +50,7 @@ def song_line(session: TabSession) -> str:
     n_bars = len(score.bars) + EXTRA_BARS
     bars = [score.bar(b) for b in range(n_bars)]
     metres = [f"{b.numerator}/{b.denominator}" for b in bars]
-    tempos = [(t.tick, round(t.beats_per_minute, 2)) for t in score.tempos]
+    tempos = [(t.tick, round(t.beats_per_minute, 5)) for t in score.tempos]
     if not tempos or tempos[0][0] > 0:
         tempos.insert(0, (0, 120.0))
     return _line(
@@ -68,6 +68,7 @@ def song_line(session: TabSession) -> str:
                     "name": track_name(t),
                     "instrument": instrument_text(score, i),
                     "drum": t.is_drum,
+                    "programs": [(0, t.program), *t.program_changes],  # each from its tick on
                     "notes": flat(t.notes, score.note_bars(i).tolist()),
                     # Keyswitches, which a fill never replaces.
                     "stays": [(n.onset_ticks, n.pitch) for n in sorted(keyswitches(t, score.ticks_per_beat))],
@@ -88,7 +89,11 @@ def view_line(session: TabSession, text: str = "", running: int = 0, answered: I
     seen = session.view
     answered = seen.answered if answered is None else sorted(answered)
     shelf = [
-        {"seed": c.seed, "fill": {t: flat_fill(session.score, t, notes) for t, notes in c.fill.items()}}
+        {
+            "seed": c.seed,
+            "liked": c.liked,
+            "fill": {t: flat_fill(session.score, t, notes) for t, notes in c.fill.items()},
+        }
         for c in seen.candidates
     ]
     return _line(

@@ -24,7 +24,6 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller, Progress
 from midi_rwkv.model.checkpoint import load_checkpoint
-from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style
@@ -89,12 +88,8 @@ class FillRequest:
     """A request for a number of candidates for cells of a score."""
 
     score: Score
-    region: Region
-    sampling: SamplingConfig
-    candidates: int
-    seed: int
+    ask: Ask
     style: Style | None = None
-    locked: Fill | None = None  # notes of the region that stay
 
 
 @dataclass(frozen=True)
@@ -102,6 +97,7 @@ class CellWritten:
     """A finished cell: the notes of each candidate, and the progress."""
 
     track: int
+    bar: int
     notes: list[list[Note]]
     done: int
     total: int
@@ -177,22 +173,13 @@ class Worker:
                     began = time.monotonic()
 
                     def on_progress(p: Progress) -> None:
+                        check()  # what writes in a style is another engine
                         left = (time.monotonic() - began) / p.done * (p.total - p.done)
-                        happened.put(CellWritten(p.track, p.notes, p.done, p.total, left))
+                        happened.put(CellWritten(p.track, p.bar, p.notes, p.done, p.total, left))
 
                     self.engine.check = check
                     self.infiller.style = request.style or Style("none")
-                    found = self.infiller(
-                        request.score,
-                        Ask(
-                            request.region,
-                            request.sampling,
-                            candidates=request.candidates,
-                            seed=request.seed,
-                            locked=request.locked or {},
-                        ),
-                        on_progress=on_progress,
-                    )
+                    found = self.infiller(request.score, request.ask, on_progress=on_progress)
                     happened.put([c.fills for c in found])
             except Exception as error:
                 happened.put(error)

@@ -24,6 +24,7 @@ from .errors import StyleError as StyleError
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .fill.ask import Ask as Ask
+    from .fill.ask import Like as Like
     from .fill.infill import Candidate as Candidate
     from .fill.infill import Infiller as Infiller
     from .fill.infill import infill as infill
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .model.config import ModelConfig as ModelConfig
     from .model.config import SamplingConfig as SamplingConfig
     from .model.rwkv7 import RWKV7 as RWKV7
+    from .score.harmony import ChordSpan as ChordSpan
     from .score.midi import read_midi as read_midi
     from .score.midi import write_midi as write_midi
     from .score.score import Cell as Cell
@@ -44,11 +46,13 @@ if TYPE_CHECKING:
 _HOME = {
     "evaluate": "evaluation.evaluate",
     "Ask": "fill.ask",
+    "Like": "fill.ask",
     "Candidate": "fill.infill",
     "infill": "fill.infill",
     "Infiller": "fill.infill",
     "personalize": "style.personalize",
     "Style": "style.style",
+    "ChordSpan": "score.harmony",
     "read_midi": "score.midi",
     "write_midi": "score.midi",
     "Cell": "score.score",

@@ -30,10 +30,10 @@ from unittest import mock
 from script_helpers.app_driver import App, Page, serve, visit
 from script_helpers.tables import markdown
 
-from midi_rwkv.fill.arguments import parse_bars
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.note_writer import NoteWriter
+from midi_rwkv.fill.places import parse_bars
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.midi import read_midi
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track

@@ -1,16 +1,18 @@
-"""Makes pictures: fills beside their originals, the curve of a training run, and the page's states for docs/app.md.
+"""Makes pictures: fills beside their originals, the recipes of docs/infill.md, a training curve, the page's states.
 
     python scripts/pictures.py fills valid.zip OUT [--checkpoint DIR] [--count 10] [--seed 0]
     python scripts/pictures.py fills song.mid OUT [--bars 8-12] [--tracks Bass] [--style mine --strengths 0,0.5,1]
+    python scripts/pictures.py recipes docs/infill.md [--only rewrite,keep] [--checkpoint DIR]
     python scripts/pictures.py curve RUN/curve.csv OUT.png
     python scripts/pictures.py curve data/training/curve.csv docs/curve.png     # of the checkpoint that ships
     python scripts/pictures.py app docs --pieces FOLDER                         # needs Chromium
 
 Fills are piano rolls, with the original above and the fill below, or one fill for each strength of a style. The region
 is shaded. Masked tracks are coloured, more brightly inside the region, and other tracks are grey. Drums are drawn by
-their key numbers like other notes. A curve shows nats per note on the validation fills over steps, by source and as
-their mean; a column `run`, if the file has one, separates runs that continue one another but were measured on other
-fills.
+their key numbers like other notes. Recipes are the page's own commands, run on the songs of app/examples, before and
+after; the pictures lie where the page shows them. A curve shows nats per note on the validation fills over steps, by
+source and as their mean; a column `run`, if the file has one, separates runs that continue one another but were
+measured on other fills.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from script_helpers.app_driver import App, Page, serve, visit
+from script_helpers.recipes import draw, panels_of, read_recipes
 
 from midi_rwkv.files import whole_file
-from midi_rwkv.fill.arguments import parse_bars, parse_tracks, sounding_tracks
+from midi_rwkv.fill.arguments import parse_tracks, sounding_tracks
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
+from midi_rwkv.fill.places import parse_bars
 from midi_rwkv.model.checkpoint import load_checkpoint
 from midi_rwkv.score.instruments import program_name
 from midi_rwkv.score.midi import read_midi
@@ -282,6 +286,16 @@ def picture_fills(options: argparse.Namespace) -> None:
         print(f"{path.name}: {title}", flush=True)
 
 
+def picture_recipes(options: argparse.Namespace) -> None:
+    further = ["--checkpoint", str(options.checkpoint.absolute())] if options.checkpoint else []
+    wanted = options.only.split(",") if options.only else None
+    for recipe in read_recipes(options.page):
+        path = (options.out or options.page.parent) / recipe.picture
+        if wanted is None or path.stem in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(draw(recipe, panels_of(recipe, further)), path, dpi=80)
+
+
 def picture_curve(options: argparse.Namespace) -> None:
     save(draw_curve(read_curve(options.curve)), options.out, dpi=110)
 
@@ -306,7 +320,7 @@ def picture_app(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_subparsers(required=True, metavar="fills, curve or app")
+    what = parser.add_subparsers(required=True, metavar="fills, recipes, curve or app")
     p = what.add_parser("fills")
     p.set_defaults(run=picture_fills)
     p.add_argument("source", type=Path, help="a zip of MIDI files, in a folder for each source; or one song")
@@ -318,6 +332,12 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--bars", default="8-12", help="of one song")
     p.add_argument("--tracks", help="of one song")
+    p = what.add_parser("recipes")
+    p.set_defaults(run=picture_recipes)
+    p.add_argument("page", type=Path, help="a page with recipes")
+    p.add_argument("--out", type=Path, help="a folder, instead of the page's")
+    p.add_argument("--only", help="pictures by name, with commas")
+    p.add_argument("--checkpoint", type=Path, help="another checkpoint than the one that ships")
     p = what.add_parser("curve")
     p.set_defaults(run=picture_curve)
     p.add_argument("curve", type=Path, help="a run's curve.csv")

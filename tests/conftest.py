@@ -161,6 +161,7 @@ def start_app(script, tmp_path_factory):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--need-browser", action="store_true", help="fail rather than skip where no Chromium is installed")
+    parser.addoption("--need-lua", action="store_true", help="fail rather than skip where no Lua is installed")
     parser.addoption("--without-pytorch", action="store_true", help="skip what needs the tiny checkpoint, or MidiTok")
 
 

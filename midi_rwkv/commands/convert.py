@@ -25,7 +25,7 @@ from midi_rwkv.model.config import ModelConfig, config_of
 from midi_rwkv.model.step_checkpoint import TRUNK
 from midi_rwkv.model.token_checkpoint import TOKEN_FORMAT, load_token_checkpoint, read_tokenizer, save_token_checkpoint
 from midi_rwkv.model.weights import FILES, parameter_shapes, read_record
-from midi_rwkv.style.style import Style, read_info, save_style
+from midi_rwkv.style.style import PLACES, Style, read_info, save_style
 
 KINDS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -157,13 +157,14 @@ def _export_state(source: Path, target: Path, *, overwrite: bool) -> str:
 
     read_info(source)  # raises an error that says what is wrong
     with safe_open(source, framework="pt") as f:
-        places = sorted(f.keys())
+        places, more = sorted({*f.keys()} & {*PLACES}), {*f.keys()} - {*PLACES}
         if len(places) > 1:
             raise CheckpointError(f"{source} holds {' and '.join(places)}; a time_state file has room for one")
         tuned = f.get_tensor(places[0])
     _save_pth(to_time_state(tuned), target, overwrite=overwrite)
     where = "before the prompt" if places == ["wkv"] else "right before the first cell to write, where it was tuned"
-    return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}"
+    left_out = "; the style's pieces and its changes to weights have no room in such a file" if more else ""
+    return f"{target}: RWKV-PEFT time_state, {len(tuned)} layers; it belongs {where}{left_out}"
 
 
 def _save_pth(state: dict[str, Tensor], target: Path, *, overwrite: bool) -> None:

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from midi_rwkv.app.mcp_stdio import add_mcp_command
 from midi_rwkv.app.serve import add_app_options, run_app
+from midi_rwkv.app.serve_notes import add_serve_command
 
 from .evaluate import add_evaluate_command
 from .infill import add_infill_command
 from .inspect import add_inspect_command
+from .reaper import add_reaper_command
 from .style import add_style_commands
+from .taste import add_taste_command
 from .terminal import Parser, say
+from .watch import add_watch_command
 
 
 def run_convert(options: argparse.Namespace) -> None:
@@ -65,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add_infill_command(commands)
+    add_watch_command(commands)
     add_inspect_command(commands)
     p = commands.add_parser(
         "convert",
@@ -82,11 +88,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_evaluate_command(commands)
     add_style_commands(commands)
+    add_taste_command(commands)
     p = commands.add_parser(
         "app", help="open the page: see, mark, infill, listen", description="Serve the page on this machine."
     )
     p.set_defaults(run=run_app)
     add_app_options(p)
+    add_serve_command(commands)
+    add_mcp_command(commands)
+    add_reaper_command(commands)
     for name, text in (
         ("corpus", "convert MIDI files to note shards"),
         ("train", "train a checkpoint on note shards"),

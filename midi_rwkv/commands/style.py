@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from midi_rwkv.model.config import check_seed, check_threads
 from .terminal import say, stoppable
 
 if TYPE_CHECKING:
-    from midi_rwkv.style.personalize import PersonalizeProgress
+    from midi_rwkv.style.preparing import PersonalizeProgress
+    from midi_rwkv.style.tuning import Gain
 
 
 def add_style_options(p: argparse.ArgumentParser) -> None:
@@ -27,6 +29,12 @@ def add_style_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--style-strength", type=float, default=1.0, metavar="0-1", help="from 0, which is no style, to 1 (default: 1)"
+    )
+    p.add_argument(
+        "--style-memory",
+        type=float,
+        metavar="0-1",
+        help="how strongly the style's pieces are remembered (default: as --style-strength)",
     )
 
 
@@ -43,7 +51,9 @@ def add_style_commands(commands: Any) -> None:
     p.add_argument("-o", "--output", metavar="FILE", help="write the style to this .safetensors file instead")
     p.add_argument("--overwrite", action="store_true", help="replace the style if it exists")
     p.add_argument(
-        "--keep-anyway", action="store_true", help="keep the style even if it does not help on held-out music"
+        "--keep-anyway",
+        action="store_true",
+        help="keep the style even if it does not help by more than chance on held-out music",
     )
     p.add_argument("--checkpoint", metavar="DIR", help="a checkpoint folder (default: the one that ships)")
     p.add_argument("--seed", type=int, default=0, help="the same seed gives the same style (default: 0)")
@@ -107,26 +117,37 @@ def run_personalize(options: argparse.Namespace) -> None:
     finally:
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr)  # the next output begins on a clean line
-    gain = 100 * (made.after / made.before - 1)
     if options.json:
         report = {
             "style": str(made.path) if made.path else None,
-            "held_out_before": round(made.before, 6),
-            "held_out_after": round(made.after, 6),
             "skipped": made.skipped,
             **dict(made.style.info),
+            "gains": [asdict(g) for g in made.gains],
         }
         say(json.dumps(report))
-    elif made.helps:
+        return
+    for gain in made.gains:
+        say(gain_line(gain))
+    if made.helps:
         how = f"--style {options.name}" if options.name else f"--style {options.output}"
-        say(f"{made.path}: held-out loss {made.before:.3f} -> {made.after:.3f} nats a note ({gain:+.1f} %)")
-        say(f"use it: midi-rwkv infill song.mid --bars 8-12 {how}")
+        say(f"kept in {made.path}; use it: midi-rwkv infill song.mid --bars 8-12 {how}")
     else:
         kept = f"kept all the same in {made.path}" if made.path else "not kept (--keep-anyway would)"
         say(
-            f"the style does not help on music it was not tuned on ({made.before:.3f} nats a note without it, no step "
-            f"was better): {kept}; give more files, or files more like each other"
+            "the style does not help by more than chance on music it was not tuned on: "
+            f"{kept}; give more files, or files more like each other"
         )
+
+
+def gain_line(gain: Gain) -> str:
+    """What a style brings in one setting, for people."""
+    where = "in all settings" if gain.setting == "all" else gain.setting
+    change = gain.after - gain.before
+    sure = "" if gain.certain else ", which may be chance"
+    return (
+        f"{where}: {gain.before:.3f} -> {gain.after:.3f} nats a note on what was held out, "
+        f"{change:+.3f} (95 %: {gain.low:+.3f} to {gain.high:+.3f}{sure})"
+    )
 
 
 def run_styles(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from midi_rwkv.files import whole_file
 from midi_rwkv.tokens.attributes import DRUMS, Vocabulary
 from midi_rwkv.tokens.chords import SongChords, find_chords
 from midi_rwkv.tokens.notes import SongNotes, TrackArray, encode_arrays
+from midi_rwkv.tokens.packed import PackedSongs, pack
 
 from .shards import CorpusSong, shard_files
 
@@ -59,24 +61,16 @@ def encode_song(vocabulary: Vocabulary, song: CorpusSong) -> ChordedSong:
 
 def write_note_shard(path: Path, songs: Sequence[tuple[str, ChordedSong]]) -> None:
     """One `.npz` for many songs, whole or not at all. The same songs give the same bytes."""
-    notes = [s.notes for _, s in songs]
     chords = [s.chords for _, s in songs]
     with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            names=np.array([n for n, _ in songs]),
-            n_tracks=np.array([s.n_tracks for s in notes], np.int32),
-            n_bars=np.array([s.n_bars for s in notes], np.int32),
-            n_beats=np.array([len(c.beats) for c in chords], np.int32),
-            programs=np.concatenate([s.programs for s in notes]).astype(np.int16),
-            headers=np.concatenate([s.headers for s in notes]).astype(np.int16),
-            lengths=np.concatenate([s.lengths for s in notes]).astype(np.int16),
-            tempos=np.concatenate([s.tempos for s in notes]).astype(np.int16),
-            notes=np.concatenate([s.notes for s in notes]).astype(np.int16),
-            counts=np.concatenate([np.diff(s.offsets) for s in notes]).astype(np.uint16),
-            chords=np.concatenate([c.beats for c in chords]),
-            beats=np.concatenate([np.diff(c.offsets) for c in chords]).astype(np.uint8),
-        )
+        arrays: dict[str, Any] = {
+            "names": np.array([n for n, _ in songs]),
+            **pack([s.notes for _, s in songs]),
+            "n_beats": np.array([len(c.beats) for c in chords], np.int32),
+            "chords": np.concatenate([c.beats for c in chords]),
+            "beats": np.concatenate([np.diff(c.offsets) for c in chords]).astype(np.uint8),
+        }
+        np.savez_compressed(file, **arrays)
 
 
 class NoteShard:
@@ -90,14 +84,12 @@ class NoteShard:
         data = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         self.names = [str(n) for n in data["names"]]
         self._data = data
-        self.n_bars = data["n_bars"].astype(np.int64)
-        tracks = data["n_tracks"].astype(np.int64)
-        self._track_at, self._bar_at, self._cell_at, self._beat_at = (
-            np.concatenate([[0], np.cumsum(n)])
-            for n in (tracks, self.n_bars, tracks * self.n_bars, data["n_beats"].astype(np.int64))
+        self._songs = PackedSongs(data)
+        self.n_bars = self._songs.n_bars
+        self._bar_at, self._beat_at = (
+            np.concatenate([[0], np.cumsum(n)]) for n in (self.n_bars, data["n_beats"].astype(np.int64))
         )
-        self._offsets = np.concatenate([[0], np.cumsum(data["counts"], dtype=np.int64)])
-        self.song = lru_cache(maxsize=_KEPT)(self._song)
+        self.song = lru_cache(maxsize=_KEPT)(self._songs.__getitem__)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,20 +101,6 @@ class NoteShard:
     def __getitem__(self, i: int) -> SongNotes:
         song: SongNotes = self.song(i)
         return song
-
-    def _song(self, i: int) -> SongNotes:
-        tracks, bars = slice(*self._track_at[i : i + 2]), slice(*self._bar_at[i : i + 2])
-        offsets = self._offsets[self._cell_at[i] : self._cell_at[i + 1] + 1]
-        d = self._data
-        notes = d["notes"][offsets[0] : offsets[-1]]
-        return SongNotes(
-            d["programs"][tracks],
-            d["headers"][bars],
-            d["lengths"][bars],
-            d["tempos"][bars],
-            notes,
-            offsets - offsets[0],
-        )
 
     def chords(self, i: int) -> SongChords:
         """The chords of song i."""

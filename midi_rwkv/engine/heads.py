@@ -40,14 +40,15 @@ class Heads(ABC):
             for i, (stage, columns) in enumerate(((0, AT_PLACE), (2, AT_PITCH)))
         }
 
-    def logits(self, stage: int, z: Floats, known: np.ndarray, follow: float = 1.0) -> Floats:
+    def logits(self, stage: int, z: Floats, known: np.ndarray, follow: float = 1.0, recall: float = 1.0) -> Floats:
         """(B, classes) of an attribute. z: (B, C).
 
-        known: of the place (B, 4), `pointers.places_known`; of the others (B, columns), steps whose columns say what
+        known: of the place (B, 6), `pointers.places_known`; of the others (B, columns), steps whose columns say what
         stands around the note as far as it is chosen. follow: how much of what the sources point at is added.
+        recall: of what the memory points at.
         """
         out = self.unmarked(stage, z)
-        self._marks.add(stage, z, out, known, follow)
+        self._marks.add(stage, z, out, known, follow, recall)
         return out
 
     @abstractmethod

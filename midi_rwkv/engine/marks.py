@@ -6,23 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from midi_rwkv.tokens.attributes import DRUMS, PITCH_CLASSES, THERE, Column
+from midi_rwkv.tokens.attributes import DRUMS, MEMORY, PITCH_CLASSES, THERE, Column
 from midi_rwkv.tokens.pointers import (
     BEFORE_REACH,
     EDGES,
     FIRST_POSITION,
     GATES,
+    MEMORY_GATES,
     PITCH_PARTS,
     PITCH_STAGE,
     POINTED_PLACES,
+    SOURCE_GATES,
     STRUCK,
     THERE_REACH,
 )
 
 from .engine import Floats
 
-# Gates that point from the sources, by stage; `GATES` has what they are.
-OF_SOURCES = (slice(2), slice(1), slice(sum(PITCH_PARTS[:2])), slice(1), slice(1))
 _CLASSES = np.arange(DRUMS) % PITCH_CLASSES
 
 
@@ -33,30 +33,44 @@ class Marks:
         """weights: those of a step model, by their names in the checkpoint."""
         self._gates = [weights[f"heads.marks.gates.{i}.weight"].astype(np.float32).T for i in range(len(GATES))]
 
-    def add(self, stage: int, z: Floats, logits: Floats, known: np.ndarray, follow: float = 1.0) -> None:
+    def add(
+        self, stage: int, z: Floats, logits: Floats, known: np.ndarray, follow: float = 1.0, recall: float = 1.0
+    ) -> None:
         """Adds to the logits (B, classes) what is pointed at.
 
-        z: (B, C). known: as for `model.marks.Marks.forward`. follow: how much of what the sources point at.
+        z: (B, C). known: as for `model.marks.Marks.forward`. follow, recall: how much of what the sources and the
+        memory point at.
         """
         gates = z @ self._gates[stage]
-        gates[:, OF_SOURCES[stage]] *= follow
+        gates[:, SOURCE_GATES[stage]] *= follow
+        gates[:, MEMORY_GATES[stage]] *= recall
         if stage == 0:
             for row, gate, (*pointed, position) in zip(logits, gates, known.tolist(), strict=True):
                 for of_place, place in zip(gate, pointed, strict=False):
                     _point(row, of_place, place)
                 _from_base(row, gate[POINTED_PLACES:], position + FIRST_POSITION + 1)
             return
-        pointed = (known[:, THERE[stage - 1]] - 1).tolist()
-        if stage != PITCH_STAGE:
-            struck = (known[:, STRUCK[stage]] - 1).tolist() if stage in STRUCK else [-1] * len(known)
-            for row, gate, there, of_struck in zip(logits, gates, pointed, struck, strict=True):
-                _point(row, gate[0], there)
-                _point(row, gate[-1], of_struck)
+        if stage == PITCH_STAGE:
+            self._add_pitches(gates, logits, known)
             return
+        more = [STRUCK[stage]] if stage in STRUCK else []
+        pointed = (known[:, [THERE[stage - 1], *more, MEMORY[stage - 1]]] - 1).tolist()
+        for row, gate, classes in zip(logits, gates, pointed, strict=True):
+            for of_one, at in zip(gate, classes, strict=True):
+                _point(row, of_one, at)
+
+    @staticmethod
+    def _add_pitches(gates: Floats, logits: Floats, known: np.ndarray) -> None:
+        pointed = (known[:, Column.THERE_PITCH] - 1).tolist()
+        of_memory = (known[:, [Column.MEMORY_PITCH, Column.MEMORY_SECOND]] - 1).tolist()
         columns = known[:, [Column.THERE_SECOND, Column.BEFORE, Column.CHROMA, *EDGES]].tolist()
-        for row, gate, there, (other, before, chroma, *edges) in zip(logits, gates, pointed, columns, strict=True):
-            second, from_there, from_before, *from_edges, sounding = np.split(gate, np.cumsum(PITCH_PARTS)[:-1])
+        for row, gate, there, recalled, (other, before, chroma, *edges) in zip(
+            logits, gates, pointed, of_memory, columns, strict=True
+        ):
+            second, from_there, from_before, *from_edges, sounding, memory = np.split(gate, np.cumsum(PITCH_PARTS)[:-1])
             _point(row, second[0], other - 1)
+            for of_one, at in zip(memory, recalled, strict=True):
+                _point(row, of_one, at)
             if there >= 0:
                 _from_base(row, from_there, there - THERE_REACH)
             if before > 0:

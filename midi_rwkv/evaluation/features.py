@@ -57,7 +57,11 @@ class Part:
 
 def features(case: Case, score: Score, notes: Notes, chords: Mapping[str, SongChords]) -> dict[str, float]:
     """Features of `notes` in the case's cells. chords: those of the tracks that are not asked for, "chord_tones"."""
-    given = case.given(score)
+    return features_in(case, case.given(score), notes, chords)
+
+
+def features_in(case: Case, given: Score, notes: Notes, chords: Mapping[str, SongChords]) -> dict[str, float]:
+    """`features` in the song without the notes of the case's cells."""
     rows = [_track_features(case, given, t, Part.of(given, t, notes[t])) for t in case.tracks]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -66,7 +70,7 @@ def features(case: Case, score: Score, notes: Notes, chords: Mapping[str, SongCh
     for name in ("repeated", "fourths_fifths", "leaps_out", "empty", "tutti", "chord_tones"):
         hits, total = counts[name]
         of[name] = hits / total if total else np.nan
-    sounding = (cell_sizes(case, score, notes) > 0).sum(0)
+    sounding = (cell_sizes(case, given, notes) > 0).sum(0)
     nearby = _nearby(case, given, AROUND)
     usual = [sum(bool(given.notes_in(t, b)) for t in case.tracks) for b in nearby]
     of["tracks sounding beside nearby"] = float(sounding.mean() - np.mean(usual)) if usual else np.nan

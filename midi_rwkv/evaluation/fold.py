@@ -49,7 +49,7 @@ class Asked:
 
     hidden (n, C). targets (n, 5): classes as `layout.targets_of` has them. before (n, 2): position and pitch of the
     note before in the cell, -1 for none. lengths (n,): positions in the bar. around (n,): what stands around the cell,
-    the notes before being written. marked (n, 4): `pointers.places_known`. pitches (n,): column PITCH of the note that
+    the notes before being written. marked (n, 6): `pointers.places_known`. pitches (n,): column PITCH of the note that
     was read last.
     """
 

@@ -125,12 +125,13 @@ def wishes_met(case: Case, score: Score, notes: Notes, asked: SamplingConfig) ->
         for b in range(case.first, case.last):
             cells.append([n for n in notes[t] if score.bar_of(t, n.onset_ticks) == b])
     written = [n for cell in cells for n in cell]
+    density = None if isinstance(asked.density, str) else asked.density  # a word is met by other numbers in each track
 
-    def share(values: Sequence[int], span: tuple[int, int] | None) -> float:
-        return math.nan if span is None else _mean([float(span[0] <= v <= span[1]) for v in values])
+    def share(values: Sequence[int], span: tuple[int, int] | str | None) -> float:
+        return math.nan if not isinstance(span, tuple) else _mean([float(span[0] <= v <= span[1]) for v in values])
 
     return {
-        "met_density": share([len(c) for c in cells], asked.density),
+        "met_density": share([len(c) for c in cells], density),
         "met_polyphony": share([k for c in cells for k in _struck(c)], asked.polyphony),
         "met_pitch_range": share([n.pitch for n in written], asked.pitch_range),
         "met_key": math.nan if asked.key is None else _mean([float(n.pitch % 12 in asked.key) for n in written]),

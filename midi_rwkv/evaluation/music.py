@@ -75,14 +75,15 @@ def original_notes(case: Case, score: Score) -> dict[int, list[Note]]:
 
 def harmonies(case: Case, score: Score) -> dict[str, SongChords]:
     """The chords of the tracks that are not asked for, and those of the original."""
+    return {"chord_tones": other_chords(case, score), "chord_tones_original": _own_chords(score)}
+
+
+def other_chords(case: Case, score: Score) -> SongChords:
+    """The chords of the tracks that are not asked for."""
     around = score
     for t in case.tracks:
         around = around.with_notes(t, ())
-    vocabulary = _vocabulary()
-    return {
-        "chord_tones": find_chords(encode(vocabulary, around, score.bars), vocabulary),
-        "chord_tones_original": _own_chords(score),
-    }
+    return find_chords(encode(_vocabulary(), around, score.bars), _vocabulary())
 
 
 @lru_cache(maxsize=4)

@@ -6,8 +6,10 @@ import numpy as np
 
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.blank import Blanked
+from midi_rwkv.fill.feel import Feel
 from midi_rwkv.fill.limits import CellLimits
 from midi_rwkv.fill.note_writer import PLACE, NoteWriter
+from midi_rwkv.fill.plan import CellPlan
 from midi_rwkv.fill.steps import StepWriting
 from midi_rwkv.fill.work import Work
 from midi_rwkv.model.config import SamplingConfig
@@ -69,8 +71,10 @@ class _GivenNotes(NoteWriter):
 class _Reading(StepWriting):
     """Writes the original's notes, and counts what they cost."""
 
+    varies = False
+
     def __init__(self, writing: StepWriting, given: Score, ask: Ask, original: Score):
-        super().__init__(writing.checkpoint, writing.engine, writing.heads, writing.style)
+        super().__init__(writing.checkpoint, writing.engine, writing.heads, writing.style, writing.make)
         self._score, self._ask = given, ask
         self.nats = np.zeros(5)
         bars = [given.bar(b) for b in range(max(len(given.bars), ask.region.bars[-1] + 1))]
@@ -79,7 +83,10 @@ class _Reading(StepWriting):
     def start(self) -> Work:
         """The work, its cells without limits."""
         blanked = self.blank(self._score, self._ask)
-        return Work(blanked, self.rules(blanked), self.drafts(blanked), lambda cell, notes: None)  # noqa: ARG005
+        rules = self.rules(blanked)
+        plans = self.plans(blanked, rules)
+        drafts = self.drafts(blanked)[:1]
+        return Work(blanked, rules, drafts, plans, Feel(blanked), lambda cell, notes: None)  # noqa: ARG005
 
     def writer(
         self,
@@ -88,6 +95,7 @@ class _Reading(StepWriting):
         limits: CellLimits,  # noqa: ARG002 -- a fill's
         rng: np.random.Generator,
         micros: np.ndarray,  # noqa: ARG002
+        plan: CellPlan | None = None,  # noqa: ARG002
     ) -> NoteWriter:
         is_drum = blanked.score.tracks[cell.track].is_drum
         return _GivenNotes(self._original[cell], self.nats, blanked.ask.sampling, rng, is_drum=is_drum)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from midi_rwkv.errors import RequestError
+from midi_rwkv.model.config import DENSITY_WORDS
 from midi_rwkv.score.describe import TrackNames, labels, normal, track_names
+from midi_rwkv.score.harmony import ACCIDENTALS, PITCH_CLASSES, pitch_class
 from midi_rwkv.score.instruments import find_program
 from midi_rwkv.score.score import Score
 
-MAX_CONTINUATION_BARS = 256
 NUMBER = re.compile("[0-9]+")
-PITCH_CLASSES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 MODES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
     "minor": (0, 2, 3, 5, 7, 8, 10),
@@ -26,35 +26,6 @@ MODES = {
     "minor pentatonic": (0, 3, 5, 7, 10),
     "blues": (0, 3, 5, 6, 7, 10),
 }
-
-
-def parse_bars(texts: Sequence[str], score: Score) -> list[tuple[int, int]]:
-    """Bar numbers (`8-12`, `8` or `8-12,20`) to half-open ranges of bar indices, checked against the song."""
-    first, last = score.first_bar_number, score.last_bar_number
-    ranges = []
-    for text in (part.strip() for whole in texts for part in whole.split(",")):
-        match = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", text)
-        if not match:
-            raise RequestError(f"--bars must be like 8-12 or 8, got {text!r}")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if low > high:
-            raise RequestError(f"--bars must rise, got {text}; did you mean {high}-{low}?")
-        if low < first:
-            raise RequestError(
-                f"--bars {text}: {score.name} begins at bar {first} and has no pickup bar 0; use {first} or more"
-            )
-        if low > last + 1:
-            raise RequestError(
-                f"bars {text} are out of range: {score.name} has bars {first}-{last}; "
-                f"use --bars {last + 1}-{last + 8} to continue it"
-            )
-        if high > last + MAX_CONTINUATION_BARS:
-            most = last + MAX_CONTINUATION_BARS
-            raise RequestError(
-                f"--bars {text}: {score.name} ends at bar {last} and can be continued to bar {most}; use less"
-            )
-        ranges.append((low - first, high - first + 1))
-    return ranges
 
 
 def sounding_tracks(score: Score, bars: Sequence[tuple[int, int]]) -> list[int]:
@@ -161,6 +132,16 @@ def parse_range(name: str, text: str | None, number: Callable[[str], int] = pars
     return low, high
 
 
+def parse_density(name: str, text: str | None) -> tuple[int, int] | str | None:
+    """`2-6` or `4` as in `parse_range`, or one of DENSITY_WORDS as it is."""
+    word = (text or "").strip().lower()
+    if word in DENSITY_WORDS:
+        return word
+    if re.fullmatch("[a-z]+", word):
+        raise RequestError(f"{name} must be {', '.join(DENSITY_WORDS)} or LOW-HIGH like 2-6, got {text!r}")
+    return parse_range(name, text)
+
+
 def parse_pitch(text: str) -> int:
     """`C4` (= 60), `F#3`, `Bb2` or a MIDI number."""
     if NUMBER.fullmatch(text):
@@ -168,7 +149,7 @@ def parse_pitch(text: str) -> int:
     match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?[0-9])", text)
     if not match:
         raise RequestError(f"{text!r} is not a pitch")
-    return PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)
+    return PITCH_CLASSES[match[1].lower()] + ACCIDENTALS[match[2]] + 12 * (int(match[3]) + 1)
 
 
 def parse_key(text: str | None, name: str = "--key") -> tuple[int, ...] | None:
@@ -179,5 +160,5 @@ def parse_key(text: str | None, name: str = "--key") -> tuple[int, ...] | None:
     mode = MODES.get((match[3] or "major").lower()) if match else None
     if not match or mode is None:
         raise RequestError(f"{name} must be a tonic and one of {', '.join(MODES)}, like 'A minor', got {text!r}")
-    tonic = PITCH_CLASSES[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]]
+    tonic = pitch_class(match[1], match[2])
     return tuple(sorted((tonic + step) % 12 for step in mode))

@@ -4,33 +4,39 @@
 2. Lay out the prompts of a run of bars, one per candidate.
 3. Write the run, cell by cell in the prompt's order, with all candidates as one batch.
 4. Settle the new notes beside those that stay (draft.py). They are then context for the next run.
-5. Hand on each candidate's song and fill.
+5. Order the candidates (ranking.py), and hand on the song and fill of those to show.
 
 Steps 2 and 3 are in steps.py, with note_writer.py for sampling (tests/fill/test_note_writer.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from midi_rwkv.engine.engine import VectorEngine
+from midi_rwkv.engine.heads import Heads
 from midi_rwkv.engine.make import make_engine, make_heads
 from midi_rwkv.model.checkpoint import load_checkpoint
-from midi_rwkv.model.step_checkpoint import StepCheckpoint
+from midi_rwkv.model.step_checkpoint import StepCheckpoint, trunk_of
 from midi_rwkv.score.score import Cell, Note, Score
 from midi_rwkv.style.style import Style, find_style
 
 from .ask import Ask
+from .feel import Feel
+from .ranking import Order, ranked
 from .steps import StepWriting
 from .work import Work
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One answer: the whole song with the fill in place, and only the new notes (by track index, in ticks)."""
+    """One answer: the whole song with the fill in place, and the notes of its cells, those that stay included (by track
+    index, in ticks)."""
 
     score: Score
     fills: dict[int, list[Note]]
@@ -44,7 +50,7 @@ class Progress:
     total: int
     track: int
     bar: int  # 0-based index
-    notes: list[list[Note]]  # per candidate
+    notes: list[list[Note]]  # per candidate as they are written; in which order they are shown is known at the end
 
 
 class Infiller:
@@ -61,11 +67,20 @@ class Infiller:
         precision: str = "auto",
     ):
         """`engine` replaces the one made from the checkpoint's weights. `style`: see `find_style`."""
-        engine = engine or make_engine(
-            checkpoint.trunk, checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
+
+        def heads_of(weights: Mapping[str, np.ndarray]) -> Heads:
+            return make_heads(weights, checkpoint.vocabulary.sizes, backend=backend, precision=precision)
+
+        def engine_of(weights: Mapping[str, np.ndarray]) -> VectorEngine[Any]:
+            return make_engine(
+                trunk_of(weights), checkpoint.config.head_size, backend=backend, threads=threads, precision=precision
+            )
+
+        engine, heads = engine or engine_of(checkpoint.weights), heads_of(checkpoint.weights)
+        self.writing = StepWriting(
+            checkpoint, engine, heads, style or Style("none"), lambda weights: (engine_of(weights), heads_of(weights))
         )
-        heads = make_heads(checkpoint.weights, checkpoint.vocabulary.sizes, backend=backend, precision=precision)
-        self.writing = StepWriting(checkpoint, engine, heads, style or Style("none"))
+        self.taste: Order | None = None  # see `infill`
 
     @property
     def engine(self) -> VectorEngine[Any]:
@@ -90,10 +105,15 @@ class Infiller:
     ) -> list[Candidate]:
         """See `infill`."""
         work = _blank(self.writing, score, ask, on_progress)
-        for run in self.writing.runs(ask.region):
+        for run in self.writing.runs(work.blanked.ask.region):
             self.writing.write(work, run)
             _settle(work, run)
-        return _hand_on(work)
+        candidates = _hand_on(work)
+        for candidate in candidates:
+            self.writing.check_quotes(work.blanked, candidate.fills)
+        if self.taste and len(candidates) > 1:
+            candidates = [candidates[i] for i in self.taste(score, ask.region, [c.fills for c in candidates])]
+        return candidates
 
 
 def _blank(writing: StepWriting, score: Score, ask: Ask, on_progress: Callable[[Progress], None] | None) -> Work:
@@ -103,9 +123,10 @@ def _blank(writing: StepWriting, score: Score, ask: Ask, on_progress: Callable[[
 
     def on_cell(cell: Cell, notes: list[list[Note]]) -> None:
         if on_progress:
-            on_progress(Progress(next(done), len(ask.region.cells), *cell, notes))
+            on_progress(Progress(next(done), len(blanked.ask.region.cells), *cell, notes[: ask.candidates]))
 
-    return Work(blanked, writing.rules(blanked), writing.drafts(blanked), on_cell)
+    rules = writing.rules(blanked)
+    return Work(blanked, rules, writing.drafts(blanked), writing.plans(blanked, rules), Feel(blanked), on_cell)
 
 
 def _settle(work: Work, run: tuple[int, int]) -> None:
@@ -115,8 +136,14 @@ def _settle(work: Work, run: tuple[int, int]) -> None:
 
 
 def _hand_on(work: Work) -> list[Candidate]:
-    whole, region = work.blanked.whole, work.blanked.ask.region
-    return [Candidate(whole.with_fill(region, draft.fill), draft.fill) for draft in work.drafts]
+    """The best of the songs, and the notes of all cells: the new ones and those that stay."""
+    blanked, drafts = work.blanked, work.drafts
+    found = []
+    order = ranked([d.fill for d in drafts], [d.nats / d.choices for d in drafts], blanked.score.ticks_per_beat)
+    for draft in [drafts[i] for i in order[: blanked.ask.candidates]]:
+        fills = {t: sorted([*stay, *draft.fill.get(t, ())]) for t, stay in blanked.staying.items()}
+        found.append(Candidate(blanked.whole.with_fill(blanked.region, fills), fills))
+    return found
 
 
 def infill(
@@ -125,6 +152,7 @@ def infill(
     checkpoint: StepCheckpoint | None = None,
     *,
     style: Style | str | None = None,
+    taste: Order | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Candidate]:
     """Rewrites the cells of a region, `ask.candidates` times.
@@ -136,6 +164,8 @@ def infill(
         ask: the cells, how many times, and within what limits (see `Ask`).
         checkpoint: None for the one that ships.
         style: from `find_style`, or a text: a name, a path, or a blend such as "mine:0.7,bach:0.3".
+        taste: in which order the same candidates are handed on, from `own_taste` of evaluation/candidates.py; None:
+            the plain order.
         on_progress: called after each cell.
 
     Raises:
@@ -143,4 +173,6 @@ def infill(
     """
     checkpoint = checkpoint or load_checkpoint()
     found = find_style(style, checkpoint) if isinstance(style, str) else style
-    return Infiller(checkpoint, style=found)(score, ask, on_progress=on_progress)
+    infiller = Infiller(checkpoint, style=found)
+    infiller.taste = taste
+    return infiller(score, ask, on_progress=on_progress)

@@ -7,9 +7,11 @@ finished as its limits ask (limits.py). The hits of a flam are at neighbouring p
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
+from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
 from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
@@ -17,6 +19,21 @@ from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 from .limits import NO_LIMIT, CellLimits
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
+# Factors of the request's temperature, by stage: pitches are drawn plainer, and a player's touch is left as it is.
+TEMPERATURES = (1.0, 1.18, 0.82, 1.18, 1.0)
+
+
+class Guard(Protocol):
+    """What forbids notes by those that are written already, beyond the limits of the cell. It never forbids its end."""
+
+    def allowed(self, position: int) -> np.ndarray:
+        """(128,) bool: the pitches that the next note may have at a position."""
+
+    def write(self, position: int, pitch: int) -> None:
+        """The note that is written next."""
+
+    def refusal(self) -> str:
+        """The message where nothing that is allowed meets the limits of the cell."""
 
 
 class NoteWriter:
@@ -39,6 +56,8 @@ class NoteWriter:
         self.limits, self.config, self.rng, self.is_drum = limits, config, rng, is_drum
         self._micros = nearest_micros(len(limits.allowed)) if micros is None else micros
         self.notes: list[tuple[int, int, int, int, int]] = []  # position, micro-timing, pitch, velocity, duration
+        self.nats = 0.0  # what the places and pitches chosen so far cost, among those that were allowed
+        self.guard: Guard | None = None
         self.done = False
         self.same = False  # whether the note that was written last is at the position of the one before it
         self._position = self._pitch = -1
@@ -70,14 +89,29 @@ class NoteWriter:
         return self._note[2]
 
     def choose(self, stage: int, logits: np.ndarray) -> int:
-        """The choice of a stage's class, whose logits are given. Sets `done` where the cell ends."""
+        """The choice of a stage's class, whose logits are given. Sets `done` where the cell ends.
+
+        Raises RequestError if the guard leaves no choice.
+        """
         if stage > PITCH:
-            choice = draw(logits, self.config, self.rng)
-        else:
-            allowed = self.allowed(stage, len(logits)).nonzero()[0]
-            choice = int(allowed[draw(logits[allowed], self.config, self.rng)])
-        self.take(stage, choice)
-        return choice
+            choice = draw(logits, self.config, self.rng, TEMPERATURES[stage])
+            self.take(stage, choice)
+            return choice
+        mask = self.allowed(stage, len(logits))
+        while True:
+            allowed = mask.nonzero()[0]
+            if not len(allowed) and self.guard is not None:
+                raise RequestError(self.guard.refusal())
+            among = logits[allowed]
+            drawn = draw(among, self.config, self.rng, TEMPERATURES[stage])
+            choice = int(allowed[drawn])
+            self.take(stage, choice)
+            # What the guard leaves of a place is looked at where the place is chosen: all places would take long.
+            if stage != PLACE or self.guard is None or self.done or self.allowed(PITCH, 2 * 128).any():
+                if stage != MICRO:
+                    self.nats += surprise(among, drawn)
+                return choice
+            mask[choice] = False
 
     def known(self, stage: int) -> int | None:
         """The class of a stage where only one may be chosen, so that nothing need be asked; else, or if that takes
@@ -94,8 +128,16 @@ class NoteWriter:
         if stage == MICRO:
             return self._micros[self._note[0], :classes]
         if stage == PITCH:
-            return self._pitches(classes)
+            pitches = self._pitches(classes)
+            if self.guard is not None:
+                pitches[128 * self.is_drum :][:128] &= self.guard.allowed(self._note[0])
+            return pitches
         return np.ones(classes, bool)
+
+    def may_begin(self, position: int, micro: int, pitch: int) -> bool:
+        """Whether a note may begin at a place of the cell, whatever else there is."""
+        inside = position < len(self._micros) and MICRO_MIN <= micro <= MICRO_MAX
+        return inside and bool(self._micros[position, micro - MICRO_MIN] and self._free[position, pitch])
 
     def take(self, stage: int, choice: int) -> None:
         """Go on from a choice."""
@@ -116,6 +158,8 @@ class NoteWriter:
         position, micro, pitch, velocity, duration = self._note
         self._struck = int(self._struck_with(np.array([position]), np.array([pitch]))[0])
         self._position, self._pitch = position, pitch
+        if self.guard is not None:
+            self.guard.write(position, pitch)
         self.notes.append((position, micro, pitch, velocity, 0 if self.is_drum else duration))
 
     def _places(self, classes: int) -> np.ndarray:
@@ -186,12 +230,12 @@ def nearest_micros(positions: int) -> np.ndarray:
     return out
 
 
-def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -> int:
-    """An index sampled from logits (n,) with temperature, then min-p, then top-p.
+def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator, factor: float = 1.0) -> int:
+    """An index sampled from logits (n,) with `factor` times the temperature, then min-p, then top-p.
 
     Min-p drops what is less probable than that share of the best; top-p keeps the smallest set with that probability.
     """
-    scaled = (logits - logits.max()) / np.float32(config.temperature)
+    scaled = (logits - logits.max()) / np.float32(factor * config.temperature)
     # The best is exp(0) = 1. Min-p leaves only few, and only these are sorted.
     # Methods throughout: numpy's functions of the same names take twice as long for arrays as short as these.
     kept = (scaled >= math.log(config.min_p)).nonzero()[0] if config.min_p > 0 else np.arange(len(logits))
@@ -203,3 +247,10 @@ def draw(logits: np.ndarray, config: SamplingConfig, rng: np.random.Generator) -
     else:
         total = p.cumsum()
     return int(kept[min(int(total.searchsorted(rng.random() * total[-1], side="right")), len(total) - 1)])
+
+
+def surprise(logits: np.ndarray, choice: int) -> float:
+    """Nats of a choice under logits (n,)."""
+    above = logits - logits[choice]
+    most = float(above.max())
+    return most + math.log(float(np.exp(above - most).sum()))

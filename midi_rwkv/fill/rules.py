@@ -13,15 +13,19 @@ from dataclasses import replace
 import numpy as np
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.model.config import DENSITY_WORDS, SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
+from midi_rwkv.score.runs import masked_runs
 from midi_rwkv.score.score import Cell, Note
 from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
+from midi_rwkv.score.sustain import ends_with_next, gaps, never_rests
 
 from .blank import Blanked
 from .limits import NO_LIMIT, CellLimits
 from .locked import off_grid_ticks
+from .over_chords import OverChords
 
+THIRTY_SECOND, SEXTUPLET = 3, 4  # positions; new notes lie on multiples of these where the grid is asked for
 SINGLE_NOTES = 6  # notes that a track needs to be recognised as monophonic
 MARGIN = 1.5  # factor by which density may differ from before
 MOST_BUSIER = 1.7
@@ -36,39 +40,85 @@ class Rules:
         """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar."""
         self.ticks, self.score, self.blank = ticks, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
-        self.places = blanked.places
+        self.places, self.part = blanked.places, blanked.part
+        self.on_grid = blanked.ask.feel == "grid"
+        ask = blanked.ask
+        self.chords = OverChords(self.score, ask.chords, free_bass=ask.free_bass) if ask.chords else None
         score, blank, region = self.score, self.blank, self.region
-        self.single = frozenset(t for t in region.tracks if self._plays_single(t))
+        # Notes whose rhythm is kept are struck and held as they were.
+        self.single = frozenset(t for t in region.tracks if "rhythm" not in ask.keep and self._plays_single(t))
         self._pitches = {
             (t, program): self._allowed_pitches(t, program, blanked.switches[t])
             for t, program in {(t, score.tracks[t].program_in(score.bar(b))) for t, b in sorted(region.cells)}
         }
         self._notes = {t: np.array(blank.tracks[t].notes, np.int64).reshape(-1, 4) for t in region.tracks}
         self._cells: dict[tuple[object, ...], CellLimits] = {}
+        self._ending = frozenset(
+            t for t in region.tracks if ends_with_next(blank.tracks[t].notes, blank.ticks_per_beat) and not ask.keep
+        )
         self._last_chances = self._check()
+        self._openings = self._unrested()
 
-    def cell(self, cell: Cell, *, silent: bool = False) -> CellLimits:
+    def cell(self, cell: Cell, *, silent: bool = False, held: bool = False) -> CellLimits:
         """The limits of one cell.
 
         With `silent` nothing has been written in this run of the track's bars so far. The model may not answer a
-        request for music with a whole run of silence.
+        request for music with a whole run of silence. With `held` a note that was written before sounds all through the
+        cell; where a track's notes end with the next, none begins there.
         """
         track, bar = cell
-        limits = self._limits(track, bar, self.sampling.density or (0, NO_LIMIT))
+        limits = self._limits(track, bar, self._density(track, bar) or (0, NO_LIMIT))
         if self.sampling.density:
             return limits
+        if held and track in self._ending and not self.places.get(cell):
+            return CellLimits(np.zeros_like(limits.allowed))
         if usual := self._usual_density(track, bar):
             wanted = replace(limits, density=usual)
             if wanted.conflict() is None:
                 return wanted
-        if silent and cell in self._last_chances:
+        if (silent and cell in self._last_chances) or cell in self._openings:
             return replace(limits, density=(1, NO_LIMIT))
         return limits
 
     def told(self, cell: Cell) -> SamplingConfig:
         """The limits that the model is told before it writes the cell."""
         density = self.cell(cell).density
-        return self.sampling if density == (0, NO_LIMIT) else replace(self.sampling, density=density)
+        return replace(self.sampling, density=self._usual_part(cell) if density[1] == NO_LIMIT else density)
+
+    def told_pitches(self, t: int) -> tuple[int, int] | None:
+        """The lowest and the highest pitch that the model is told of where some are asked for: those that the track has
+        among them, since the model expects to reach both."""
+        asked, pitches = self.sampling.pitch_range, self.part.pitches
+        if asked is None and pitches.all():
+            return None
+        low, high = asked or (int(pitches.argmax()), 127 - int(pitches[::-1].argmax()))
+        used = [n.pitch for n in self.blank.tracks[t].notes if low <= n.pitch <= high and pitches[n.pitch]]
+        return (min(used), max(used)) if used else (low, high)
+
+    def part_of(self, cell: Cell) -> np.ndarray | None:
+        """The places and pitches of the part of a cell that is written, (positions, 128) bool; None: all."""
+        if self.part.is_whole:
+            return None
+        part: np.ndarray = self.part.begins(self.score, cell.track, self.ticks(*cell))[:, None] & self.part.pitches
+        return part
+
+    def _usual_part(self, cell: Cell) -> tuple[int, int] | None:
+        """Where a part of a cell is written: the quartiles of how many notes the track's other bars have in that part,
+        since the notes that stay are most of what the model expects of a bar."""
+        if self.part.is_whole:
+            return None
+        t, bar = cell.track, self.score.bar(cell.bar)
+        spans = [(lo - bar.start_ticks, hi - bar.start_ticks) for lo, hi in self.part.spans or ((0, bar.end_ticks),)]
+        counts = []
+        for b in (b for b in range(len(self.score.bars)) if (t, b) not in self.region.cells):
+            notes, start = self.score.notes_in(t, b), self.score.bars[b].start_ticks
+            there = [n for n in notes if any(lo <= n.onset_ticks - start < hi for lo, hi in spans)]
+            if notes:
+                counts.append(sum(bool(self.part.pitches[n.pitch]) for n in there))
+        if not counts:
+            return None
+        low, high = np.quantile(counts, [0.25, 0.75])
+        return round(low), round(high)
 
     # -- pitches ----------------------------------------------------------------------------------------------------
 
@@ -97,11 +147,17 @@ class Rules:
                 allowed = inside & np.isin(every, GM_KIT)
         elif not track.is_drum:
             allowed &= np.isin(every, register(used))
-        allowed &= ~np.isin(every, [n.pitch for n in switches])
+        apart = self.part.pitches & ~np.isin(every, [n.pitch for n in switches])
+        if (allowed & apart).any() or sampling.pitch_range:
+            allowed &= apart
+        elif not self.part.pitches.all():  # what is asked for lies beyond what the track plays
+            allowed = apart & (np.isin(every, GM_KIT) | (not track.is_drum))
+        else:
+            allowed = np.zeros(128, bool)
         in_key = allowed & np.isin(every % 12, sampling.key or every)
         if track.is_drum or not sampling.key:
             in_key = allowed
-        if in_key.any() or (sampling.density and sampling.density[1] == 0):
+        if in_key.any() or (isinstance(sampling.density, tuple) and sampling.density[1] == 0):
             return in_key
         name = self._name(t)
         if sampling.pitch_range and not allowed.any():
@@ -109,6 +165,8 @@ class Rules:
             what = "drums" if track.is_drum else "pitches"
             why = "has keyswitches alone" if switches else f"has no {what}"
             raise RequestError(f"{name} {why} in the pitch range {low}-{high}; give another range, or leave it out")
+        if not allowed.any():
+            raise RequestError(f"{name} has nothing among the pitches to write; give other pitches to write or to keep")
         where = "-".join(map(str, sampling.pitch_range or (allowed.argmax(), 127 - allowed[::-1].argmax())))
         of = "the pitch range" if sampling.pitch_range else f"what {name} plays,"
         raise RequestError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
@@ -118,6 +176,12 @@ class Rules:
         allowed = np.tile(self._pitches[t, self.score.tracks[t].program_in(bar)], (len(ticks), 1))
         allowed[1:][ticks[1:] == ticks[:-1]] = False  # of positions at the same tick only the first
         allowed[ticks >= bar.end_ticks] = False  # rounding can do this when a quarter has few ticks
+        allowed[~self.part.begins(self.score, t, ticks)] = False
+        if self.on_grid:
+            at = np.arange(len(ticks))
+            allowed[(at % THIRTY_SECOND > 0) & (at % SEXTUPLET > 0)] = False
+        if self.chords:
+            allowed &= self.chords.allowed(self.score.tracks[t], bar, ticks)
         places = tuple(self.places.get(Cell(t, b), ()))
         own = self.locked.get(t, ())
         allowed[self.taken(t, b, ticks, handover=True)] = False
@@ -129,6 +193,13 @@ class Rules:
         if key not in self._cells:
             self._cells[key] = CellLimits(allowed, density, polyphony, places)
         return self._cells[key]
+
+    def pitches_at(self, cell: Cell, onsets: np.ndarray) -> np.ndarray:
+        """(n, 128) bool: which pitches may begin at some ticks of a cell, where its rhythm is kept."""
+        t, b = cell
+        track, bar = self.score.tracks[t], self.score.bar(b)
+        allowed: np.ndarray = self._pitches[t, track.program_in(bar)] & ~self.taken(t, b, onsets)
+        return allowed & self.chords.allowed(track, bar, onsets) if self.chords else allowed
 
     def taken(self, t: int, b: int, ticks: np.ndarray, *, handover: bool = False) -> np.ndarray:
         """At which of some ticks (n,) of a cell no note may begin, since a note that stays sounds there: (n, 128) bool
@@ -151,6 +222,20 @@ class Rules:
 
     # -- density ----------------------------------------------------------------------------------------------------
 
+    def _density(self, t: int, b: int) -> tuple[int, int] | None:
+        """The notes that are asked for in a cell; a word means so many times as many as the track's bars mostly have,
+        or its kind's where it has none."""
+        asked = self.sampling.density
+        if asked is None or isinstance(asked, tuple):
+            return asked
+        track, bar, ticks = self.score.tracks[t], self.score.bar(b), self.ticks(t, b)
+        quarters = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
+        share = float(self.part.begins(self.score, t, ticks).mean())
+        played = [n for other in range(len(self.score.bars)) if (n := self._per_beat(t, other, self.part.pitches))]
+        usual = float(np.median(played)) if played else usual_notes(track.program, is_drum=track.is_drum)[1]
+        low, high = (factor * usual * quarters * share for factor in DENSITY_WORDS[asked])
+        return round(low), max(1, round(high))
+
     def _usual_density(self, t: int, b: int) -> tuple[int, int] | None:
         """The density of a track that is silent all around the region; None for other tracks.
 
@@ -172,10 +257,11 @@ class Rules:
         beats = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
         return max(1, round(low * beats)), max(1, math.ceil(high * beats))
 
-    def _per_beat(self, t: int, b: int) -> float:
-        """Notes per quarter."""
+    def _per_beat(self, t: int, b: int, pitches: np.ndarray | None = None) -> float:
+        """Notes per quarter. pitches: (128,) bool, those that count."""
         bar = self.score.bars[b]
-        return len(self.score.notes_in(t, b)) * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks)
+        notes = [n for n in self.score.notes_in(t, b) if pitches is None or pitches[n.pitch]]
+        return len(notes) * self.score.ticks_per_beat / (bar.end_ticks - bar.start_ticks)
 
     def _busier(self, t: int, b: int) -> float:
         """How many times as much as their kinds the other tracks play around this bar."""
@@ -201,17 +287,29 @@ class Rules:
             if sampling.polyphony and t in self.single:
                 self._check_locked_apart(t)
             for lo, hi in self.region.bar_runs(t):
-                whys = {b: self._conflict(t, b, sampling.density or (1, NO_LIMIT)) for b in range(lo, hi)}
+                whys = {b: self._conflict(t, b, self._density(t, b) or (1, NO_LIMIT)) for b in range(lo, hi)}
                 if sounding := [b for b, why in whys.items() if why is None]:
                     chances.add(Cell(t, sounding[-1]))
                 for b, why in whys.items():
-                    hard = self._conflict(t, b, sampling.density or (0, NO_LIMIT))
+                    hard = self._conflict(t, b, self._density(t, b) or (0, NO_LIMIT))
                     if hard or (asked and not sounding):
                         raise RequestError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
                     reason = reason or why or ""
         if not chances:
             raise RequestError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
         return chances
+
+    def _unrested(self) -> set[Cell]:
+        """The first cells of runs of a track that never rests around them, where nothing that stays sounds at first."""
+        found = set()
+        for t in (t for t in self.region.tracks if not self.score.tracks[t].is_drum):
+            there = sorted([*self.blank.tracks[t].notes, *self.locked.get(t, ())])
+            for (bar, _), run in zip(self.region.bar_runs(t), masked_runs(self.blank, self.region, t), strict=True):
+                silent = gaps(there, run.start, self.score.bar(bar).end_ticks, self.score.ticks_per_beat)
+                opens = bool(silent) and silent[0][0] == run.start and never_rests(self.blank, t, run)
+                if opens and self._conflict(t, bar, (1, NO_LIMIT)) is None:
+                    found.add(Cell(t, bar))
+        return found
 
     def _conflict(self, t: int, b: int, density: tuple[int, int]) -> str | None:
         return self._limits(t, b, density).conflict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,26 +21,37 @@ from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 from .note_writer import DURATION, PITCH, PLACE, VELOCITY, NoteWriter
 
 
+class Writer(NamedTuple):
+    """What writes cells: an engine, what is in front of it and what is behind it."""
+
+    engine: VectorEngine[Any]
+    tables: StepTables
+    heads: Heads
+
+
 class Session:
     """The candidates' states while one run of bars is written."""
 
     def __init__(
         self,
-        engine: VectorEngine[Any],
-        ends: tuple[StepTables, Heads],
+        reader: tuple[VectorEngine[Any], StepTables],
+        writer: Writer,
         vocabulary: Vocabulary,
         style: Style,
         prompts: Sequence[np.ndarray],
     ):
-        """ends: what is in front of the engine and behind it. prompts: (n, columns) steps, one per candidate."""
-        self.engine, (self.tables, self.heads), self.vocabulary = engine, ends, vocabulary
+        """reader: what reads the prompts. writer: what goes on after them. prompts: (n, columns) steps, one per
+        candidate."""
+        (self.engine, self.tables), self.heads, self.vocabulary = reader, writer.heads, vocabulary
+        self._recall = max((weight for _, weight in style.pieces), default=1.0)
         same = all(p is prompts[0] for p in prompts)
-        self.state: Rows = engine.new_state(1, style.wkv)
+        self.state: Rows = self.engine.new_state(1, style.wkv)
         read = [with_before(p.copy()) for p in (prompts[:1] if same else prompts)]
         self._read([self.tables(p) for p in read])
         self._pitches = [_last_pitch(p) for p in prompts]  # of each candidate's last note
         if style.run is not None:
             self.state.wkv += style.run[:, None]
+        self.engine, self.tables = writer.engine, writer.tables
 
     def write(
         self,
@@ -103,7 +114,7 @@ class Session:
                 for k, choice in zip(going, chosen, strict=True):
                     writers[k].take(stage, choice)
             else:
-                logits = self.heads.logits(stage, z, columns, writers[0].config.follow)
+                logits = self.heads.logits(stage, z, columns, writers[0].config.follow, self._recall)
                 chosen = [writers[k].choose(stage, row) for k, row in zip(going, logits, strict=True)]
             if stage == PLACE:
                 on = [n for n, k in enumerate(going) if not writers[k].done]

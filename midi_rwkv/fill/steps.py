@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 from midi_rwkv.engine.engine import VectorEngine
 from midi_rwkv.engine.heads import Heads
 from midi_rwkv.engine.tables import StepTables
+from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
-from midi_rwkv.score.manner import in_the_manner_of
+from midi_rwkv.score.manner import in_the_manner_of, with_own_durations
 from midi_rwkv.score.score import Cell, Note, Region, Score
 from midi_rwkv.style.style import Style
 from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
@@ -22,23 +25,30 @@ from midi_rwkv.tokens.layout import (
     EMPTY,
     POLYPHONY_LEVELS,
     CellAsk,
-    Window,
     cell_steps,
     choose_window,
     prompt_steps,
 )
-from midi_rwkv.tokens.notes import AT, BarGrid, SongNotes, decode_cell
-from midi_rwkv.tokens.references import Reference, RunIndex
+from midi_rwkv.tokens.memory import PieceMemory
+from midi_rwkv.tokens.notes import AT, BarGrid, SongNotes, decode_cell, duration_edges
+from midi_rwkv.tokens.references import RunIndex
 from midi_rwkv.tokens.surroundings import CellSurroundings
 
 from .ask import Ask
 from .blank import Blanked, blank_cells
 from .draft import Draft
 from .encoder import Encoder
+from .fingerprint import FILE, Fingerprint, bar_starts, line_of, load_fingerprint, make_fingerprint
 from .limits import CellLimits
 from .note_writer import NoteWriter, nearest_micros
+from .part import Part
+from .plan import CellPlan, PlannedWriter
+from .plans import Plans, make_plans
+from .quotes import QuoteGuard, longest_run, refusal
+from .ranking import to_write
 from .rules import Rules
-from .session import Session
+from .session import Session, Writer
+from .sources import Sources
 from .work import Work
 
 LONGEST_RUN = 8  # bars that are written with one prompt, as in training
@@ -54,22 +64,56 @@ class _Run:
     bars: tuple[int, int]  # half-open
     songs: list[SongNotes]  # as each candidate has it before the run
     indices: list[RunIndex]  # what each candidate can follow
-    kept: dict[Cell, np.ndarray]  # locked notes
+    sources: Sources  # and what of it is asked for
+    memories: list[PieceMemory | None]  # of the composer's pieces, by candidate
     session: Session
 
 
 class StepWriting:
     """Writes the cells of a run of bars with a checkpoint."""
 
-    def __init__(self, checkpoint: StepCheckpoint, engine: VectorEngine[Any], heads: Heads, style: Style):
-        self.checkpoint, self.engine, self.heads, self.style = checkpoint, engine, heads, style
+    varies = True  # whether bars are said again only as often as their track says them again
+
+    def __init__(
+        self,
+        checkpoint: StepCheckpoint,
+        engine: VectorEngine[Any],
+        heads: Heads,
+        style: Style,
+        make: Callable[[Mapping[str, np.ndarray]], tuple[VectorEngine[Any], Heads]],
+    ):
+        """make: an engine and heads of other weights, for a style that changes them."""
+        self.checkpoint, self.engine, self.heads, self.style, self.make = checkpoint, engine, heads, style, make
+        self._changed: tuple[Style, Writer] | None = None
+        self._forbidden: tuple[Style, Fingerprint] | None = None
         self.vocabulary = checkpoint.vocabulary
         self.encoder = Encoder(self.vocabulary)
         self.tables = StepTables(checkpoint.weights, self.vocabulary.sizes)
 
+    def writer_of_style(self) -> Writer:
+        """What writes the cells, with the style's changes."""
+        if not self.style.pairs:
+            return Writer(self.engine, self.tables, self.heads)
+        if self._changed is None or self._changed[0] is not self.style:
+            weights = self.style.applied(self.checkpoint.weights)
+            engine, heads = self.make(weights)
+            self._changed = self.style, Writer(engine, StepTables(weights, self.vocabulary.sizes), heads)
+        return self._changed[1]
+
     def blank(self, score: Score, ask: Ask) -> Blanked:
-        """Empties the cells. Raises RequestError if the score has no such region."""
+        """Empties the cells. Raises RequestError if the score has no such region, or CheckpointError if quotes are
+        forbidden and the checkpoint has no fingerprint of its training music."""
+        if ask.quotes is not None:
+            self.fingerprint()
         return blank_cells(self.encoder, score, ask)
+
+    def fingerprint(self) -> Fingerprint:
+        """That of the training music and of the style's pieces. Raises CheckpointError if the checkpoint has none."""
+        if self._forbidden is None or self._forbidden[0] is not self.style:
+            of_training = load_fingerprint(self.checkpoint.path / FILE)
+            own = [song for song, _ in self.style.pieces]
+            self._forbidden = self.style, of_training.joined_with(make_fingerprint(own)) if own else of_training
+        return self._forbidden[1]
 
     def rules(self, blanked: Blanked) -> Rules:
         """The limits of each cell. Raises RequestError if a request cannot be met."""
@@ -92,13 +136,13 @@ class StepWriting:
 
         return Rules(ticks, blanked)
 
+    def plans(self, blanked: Blanked, rules: Rules) -> Plans:
+        """What is kept of the notes to write. Raises RequestError if a request cannot be met."""
+        return make_plans(blanked, rules, self.encoder, self._grid(blanked))
+
     def drafts(self, blanked: Blanked) -> list[Draft]:
-        """One for each candidate."""
-        ask = blanked.ask
-        return [
-            Draft(np.random.default_rng((ask.seed, i)), {t: [] for t in ask.region.tracks})
-            for i in range(ask.candidates)
-        ]
+        """One for each candidate, and those that are written so that the best can be shown."""
+        return [Draft(np.random.default_rng((blanked.ask.seed, i))) for i in range(to_write(blanked.ask))]
 
     def runs(self, region: Region) -> list[tuple[int, int]]:
         """The bars, half-open, that one prompt is made for."""
@@ -111,8 +155,7 @@ class StepWriting:
 
     def write(self, work: Work, run: tuple[int, int]) -> None:
         """Writes the cells of a run into the drafts."""
-        region = work.blanked.ask.region
-        laid = self._lay_out(work, run)
+        region, laid = work.blanked.ask.region, self._lay_out(work, run)
         for t in [t for t in region.tracks if any(lo < run[1] and hi > run[0] for lo, hi in region.bar_runs(t))]:
             for b in range(*run):
                 if (cell := Cell(t, b)) in region.cells:
@@ -136,14 +179,22 @@ class StepWriting:
         else:
             songs = [song] * len(work.drafts)
             prompts = [self._prompt(blanked, song, run, hidden)] * len(work.drafts)
-        locked = [cell for cell in region.cells if blanked.ask.locked.get(cell.track)]
+        indices = [RunIndex(s, run, [(c.track, c.bar) for c in unknown]) for s in songs]
         return _Run(
             run,
             songs,
-            [RunIndex(s, run, [(c.track, c.bar) for c in unknown]) for s in songs],
-            self.encoder.cells(blanked.alone, locked, blanked.bars),
-            Session(self.engine, (self.tables, self.heads), self.vocabulary, self.style, prompts),
+            indices,
+            Sources(blanked, self.encoder, work.rules.chords, self._grid(blanked)),
+            [self._memory(index) for index in indices],
+            Session((self.engine, self.tables), self.writer_of_style(), self.vocabulary, self.style, prompts),
         )
+
+    def _memory(self, index: RunIndex) -> PieceMemory | None:
+        """What is remembered of the style's pieces."""
+        if not self.style.cells:
+            return None
+        cells, weights = zip(*self.style.cells, strict=True)
+        return PieceMemory(cells, index, [w / max(weights) for w in weights])
 
     def _prompt(self, blanked: Blanked, song: SongNotes, run: tuple[int, int], hidden: set[Cell]) -> np.ndarray:
         """What is read before the first cell: (n, columns)."""
@@ -164,8 +215,7 @@ class StepWriting:
             before=reach,
             after=reach,
         )
-        open_end = run[1] > len(blanked.score.bars)
-        window = Window(window.first, window.last, window.low, window.high, open_end=open_end)
+        window = replace(window, open_end=run[1] > len(blanked.score.bars))
         return prompt_steps(self.vocabulary, song, window, asked, [(c.track, c.bar) for c in hidden])
 
     def _unknown(self, blanked: Blanked, run: tuple[int, int]) -> set[Cell]:
@@ -183,40 +233,57 @@ class StepWriting:
 
     def _write_cell(self, work: Work, run: _Run, cell: Cell) -> list[list[Note]]:
         """Writes one cell. Returns its notes per candidate."""
-        blanked, rules = work.blanked, work.rules
+        blanked, rules, plan = work.blanked, work.rules, work.plans.of(cell)
         track, is_drum = blanked.score.tracks[cell.track], blanked.score.tracks[cell.track].is_drum
-        micros = self._micros(work, cell)
+        micros, kept = self._micros(work, cell), blanked.kept.get(cell, EMPTY)
+        grid, sources = self._grid(blanked), run.sources
+        chords = rules.chords.told(grid, cell.bar) if rules.chords and not is_drum else ()
+        told = rules.told(cell) if plan is None else plan.told(blanked.ask.sampling)
         writers, asked, around = [], [], []
-        for draft, song, index in zip(work.drafts, run.songs, run.indices, strict=True):
-            limits = rules.cell(cell, silent=work.is_silent(draft, cell))
-            writers.append(self.writer(blanked, cell, limits, draft.rng, micros))
-            kept = run.kept.get(cell, EMPTY)
-            sources = self._sources(blanked, index, cell)
-            around.append(CellSurroundings(self.vocabulary, index, cell.track, cell.bar, sources))
+        for draft, song, index, memory in zip(work.drafts, run.songs, run.indices, run.memories, strict=True):
+            limits = rules.cell(cell, silent=work.is_silent(draft, cell), held=work.is_held(draft, cell))
+            writers.append(self.writer(blanked, cell, limits, draft.rng, micros, plan))
+            if blanked.ask.quotes is not None:
+                writers[-1].guard = self._guard(blanked, index, cell, blanked.ask.quotes)
+            recalled = memory.find(*cell) if memory else ()
+            followed = sources.of(index, cell, draft.rng if self.varies else None)
+            around.append(CellSurroundings(self.vocabulary, index, *cell, followed, recalled))
             ask = CellAsk(
                 cell.track,
                 cell.bar,
                 kept,
-                pitches=blanked.ask.sampling.pitch_range,
-                controls=self._controls(rules.told(cell), len(kept), draft.rng, is_drum=is_drum),
+                span=_span(limits.allowed, blanked.part),
+                pitches=rules.told_pitches(cell.track),
+                controls=self._controls(told, len(blanked.places.get(cell, ())), draft.rng, is_drum=is_drum),
+                chords=chords,
                 around=around[-1],
+                part=rules.part_of(cell),
             )
             asked.append(cell_steps(self.vocabulary, song, ask, run.bars))
         program = run.songs[0].program(cell.track, cell.bar)
         run.session.write(asked, writers, program, (cell.bar, run.bars), around)
         found = []
-        for draft, index, writer in zip(work.drafts, run.indices, writers, strict=True):
+        for i, (draft, index, writer) in enumerate(zip(work.drafts, run.indices, writers, strict=True)):
             new = np.array(writer.notes, np.int16).reshape(-1, 5)
-            index.write(cell.track, cell.bar, _in_order(np.concatenate([new, run.kept.get(cell, EMPTY)])))
+            draft.nats += writer.nats
+            draft.choices += len(new) + 1
+            index.write(cell.track, cell.bar, _in_order(np.concatenate([new, kept])))
             notes = decode_cell(
                 self.vocabulary,
-                self._grid(blanked),
+                grid,
                 new,
                 bar=cell.bar,
                 ticks_per_beat=blanked.score.ticks_per_beat,
                 is_drum=is_drum,
             )
-            found.append(in_the_manner_of(track, notes, VELOCITY_WITHIN))
+            notes = in_the_manner_of(track, notes, VELOCITY_WITHIN)
+            if not is_drum:
+                edges = duration_edges(self.vocabulary, blanked.score.ticks_per_beat)
+                notes = with_own_durations(track, notes, edges, draft.rng)
+            notes = work.plans.restored(cell, notes)
+            may_begin, single = partial(_may_begin, rules, cell, grid, writer), cell.track in rules.single
+            notes = work.feel.play(cell, notes, i, grid, may_begin, single=single)
+            found.append(rules.chords.clipped(track, notes) if rules.chords else notes)
             draft.written[cell.track] += found[-1]
         return found
 
@@ -227,24 +294,35 @@ class StepWriting:
         limits: CellLimits,
         rng: np.random.Generator,
         micros: np.ndarray,
+        plan: CellPlan | None = None,
     ) -> NoteWriter:
         """What chooses the notes of a cell."""
-        is_drum = blanked.score.tracks[cell.track].is_drum
-        return NoteWriter(limits, blanked.ask.sampling, rng, is_drum=is_drum, micros=micros)
+        is_drum, sampling = blanked.score.tracks[cell.track].is_drum, blanked.ask.sampling
+        if plan is not None:
+            return PlannedWriter(plan, limits, sampling, rng, is_drum=is_drum, micros=micros)
+        return NoteWriter(limits, sampling, rng, is_drum=is_drum, micros=micros)
 
-    def _sources(self, blanked: Blanked, index: RunIndex, cell: Cell) -> list[Reference]:
-        """What is followed: never the notes that the cell is to be written anew instead of, and what was just written
-        only where the track has nothing else, since a fill that follows itself goes in circles."""
-        if not blanked.ask.sampling.follow:
-            return []
-        replaced = _places(blanked.before.cell(cell.track, cell.bar))
-        sources = index.sources(cell.track, cell.bar, written=False)
-        return [r for r in sources if not np.array_equal(_places(r.notes), replaced)]
+    def _guard(self, blanked: Blanked, index: RunIndex, cell: Cell, quotes: int) -> QuoteGuard:
+        """What keeps a candidate's cell from quoting so many notes of the training music or of the style's pieces."""
+        own = [c for c in blanked.ask.region.cells if c.track == cell.track]
+        cells = {(c.track, c.bar): index.cell(*c) if c.bar < cell.bar else blanked.kept.get(c, EMPTY) for c in own}
+        song = index.song.with_cells(cells)
+        return QuoteGuard(self.fingerprint(), quotes, line_of(song, cell.track), int(bar_starts(song)[cell.bar]))
+
+    def check_quotes(self, blanked: Blanked, fills: Mapping[int, Sequence[Note]]) -> None:
+        """Raises RequestError if notes that were moved or left out in the end made a run that is forbidden."""
+        ask = blanked.ask
+        if ask.quotes is None:
+            return
+        song = self.encoder.encode(blanked.score.with_fill(blanked.region, fills), blanked.bars)
+        kept = {cell: blanked.kept.get(cell, EMPTY) for cell in ask.region.cells}
+        if any(run.around >= ask.quotes for run in longest_run(self.fingerprint(), song, kept).values()):
+            raise RequestError(refusal(ask.quotes))
 
     def _controls(self, told: SamplingConfig, kept: int, rng: np.random.Generator, *, is_drum: bool) -> list[str]:
         """The control tokens of a wish; where it leaves a range, any value of it."""
         names = []
-        if told.density is not None:
+        if isinstance(told.density, tuple):
             low, high = (min(max(0, d - kept), DENSITY_LEVELS) for d in told.density)
             level = int(rng.integers(low, high + 1))
             names.append(f"ACBarNoteDensity_{level}" if level < DENSITY_LEVELS else f"ACBarNoteDensity_{level}+")
@@ -279,9 +357,16 @@ class StepWriting:
         return out
 
     def _on_grid(self, blanked: Blanked, track: int) -> bool:
-        """Whether what stays lies on the grid: of the track where it plays, else of the song."""
-        song = blanked.song
-        of_track = np.repeat(np.tile(np.arange(song.n_tracks) == track, song.n_bars), np.diff(song.offsets))
+        """Whether fills lie on the grid: as is asked, or as what stays does, of the track where it plays, else of the
+        song; or as what lies in the bars that the feel is taken from."""
+        song, feel = blanked.song, blanked.ask.feel
+        if feel == "grid":
+            return True
+        own = np.tile(np.arange(song.n_tracks) == track, (song.n_bars, 1))
+        if not isinstance(feel, str):
+            song = blanked.before
+            own[[b for b in range(song.n_bars) if not any(lo <= b < hi for lo, hi in feel)]] = False
+        of_track = np.repeat(own.ravel(), np.diff(song.offsets))
         micros = song.notes[of_track if of_track.any() else slice(None), AT.micro]
         return len(micros) > 0 and float(np.mean(micros == 0)) >= ON_GRID
 
@@ -293,5 +378,22 @@ def _in_order(notes: np.ndarray) -> np.ndarray:
     return notes[np.lexsort((notes[:, AT.micro], notes[:, AT.pitch], notes[:, AT.position]))]
 
 
-def _places(notes: np.ndarray) -> np.ndarray:
-    return notes[:, [AT.position, AT.pitch]]
+def _span(allowed: np.ndarray, part: Part) -> tuple[int, int] | None:
+    """The positions of a cell that are written in, half-open, where a part of it is."""
+    at = np.flatnonzero(allowed.any(1))
+    return None if part.spans is None or not len(at) else (int(at[0]), int(at[-1]) + 1)
+
+
+def _may_begin(rules: Rules, cell: Cell, grid: BarGrid, writer: NoteWriter, tick: int, pitch: int) -> bool:
+    """Whether a note that was written may begin at another tick of its cell."""
+    start, end = rules.score.cell_ticks(*cell)
+    position, micro = (int(x[0]) for x in grid.place(np.array([cell.bar]), np.array([tick])))
+    if position and micro < 1 - MICROS_PER_POSITION // 2:  # halfway between two positions, where the model writes none
+        micro += 1
+    if writer.guard is not None and (position, pitch) not in {(n[0], n[2]) for n in writer.notes}:
+        return False  # what is forbidden depends on the positions that were chosen
+    return (
+        max(0, start) <= tick < end
+        and writer.may_begin(position, micro, pitch)
+        and not rules.taken(*cell, np.array([tick]))[0, pitch]
+    )

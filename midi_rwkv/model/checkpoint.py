@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from midi_rwkv.errors import CheckpointError
+from midi_rwkv.tokens.attributes import Vocabulary
 
 from .step_checkpoint import STEP_FORMAT, StepCheckpoint, load_step_checkpoint, vocabulary_hash
 from .token_checkpoint import TOKEN_FORMAT
-from .weights import read_record
+from .weights import FILES, read_record
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "base"
 
@@ -31,6 +32,11 @@ def load_checkpoint(path: str | Path | None = None) -> StepCheckpoint:
     if form != STEP_FORMAT:
         raise CheckpointError(f"{folder}: format {form}, this version reads {STEP_FORMAT}; update one")
     return load_step_checkpoint(folder, record)
+
+
+def load_vocabulary() -> Vocabulary:
+    """The vocabulary of the checkpoint that ships, without its weights."""
+    return Vocabulary.load(DEFAULT_CHECKPOINT / FILES[1])
 
 
 def checkpoint_hash(checkpoint: StepCheckpoint) -> str:

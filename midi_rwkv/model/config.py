@@ -125,22 +125,24 @@ def check_threads(threads: int, name: str = "threads", most: int | None = None) 
 
 
 MOST_NOTES, MOST_STRUCK = 200, 20  # largest requests: notes per bar, notes struck together
+# Notes a bar, in words: the lowest and highest factor of what the track mostly has.
+DENSITY_WORDS = {"sparse": (0.3, 0.7), "normal": (0.75, 1.3), "busy": (1.4, 2.4)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
     """How the next token is drawn, and what the user asked of the notes.
 
-    The ranges are inclusive. density: notes a bar and track; polyphony: notes struck together; pitch_range: MIDI
-    pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None means what the track plays
-    elsewhere and a fourth beyond, and where that is little, what the instrument can play. follow: how far the
-    song's own bars are followed (tokens/following.py): 1 as songs do, 0 not at all.
+    The ranges are inclusive. density: notes a bar and track, or one of DENSITY_WORDS; polyphony: notes struck
+    together; pitch_range: MIDI pitches; key: pitch classes (0 = C) that are allowed, None for all. pitch_range None
+    means what the track plays elsewhere and a fourth beyond, and where that is little, what the instrument can play.
+    follow: how far the song's own bars are followed (tokens/following.py): 1 as songs do, 0 not at all.
     """
 
     temperature: float = 0.85
     top_p: float = 0.95
     min_p: float = 0.02
-    density: tuple[int, int] | None = None
+    density: tuple[int, int] | str | None = None
     polyphony: tuple[int, int] | None = None
     pitch_range: tuple[int, int] | None = None
     key: tuple[int, ...] | None = None
@@ -158,7 +160,10 @@ class SamplingConfig(Config):
                 raise RequestError(f"{name} must lie in {low}-{high}, got {value}")
         for name, low, high in (("density", 0, MOST_NOTES), ("polyphony", 1, MOST_STRUCK), ("pitch_range", 0, 127)):
             span = getattr(self, name)
-            if span is not None and not low <= span[0] <= span[1] <= high:
+            if isinstance(span, str):
+                if span not in DENSITY_WORDS:
+                    raise RequestError(f"{name} must be {', '.join(DENSITY_WORDS)} or LOW-HIGH, got {span!r}")
+            elif span is not None and not low <= span[0] <= span[1] <= high:
                 raise RequestError(
                     f"{name} must be LOW-HIGH with {low} <= LOW <= HIGH <= {high}, got {span[0]}-{span[1]}"
                 )
@@ -191,7 +196,7 @@ class TrainConfig(Config):
     seed: int = 0
     save_seconds: float = 300.0
     eval_steps: int = 1_000_000  # between two evaluations
-    source_weights: dict[str, float] = field(default_factory=dict)  # empty: `training.rows.SOURCE_WEIGHTS`
+    source_weights: dict[str, float] = field(default_factory=dict)  # empty: `training.source_weights.SOURCE_WEIGHTS`
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midi_rwkv.tokens.attributes import DRUMS, PITCH_CLASSES, THERE, Column
+from midi_rwkv.tokens.attributes import DRUMS, MEMORY, PITCH_CLASSES, THERE, Column
 from midi_rwkv.tokens.pointers import (
     BEFORE_REACH,
     EDGES,
@@ -34,7 +34,7 @@ class Marks(nn.Module):
     def forward(self, stage: int, z: Tensor, logits: Tensor, known: Tensor) -> Tensor:
         """The logits (N, classes) with what is pointed at. z: (N, C).
 
-        known: of the place (N, 4), `pointers.places_known`; of the others (N, columns), the steps that come next.
+        known: of the place (N, 6), `pointers.places_known`; of the others (N, columns), the steps that come next.
         """
         gates = cast(Tensor, self.gates[stage](z)).to(logits.dtype)
         classes = logits.shape[1]
@@ -44,10 +44,11 @@ class Marks(nn.Module):
             return logits + _from_base(gates[:, n:], known[:, n:] + FIRST_POSITION + 1, classes)
         there = known[:, THERE[stage - 1], None].long() - 1
         if stage != PITCH_STAGE:
-            struck = [known[:, STRUCK[stage], None].long() - 1] if stage in STRUCK else []
-            return _pointed(logits, gates, torch.cat([there, *struck], 1))
-        second, from_there, from_before, *from_edges, sounding = torch.split(gates, list(PITCH_PARTS), 1)
+            more = [STRUCK[stage]] if stage in STRUCK else []
+            return _pointed(logits, gates, torch.cat([there, known[:, [*more, MEMORY[stage - 1]]].long() - 1], 1))
+        second, from_there, from_before, *from_edges, sounding, memory = torch.split(gates, list(PITCH_PARTS), 1)
         logits = _pointed(logits, second, known[:, Column.THERE_SECOND, None].long() - 1)
+        logits = _pointed(logits, memory, known[:, [Column.MEMORY_PITCH, Column.MEMORY_SECOND]].long() - 1)
         before = known[:, Column.BEFORE, None].long() - 1
         logits = logits + _from_base(from_there, there - THERE_REACH, classes, there >= 0)
         logits = logits + _from_base(from_before, before - BEFORE_REACH, classes, before >= 0)

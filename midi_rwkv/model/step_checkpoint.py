@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .steps import StepModel
 
-STEP_FORMAT = 4
+STEP_FORMAT = 5
 TRUNK = "trunk."
 
 
@@ -45,7 +45,12 @@ class StepCheckpoint:
     @cached_property
     def trunk(self) -> dict[str, np.ndarray]:
         """The weights between tables and heads: an RWKV-7's by RWKV-LM's names, a Transformer's by our own."""
-        return {name.removeprefix(TRUNK): w for name, w in self.weights.items() if name.startswith(TRUNK)}
+        return trunk_of(self.weights)
+
+
+def trunk_of(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`StepCheckpoint.trunk` of some weights."""
+    return {name.removeprefix(TRUNK): w for name, w in weights.items() if name.startswith(TRUNK)}
 
 
 def step_model_of(checkpoint: StepCheckpoint) -> StepModel:

@@ -139,7 +139,7 @@ class Heads(nn.Module):
         """What each attribute costs, (N, 5).
 
         h (N, C); targets (N, 5) as `layout.targets_of` gives them; following (N, columns): the steps that come next,
-        for what stands around them; places (N, 4): `pointers.places_known`.
+        for what stands around them; places (N, 6): `pointers.places_known`.
         """
         place = F.cross_entropy(self.marks(0, h, self.stage(0, h), places).float(), targets[:, 0], reduction="none")
         is_note = (targets[:, 0] > END).nonzero()[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .harmony import ChordSpan
 from .instruments import pitch_name, program_name
 from .keyswitches import keyswitches
 from .score import Score, Track
@@ -119,8 +121,11 @@ def track_names(score: Score) -> list[TrackNames]:
 
 
 def normal(text: str) -> str:
-    """A name in the form in which names are compared: without case, and without spaces around words and commas."""
-    return re.sub(r" ?, ?", ",", " ".join(text.casefold().split()))
+    """A name in the form in which names are compared: without case, and without spaces around words and commas.
+
+    An accent may be a character of its own, as in the names of files on a Mac.
+    """
+    return re.sub(r" ?, ?", ",", " ".join(unicodedata.normalize("NFC", text).casefold().split()))
 
 
 def remarks(score: Score, remedy: str = '--as "{tracks}=Drums" takes {them} for drums') -> list[str]:
@@ -230,3 +235,22 @@ def _program_runs(score: Score, index: int) -> list[tuple[int, int]]:
         if not runs or runs[-1][0] != program:
             runs.append((program, bar))
     return runs
+
+
+def chord_rows(score: Score, chords: Sequence[ChordSpan]) -> list[dict[str, Any]]:
+    """One row per chord: its bar, the beat on which it begins and how many it lasts, as the time signature counts."""
+    rows = []
+    for c in chords:
+        index = score.bar_index_at(c.start_ticks)
+        bar = score.bar(index)
+        beat = 4 * score.ticks_per_beat / bar.denominator
+        rows.append(
+            {
+                "bar": index + score.first_bar_number,
+                "beat": round(1 + (c.start_ticks - bar.start_ticks) / beat, 3),
+                "beats": round((c.end_ticks - c.start_ticks) / beat, 3),
+                "name": c.name,
+                "confidence": c.confidence,
+            }
+        )
+    return rows

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from .score import Note, Track
 
 
@@ -29,4 +31,27 @@ def in_the_manner_of(track: Track, notes: Sequence[Note], within: int) -> list[N
                 duration_ticks=of_its_kind.most_common(1)[0][0] if of_its_kind else n.duration_ticks,
             )
         )
+    return out
+
+
+def with_own_durations(track: Track, notes: Sequence[Note], edges: np.ndarray, rng: np.random.Generator) -> list[Note]:
+    """Pitched notes as long as the track's own, drawn among those that tokens don't tell from what was written.
+
+    Notes struck together get the same duration if tokens don't tell theirs apart. Where the track has none of a kind,
+    notes stay as long as they are.
+
+    Args:
+        edges: ascending, in ticks, what separates the durations that tokens tell apart.
+    """
+    own = np.array([n.duration_ticks for n in track.notes], np.int64)
+    kinds = np.searchsorted(edges, own)
+    drawn: dict[tuple[int, int], int] = {}
+    out = []
+    for n in notes:
+        kind = int(np.searchsorted(edges, n.duration_ticks))
+        place = n.onset_ticks, kind
+        if place not in drawn:
+            alike = own[kinds == kind]
+            drawn[place] = int(rng.choice(alike)) if len(alike) else n.duration_ticks
+        out.append(n._replace(duration_ticks=drawn[place]))
     return out

@@ -10,7 +10,7 @@ import os
 import stat
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -47,6 +47,7 @@ from .smf import (
     TIME_SIGNATURE,
     TRACK_NAME,
     Layout,
+    decoded,
     digest_of,
     meta_payload,
     pair_notes,
@@ -132,7 +133,7 @@ def write_midi(
     write_candidates([path], source, score, region, candidates=[fills], overwrite=overwrite)
 
 
-def write_candidates(
+def write_candidates(  # noqa: PLR0913 - all but four have a default
     paths: Sequence[str | Path],
     source: str | Path | bytes | Source,
     score: Score,
@@ -140,17 +141,19 @@ def write_candidates(
     *,
     candidates: Sequence[Mapping[int, Sequence[Note]]],
     overwrite: bool = False,
+    form: Callable[[bytes, int], bytes] = lambda song, _: song,
 ) -> None:
     """Writes one file per fill as `write_midi` does: all of them or, after an error or Ctrl-C, none.
 
-    The file from which `source` was read is replaced only if it still holds what was read.
+    The file from which `source` was read is replaced only if it still holds what was read. `form` makes what is written
+    of a song with a fill, and of the fill's index.
     """
     for path in paths:
         check_output(path, overwrite=overwrite)
     data, name, origin = load_midi(source, score.name)
     if score.digest and score.digest != digest_of(data):
         raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
-    songs = [splice(data, score, region, fills, name=name) for fills in candidates]
+    songs = [form(splice(data, score, region, fills, name=name), i) for i, fills in enumerate(candidates)]
     targets = [Path(os.path.realpath(path)) for path in paths]
     try:
         own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
@@ -320,7 +323,7 @@ class _Reading:
                 )
             self.signatures[tick] = TimeSignature(tick, numerator, 1 << power)
         else:
-            self.names.setdefault((chunk, kind), _text(data))
+            self.names.setdefault((chunk, kind), decoded(data))
 
     def tracks(self) -> tuple[Track, ...]:
         """The tracks: every channel with notes in every chunk. Call this after all chunks have been added."""
@@ -387,12 +390,3 @@ def _changes(said: Sequence[tuple[int, int]], program: int) -> list[ProgramChang
         if changed != (changes[-1].program if changes else program):
             changes.append(ProgramChange(tick, changed))
     return changes
-
-
-def _text(data: bytes) -> str:
-    """A name on one line. MIDI files do not declare their text encoding."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]

@@ -22,6 +22,7 @@ MAX_DELTA_TICKS = 0x0FFFFFFF  # four bytes of seven bits
 DRUM_CHANNEL = 9
 META = 0xFF
 TRACK_NAME, INSTRUMENT_NAME, END_OF_TRACK, SET_TEMPO, TIME_SIGNATURE = 0x03, 0x04, 0x2F, 0x51, 0x58  # meta types
+TEXT, MARKER, CUE = 0x01, 0x06, 0x07
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE, PITCH_BEND = 0x80, 0x90, 0xB0, 0xC0, 0xE0
 
 # Tick, status byte, all bytes after the status byte, and whether the file omits the status byte (running status). This
@@ -171,6 +172,15 @@ def meta_payload(payload: bytes) -> bytes:
     """The data of a meta event, without its type and length."""
     length, pos = _read_length(payload, 1)
     return payload[pos : pos + length]
+
+
+def decoded(data: bytes, most: int = 100) -> str:
+    """At most so many characters of a meta event's text, on one line. MIDI files do not declare their encoding."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:most]
 
 
 def write_length(value: int) -> bytes:

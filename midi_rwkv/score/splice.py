@@ -2,12 +2,13 @@
 
 A chunk without masked cells is copied byte for byte. From a masked chunk only these events are removed:
 
-- the note-ons of the region's cells (`Score.cell_ticks`), except keyswitches, and the note-offs that belong to them,
-  wherever they are;
+- the note-ons of the region's cells (`Score.cell_ticks`), and the note-offs that belong to them, wherever they are. Two
+  kinds of notes stay, with their events as they are: keyswitches, and notes that the fill has, too;
 - note-offs that belong to no note, inside the region's bars;
 - pitch bends and sustain pedal inside the region, because they shaped those notes. The values at the region's end are
-  restored there. Two kinds stay: the first return to rest of a bend or pedal held from before the region, which belongs
-  to the notes before, and all of them if another track on the same channel that is not masked sounds in the region.
+  restored there, and new notes get the pedal of a bar around them (pedal.py). Three kinds stay: the first return to
+  rest of a bend or pedal held from before the region, which belongs to the notes before; those during a note of the
+  fill that stays; and all of them if another track on the same channel that is not masked sounds in the region.
 
 For bends and pedal, the region's bars are those that the track plays: they begin with its first note if that comes
 before the bar line, and end with the first early note of the bar after.
@@ -15,19 +16,22 @@ before the bar line, and end with the first early note of the bar after.
 
 from __future__ import annotations
 
-import logging
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mido import Message
 
 from midi_rwkv.errors import MidiError, RequestError
 
+from .controls import Span, control_places, outside, played_span, restored, stale
 from .keyswitches import keyswitches
+from .note_events import remove_notes, settle
+from .pedal import Pedalling
+from .runs import Run, held, masked_runs
 from .score import Note, Region, Score, Track
 from .smf import (
     CONTROL_CHANGE,
@@ -36,41 +40,21 @@ from .smf import (
     END_OF_TRACK,
     MAX_TRACKS,
     META,
-    NOTE_OFF,
     NOTE_ON,
     PITCH_BEND,
     TRACK_NAME,
     Event,
     Layout,
     assemble,
-    pair_notes,
     read_events,
     read_layout,
     write_length,
     write_track,
 )
 
-log = logging.getLogger(__name__)
-
-SUSTAIN = 64  # controller number
-BEND_AT_REST, PEDAL_AT_REST = b"\x00\x40", b"\x40\x00"
 # Order of events at one tick: new note-offs, restored values, the file's own events in their order, then new note-ons.
 ENDS, RESTORED, KEPT, BEGINS = range(4)
-Span = tuple[int, int]  # ticks, half-open
 Placed = tuple[int, int, Event]  # tick, rank within the tick, event
-
-
-class Run(NamedTuple):
-    """A run of masked bars of one track, in ticks."""
-
-    start: int  # bar lines
-    end: int
-    first_onset: int  # half-open range in which its notes begin, see `Score.cell_ticks`
-    last_onset: int
-
-    def holds(self, onset: int) -> bool:
-        """Whether a note that begins at `onset` belongs to these bars."""
-        return self.first_onset <= onset < self.last_onset
 
 
 class _Part(NamedTuple):
@@ -82,7 +66,8 @@ class _Part(NamedTuple):
     shared: list[bool]  # for each masked run: an unmasked track on this channel sounds in it
     notes: Sequence[Note]
     opening: list[Event]  # the first events of a new track
-    staying: frozenset[tuple[int, int]] = frozenset()  # tick and pitch of keyswitches
+    switches: frozenset[tuple[int, int]] = frozenset()  # tick and pitch of keyswitches
+    cells: Mapping[int, Span] = MappingProxyType({})  # by masked bar, where its notes begin
 
 
 def splice(
@@ -96,8 +81,8 @@ def splice(
 ) -> bytes:
     """The bytes of `source`, from which `score` was read, with the notes of `region` replaced by `fills`.
 
-    New notes are clipped at the end of their run of bars and at the next onset of their pitch. A note that would begin
-    while a kept note of its pitch still sounds is left out.
+    New notes end at the next onset of their pitch at the latest. One that would begin while a kept note of its pitch
+    still sounds is left out.
 
     Args:
         fills: maps each track index of the region to its new notes, in absolute ticks, with onsets in its masked cells
@@ -121,8 +106,9 @@ def splice(
             assert track.channel is not None
             shared = [_is_shared(old, runs, index, run) for run in runs[index]]
             _check_notes(track.name or f"track {index + 1}", fills[index], runs[index])
-            staying = frozenset((n.onset_ticks, n.pitch) for n in keyswitches(track, score.ticks_per_beat))
-            part = _Part(track.channel, runs[index], runs[index], shared, fills[index], [], staying)
+            switches = frozenset((n.onset_ticks, n.pitch) for n in keyswitches(track, score.ticks_per_beat))
+            cells = {bar: score.cell_ticks(index, bar) for t, bar in sorted(region.cells) if t == index}
+            part = _Part(track.channel, runs[index], runs[index], shared, fills[index], [], switches, cells)
             parts[track.chunk].append(part)
     count = len(layout.tracks)
     for k, (channel, opening) in enumerate(_openings(layout, old, new)):
@@ -134,23 +120,10 @@ def splice(
     chunks = {}
     for chunk in sorted(parts):
         events, tail = read_events(layout, chunk) if chunk < count else ([END], b"")
-        rewritten = _rewrite(events, parts[chunk])
+        rewritten = _rewrite(events, parts[chunk], score)
         if rewritten is not None:
             chunks[chunk] = write_track(rewritten, tail)
     return assemble(layout, chunks)
-
-
-def masked_runs(score: Score, region: Region, track: int) -> list[Run]:
-    """The region's runs of bars in one track."""
-    return [
-        Run(
-            score.bar(lo).start_ticks,
-            score.bar(hi - 1).end_ticks,
-            score.cell_ticks(track, lo)[0],
-            score.cell_ticks(track, hi - 1)[1],
-        )
-        for lo, hi in region.bar_runs(track)
-    ]
 
 
 def check_new_tracks(source: bytes, score: Score, new_tracks: Sequence[Track] = ()) -> None:
@@ -182,19 +155,11 @@ def _check(region: Region, fills: Mapping[int, Sequence[Note]], old: Sequence[Tr
 
 def _check_notes(track: str, notes: Sequence[Note], runs: Sequence[Run]) -> None:
     for note in notes:
-        if not _held(runs, note.onset_ticks):
+        if not held(runs, note.onset_ticks):
             cells = [run[2:] for run in runs]
             raise RequestError(f"a new note of {track} begins at tick {note.onset_ticks}, outside its cells {cells}")
         if not (0 <= note.pitch <= 127 and 1 <= note.velocity <= 127 and note.duration_ticks >= 1):
             raise RequestError(f"a new note of {track} is out of range (pitch 0-127, velocity 1-127, 1- ticks): {note}")
-
-
-def _inside(spans: Sequence[Span], tick: int) -> bool:
-    return any(lo <= tick < hi for lo, hi in spans)
-
-
-def _held(runs: Sequence[Run], onset: int) -> bool:
-    return any(run.holds(onset) for run in runs)
 
 
 def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Run]], index: int, run: Run) -> bool:
@@ -202,7 +167,7 @@ def _is_shared(tracks: Sequence[Track], masks: Mapping[int, Sequence[Run]], inde
     return any(
         note.onset_ticks < run.last_onset
         and note.onset_ticks + note.duration_ticks > run.start
-        and not _held(masks.get(i, ()), note.onset_ticks)
+        and not held(masks.get(i, ()), note.onset_ticks)
         for i, other in enumerate(tracks)
         if other.channel == tracks[index].channel and other.chunk != tracks[index].chunk
         for note in other.notes
@@ -247,31 +212,14 @@ def _event(tick: int, message: Message) -> Event:
     return tick, data[0], data[1:], False
 
 
-def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
+def _rewrite(events: list[Event], parts: Sequence[_Part], score: Score) -> list[Event] | None:
     """A chunk's events with the new notes, or None if nothing changes."""
     gone: set[int] = set()
     added: list[Placed] = []
     for channel in sorted({part.channel for part in parts}):
-        group = [part for part in parts if part.channel == channel]
-        masked = [run for part in group for run in part.masked]
-        shared = [flag for part in group for flag in part.shared]
-        staying = frozenset(place for part in group for place in part.staying)
-        stale, busy = _part_notes(events, channel, masked, [run for part in group for run in part.runs], staying)
+        stale, new = _rewrite_channel(events, channel, [part for part in parts if part.channel == channel], score)
         gone |= stale
-        onsets = [event[0] for event in events if event[1] == NOTE_ON | channel and event[2][1]]
-        for part in group:
-            added += [(event[0], BEGINS, event) for event in part.opening]
-            for note in settle(part.notes, part.runs, busy):
-                on = Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
-                off = Message("note_off", channel=channel, note=note.pitch, velocity=0)
-                end = note.onset_ticks + note.duration_ticks
-                added.append((note.onset_ticks, BEGINS, _event(note.onset_ticks, on)))
-                added.append((end, ENDS, _event(end, off)))
-        unshared = [_played_span(run, onsets) for run, flag in zip(masked, shared, strict=True) if not flag]
-        for kind in (PITCH_BEND, CONTROL_CHANGE):
-            stale, restored = _part_controls(events, kind, channel, unshared)
-            gone |= stale
-            added += restored
+        added += new
     if not gone and not added:
         return None
     ended = bool(events) and events[-1][1] == META and events[-1][2][0] == END_OF_TRACK
@@ -284,117 +232,47 @@ def _rewrite(events: list[Event], parts: Sequence[_Part]) -> list[Event] | None:
     return merged
 
 
-def _part_notes(
-    events: Sequence[Event],
-    channel: int,
-    masked: Sequence[Run],
-    runs: Sequence[Run],
-    staying: Collection[tuple[int, int]],
-) -> tuple[set[int], dict[int, list[Span]]]:
-    """Indices of the note events to remove, and for each pitch the spans in which kept notes sound in `runs`."""
-    places_of: dict[int, list[int]] = defaultdict(list)
-    for place, (_, status, payload, _) in enumerate(events):
-        if status in (NOTE_ON | channel, NOTE_OFF | channel):
-            places_of[payload[0]].append(place)
-    gone: set[int] = set()
-    busy: dict[int, list[Span]] = defaultdict(list)
-    for pitch, places in places_of.items():
-        velocities = [_velocity(events[place]) for place in places]
-        pairs, complete = pair_notes(velocities)
-        begun_at = {end: on for on, end in pairs if end is not None and not velocities[end]}
-        kept_sounds = False
-        for i, place in enumerate(places):
-            onset = events[places[begun_at.get(i, i)]][0]
-            if velocities[i] or i in begun_at:
-                masks = _held(masked, onset) and (onset, pitch) not in staying
-            else:  # a note-off without a note counts at its own tick
-                masks = any(run.start <= onset < run.end for run in masked)
-            if velocities[i]:
-                kept_sounds |= not masks
-            elif not complete and kept_sounds:
-                masks = kept_sounds = False  # the only note-off that can end a kept note without its own
-            if masks:
-                gone.add(place)
-        kept = [place for place in places if place not in gone]
-        velocities = [_velocity(events[place]) for place in kept]
-        for on, end in pair_notes(velocities)[0]:
-            lo = events[kept[on]][0]
-            hi = lo + 1 if end is None or velocities[end] else events[kept[end]][0]
-            if any(lo < run.end and hi > run.first_onset for run in runs):
-                busy[pitch].append((lo, hi))
-    return gone, busy
-
-
-def _velocity(event: Event) -> int:
-    return event[2][1] if event[1] & 0xF0 == NOTE_ON else 0
-
-
-def settle(notes: Sequence[Note], runs: Sequence[Run], busy: dict[int, list[Span]]) -> list[Note]:
-    """The new notes, sorted and clipped so that none overlaps the end of its run, another new note or a note in `busy`.
-
-    Of several notes with the same onset and pitch the longest stays. The notes are added to `busy`.
-    """
-    settled: list[Note] = []
-    last: dict[int, int] = {}  # index in settled, by pitch
-    for note in {(n.onset_ticks, n.pitch): n for n in sorted(notes)}.values():
-        onset, pitch = note.onset_ticks, note.pitch
-        if any(lo <= onset < hi for lo, hi in busy[pitch]):
-            continue
-        if pitch in last:
-            before = settled[last[pitch]]
-            length = min(before.duration_ticks, onset - before.onset_ticks)
-            settled[last[pitch]] = before._replace(duration_ticks=length)
-        limits = [run.end for run in runs if run.holds(onset)] + [lo for lo, _ in busy[pitch] if lo > onset]
-        last[pitch] = len(settled)
-        settled.append(note._replace(duration_ticks=min(note.duration_ticks, min(limits) - onset)))
-    if len(settled) < len(notes):
-        log.info("%d of %d new notes were left out: their pitch sounds already", len(notes) - len(settled), len(notes))
-    for note in settled:
-        busy[note.pitch].append((note.onset_ticks, note.onset_ticks + note.duration_ticks))
-    return settled
-
-
-def _played_span(run: Run, onsets: Sequence[int]) -> Span:
-    """The run's bars as the channel plays them: from its first note, if that is early, to the first early note after.
-
-    Args:
-        onsets: of all notes of the channel, ascending.
-    """
-
-    first, last = bisect_left(onsets, run.first_onset), bisect_left(onsets, run.last_onset)
-    return min([run.start, *onsets[first : first + 1]]), min([run.end, *onsets[last : last + 1]])
-
-
-def _part_controls(
-    events: Sequence[Event], kind: int, channel: int, spans: Sequence[Span]
+def _rewrite_channel(
+    events: Sequence[Event], channel: int, parts: Sequence[_Part], score: Score
 ) -> tuple[set[int], list[Placed]]:
-    """Indices of the pitch bends (or sustain pedal events) to remove, and the events that restore their values."""
-    bend = kind == PITCH_BEND
-    gone: set[int] = set()
-    restored: list[Placed] = []
-    in_file = in_force = BEND_AT_REST if bend else PEDAL_AT_REST
-    waiting = list(reversed(spans))
+    """Indices of the events of one channel to remove, and those to add."""
+    masked = [run for part in parts for run in part.masked]
+    switches = frozenset(place for part in parts for place in part.switches)
+    there = remove_notes(events, channel, masked, switches, (n for p in parts if p.masked for n in p.notes))
+    new: list[Note] = []
+    added: list[Placed] = []
+    for part in parts:
+        added += [(event[0], BEGINS, event) for event in part.opening]
+        others = Counter(part.notes) - Counter(there.staying) if part.masked else Counter(part.notes)
+        new += settle(list(others.elements()), there.busy)
+    for note in new:
+        on = Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
+        off = Message("note_off", channel=channel, note=note.pitch, velocity=0)
+        end = note.onset_ticks + note.duration_ticks
+        added += [(note.onset_ticks, BEGINS, _event(note.onset_ticks, on)), (end, ENDS, _event(end, off))]
+    onsets = [event[0] for event in events if event[1] == NOTE_ON | channel and event[2][1]]
+    changed = [*there.removed, *(note.onset_ticks for note in new)]
+    shared = [flag for part in parts for flag in part.shared]
+    unshared = [
+        played_span(run, onsets)
+        for run, flag in zip(masked, shared, strict=True)
+        if not flag and not _stays(run, there.staying, changed)
+    ]
+    spans, gone = outside(unshared, there.staying), there.gone
+    cells = {bar: span for part in parts for bar, span in part.cells.items()}
+    for kind in (PITCH_BEND, CONTROL_CHANGE):
+        places = control_places(events, kind, channel)
+        controls = [events[place] for place in places]
+        old = stale(controls, kind, spans)
+        instead: list[Event] = []
+        if kind == CONTROL_CHANGE and controls:
+            kept = [event[0] for i, event in enumerate(controls) if i not in old]
+            instead = Pedalling(events, channel, score, cells).of_fill(new, kept, spans)
+        gone |= {places[i] for i in old}
+        added += [(e[0], RESTORED, e) for e in [*instead, *restored(controls, kind, old, instead, spans)]]
+    return gone, added
 
-    def leave(until: int | None) -> None:
-        nonlocal in_force
-        while waiting and (until is None or waiting[-1][1] <= until):
-            _, end = waiting.pop()
-            if in_force != in_file:
-                restored.append((end, RESTORED, (end, kind | channel, in_file, False)))
-                in_force = in_file
 
-    for place, (tick, status, payload, _) in enumerate(events):
-        if status != kind | channel or not (bend or payload[0] == SUSTAIN):
-            continue
-        leave(tick)
-        in_file = payload
-        if not _inside(spans, tick) or (_at_rest(payload, kind) and not _at_rest(in_force, kind)):
-            in_force = payload
-        else:
-            gone.add(place)
-    leave(None)
-    return gone, restored
-
-
-def _at_rest(payload: bytes, kind: int) -> bool:
-    return payload == BEND_AT_REST if kind == PITCH_BEND else payload[1] < 64
+def _stays(run: Run, staying: Sequence[Note], changed: Sequence[int]) -> bool:
+    """Whether the fill of a run is what stands there. changed: onsets of the notes that come or go."""
+    return any(run.holds(note.onset_ticks) for note in staying) and not any(map(run.holds, changed))

@@ -10,43 +10,26 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from midi_rwkv.errors import StyleError
 from midi_rwkv.files import check_writable, whole_file
 from midi_rwkv.model.config import check_seed, check_threads
 
-from .pieces import Piece, draw_fills, read_pieces
-from .style import SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
+from .pieces import Piece, read_pieces
+from .preparing import CONTEXT, HELD_OUT_FILLS, PARTS, TUNE_FILLS, PersonalizeProgress, prepare
+from .style import FORMAT, SUFFIX, Style, check_name, progress_path, read_info, save_style, styles_folder
 
 if TYPE_CHECKING:
     from midi_rwkv.model.step_checkpoint import StepCheckpoint
     from midi_rwkv.model.steps import StepModel
 
-    from .tuning import Check, Fill, Tuning
-
-MOST_FOLDS = 5
-PARTS = {1: 4, 2: 2}  # number of files -> parts into which each file's bars are divided
-TUNE_FILLS, HELD_OUT_FILLS = 200, 60
-CONTEXT = 1536  # at most this many steps of the model are read for a fill
-
-
-@dataclass(frozen=True)
-class PersonalizeProgress:
-    """Progress: `part` is "reading" (`done` of `total` fills) or "tuning" (with a `check`)."""
-
-    part: str
-    done: int
-    total: int
-    seconds_left: float
-    check: Check | None = None
+    from .tuning import Check, Gain, Tuning
 
 
 @dataclass(frozen=True)
@@ -55,14 +38,24 @@ class Personalized:
 
     style: Style
     path: Path | None
-    before: float  # held-out nats per note
-    after: float
+    gains: list[Gain]  # on what was held out: in all settings, and in each
     skipped: dict[str, str]  # file -> why it was skipped
     curve: list[dict[str, Any]]  # step, and held-out nats per note by learning rate
 
     @property
+    def before(self) -> float:
+        """Held-out nats per note without the style, over all settings."""
+        return self.gains[0].before
+
+    @property
+    def after(self) -> float:
+        """Held-out nats per note with it."""
+        return self.gains[0].after
+
+    @property
     def helps(self) -> bool:
-        return self.after < self.before
+        """Whether it is better by more than chance, in all settings together or in one of them."""
+        return self.gains[0].certain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +65,7 @@ class PersonalizeOptions:
     Args:
         output: the file to keep it in, instead of a name.
         overwrite: replace a style that has this name, or a file that is there.
-        keep_anyway: keep the style even if it does not help on held-out music.
+        keep_anyway: keep the style even if it does not help by more than chance on held-out music.
         seed: the same files and seed give the same style.
         threads: CPU threads; None lets PyTorch choose.
     """
@@ -115,6 +108,7 @@ def personalize(
     import torch
 
     from midi_rwkv.model.checkpoint import checkpoint_hash, load_checkpoint
+    from midi_rwkv.tokens.notes import encode
 
     from .tuning import LEARNING_RATES, RATE_STEPS, STEPS
 
@@ -142,27 +136,28 @@ def personalize(
 
     def style(**more: str) -> Style:
         info = {
-            "format": "midi-rwkv style 1",
+            "format": FORMAT,
             "base": base,
-            "method": "state",
             "files": str(len(pieces)),
             "bars": str(sum(len(p.score.bars) for p in pieces)),
             "notes": str(sum(p.n_notes for p in pieces)),
             "held_out": "files" if len(pieces) not in PARTS else "bars",
-            "held_out_before": f"{tuning.before:.6f}",
-            "held_out_after": f"{tuning.best:.6f}",
+            "gains": json.dumps([asdict(g) for g in tuning.gains()]),
+            "memory": "yes" if tuning.remembers else "no",
             "learning_rate": f"{tuning.best_rate:g}",
             "steps": str(tuning.best_step),
             "scale": f"{tuning.scale:g}",
             "date": datetime.date.today().isoformat(),
             **more,
         }
-        return Style(target.stem, run=tuning.best_state.cpu().numpy(), info=info)
+        run, pairs = tuning.best_adapter.arrays()
+        songs = tuple((encode(checkpoint.vocabulary, p.score), float(tuning.remembers)) for p in pieces)
+        return Style(target.stem, run=run, pairs=pairs, pieces=songs, info=info)
 
     def keep(made: Style) -> None:
-        replace = options.overwrite or stopped is not None
+        over = options.overwrite or stopped is not None
         try:
-            save_style(made, target, overwrite=replace, unchanged=None if options.overwrite else stopped)
+            save_style(made, target, overwrite=over, unchanged=None if options.overwrite else stopped)
         except FileExistsError:
             raise FileExistsError(
                 f"{target} was made by another program meanwhile; add --overwrite and the same command goes on"
@@ -185,11 +180,13 @@ def personalize(
             raise KeyboardInterrupt(f"the best so far is kept in {target}; the same command goes on") from None
         raise KeyboardInterrupt("no style was kept; the same command goes on") from None
     made = style(seconds=f"{time.monotonic() - began:.0f}")
-    kept = tuning.best < tuning.before or options.keep_anyway
-    if kept:
+    found = Personalized(made, target, tuning.gains(), skipped, tuning.curve)
+    if found.helps or options.keep_anyway:
         keep(made)
+    else:
+        found = replace(found, path=None)
     progress.unlink(missing_ok=True)
-    return Personalized(made, target if kept else None, tuning.before, tuning.best, skipped, tuning.curve)
+    return found
 
 
 def _model(checkpoint: StepCheckpoint) -> StepModel:
@@ -211,52 +208,6 @@ def _usable(files: Sequence[str | Path], say: Callable[[str], None]) -> tuple[li
     if not pieces:
         raise StyleError(f"nothing to learn from: {'; '.join(f'{f}: {why}' for f, why in list(skipped.items())[:3])}")
     return pieces, skipped
-
-
-def prepare(
-    pieces: Sequence[Piece],
-    checkpoint: StepCheckpoint,
-    model: StepModel,
-    *,
-    seed: int = 0,
-    on_progress: Callable[[PersonalizeProgress], None] = lambda _: None,
-) -> Tuning:
-    """Draws the fills, reads their contexts, and measures the base model on the held-out fills."""
-    import torch
-
-    from midi_rwkv.engine.make import MOST_THREADS, make_engine
-    from midi_rwkv.engine.tables import StepTables
-
-    from .tuning import LEARNING_RATES, STEPS, Tuning, read_fill
-
-    parts = [_parts(len(p.score.bars), PARTS.get(len(pieces), 1)) for p in pieces]
-    units = [(piece, part) for piece, own in zip(pieces, parts, strict=True) for part in own]
-    vocabulary, budget = checkpoint.vocabulary, min(CONTEXT, checkpoint.context)
-    tables = StepTables(checkpoint.weights, vocabulary.sizes)
-    engine = make_engine(
-        checkpoint.trunk, checkpoint.config.head_size, threads=min(MOST_THREADS, torch.get_num_threads())
-    )
-    began = time.monotonic()
-    total = TUNE_FILLS + HELD_OUT_FILLS
-    fills: list[Fill] = []
-    held_out: list[Fill] = []
-    for into, count, held in ((fills, TUNE_FILLS, False), (held_out, HELD_OUT_FILLS, True)):
-        for unit, sample in draw_fills(units, vocabulary, count=count, seed=seed, held_out=held, budget=budget):
-            into.append(read_fill(engine, tables, vocabulary, sample, unit))
-            done = len(fills) + len(held_out)
-            on_progress(PersonalizeProgress("reading", done, total, (time.monotonic() - began) / done * (total - done)))
-    able = sorted({f.unit for f in fills} & {f.unit for f in held_out})
-    if len(able) < 2:
-        raise StyleError("there is too little in the files to hold something out; give longer pieces, or more of them")
-    folds = [able[k::MOST_FOLDS] for k in range(min(MOST_FOLDS, len(able)))]
-    fills, held_out = ([f for f in some if f.unit in able] for some in (fills, held_out))
-    return Tuning(model, fills, held_out, folds, seed, STEPS, LEARNING_RATES)
-
-
-def _parts(n_bars: int, count: int) -> list[tuple[int, int]]:
-    """`count` consecutive runs of bars that together make up the piece."""
-    edges = np.linspace(0, n_bars, min(count, max(1, n_bars // 2)) + 1).round().astype(int)
-    return [(int(lo), int(hi)) for lo, hi in pairwise(edges)]
 
 
 def _target(name: str | None, output: str | Path | None) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 
 if TYPE_CHECKING:
     from midi_rwkv.score.score import Score
+    from midi_rwkv.tokens.memory import PieceCells
+    from midi_rwkv.training.rows import Question
 
 LEAST_NOTES, LEAST_BARS = 24, 4  # in a usable file
 LONGEST_RUN = 400  # steps of the model; longer runs would only cost time
+BARS_BEFORE = 4  # a region with nothing after it
 ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
 
@@ -64,7 +68,7 @@ def read_pieces(files: Sequence[str | Path]) -> tuple[list[Piece], dict[str, str
     return pieces, skipped
 
 
-def draw_fills(
+def draw_fills(  # noqa: PLR0913 -- how to draw, by name
     units: Sequence[tuple[Piece, tuple[int, int]]],
     vocabulary: Vocabulary,
     *,
@@ -72,6 +76,9 @@ def draw_fills(
     seed: int,
     held_out: bool,
     budget: int,
+    question: Question | None = None,
+    first: int = 0,
+    memory: Callable[[int], Sequence[PieceCells]] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(unit, sample) of `count` fills; a sample is at most `budget` steps, (n, columns).
 
@@ -79,19 +86,30 @@ def draw_fills(
     the piece's own key, of the whole piece.
 
     Args:
-        units: pieces with a range of bars, half-open, to draw from; they take turns.
+        units: pieces with a range of bars, half-open, to draw from; they take turns, beginning with number `first`.
+        question: asked in every fill; those to tune on are then transposed and nothing else. Where nothing is shown
+            after a region, the region has at least `BARS_BEFORE` bars before it if the range of bars allows.
+        memory: what the fills of a unit remember, such as `memory_of_others`.
     """
-    from midi_rwkv.tokens.notes import encode
+    from midi_rwkv.tokens.notes import encode, transposed
     from midi_rwkv.training.rows import RowSampler
 
-    sampler, rng = RowSampler(vocabulary, plain=held_out), np.random.default_rng((seed, int(held_out)))
+    plain = held_out or question is not None
+    sampler = RowSampler(vocabulary, plain=plain, question=question, memory_share=float(memory is not None))
+    rng = np.random.default_rng((seed, int(held_out)))
     songs = {id(piece): encode(vocabulary, piece.score) for piece, _ in units}  # not by name, which two may share
     found, tried = 0, 0
     while found < count and tried < 40 * count:
-        unit = tried % len(units)
+        unit = (first + tried) % len(units)
         tried += 1
         piece, bars = units[unit]
-        sample = sampler.draw(songs[id(piece)], None, rng, budget, within=bars)
+        song = songs[id(piece)]
+        if plain and not held_out:
+            song = transposed(song, sampler.shift_of(song, rng))
+        if question is not None and question.after == 0:
+            bars = max(bars[0], min(BARS_BEFORE, bars[1] - 1)), bars[1]
+        remembered = partial(memory, unit) if memory else tuple
+        sample = sampler.draw(song, None, rng, budget, remembered, within=bars)
         if sample is None:
             continue
         of_run = sample[int((sample[:, Column.ROLE] == Role.ANSWER).argmax()) :]
@@ -99,6 +117,17 @@ def draw_fills(
         if notes.any() and len(of_run) <= LONGEST_RUN:
             found += 1
             yield unit, sample
+
+
+def memory_of_others(
+    units: Sequence[tuple[Piece, tuple[int, int]]], vocabulary: Vocabulary
+) -> Callable[[int], Sequence[PieceCells]]:
+    """By unit the cells of all others, as `draw_fills` wants them."""
+    from midi_rwkv.tokens.memory import PieceCells
+    from midi_rwkv.tokens.notes import encode
+
+    cells = [PieceCells(encode(vocabulary, piece.score).part(*bars)) for piece, bars in units]
+    return lambda unit: [*cells[:unit], *cells[unit + 1 :]]
 
 
 def _midi_files(files: Sequence[str | Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""State tuning: learns one state matrix per head, added where a run begins, and leaves the weights as they are.
+"""Tuning: learns one state matrix per head, added where a run begins, and small changes to the weights that write it.
 
 The decoding engine reads everything before the first cell of a run once and keeps it as a state, because nothing that
 is tuned changes it. Only the cells themselves, some hundred steps of the model, go through the differentiable sequence
@@ -6,7 +6,7 @@ form again and again. This is why minutes on two cores are enough.
 
 The learning rate and the number of steps need no choice. Every fold (one file left out, or one part of the bars) is
 tuned with all `LEARNING_RATES` side by side. The held-out music decides which rate continues after `RATE_STEPS`, which
-step to keep, and by which of `SCALES` to multiply the states at the end. The style is the mean of the folds' states.
+step to keep, and by which of `SCALES` to multiply the changes at the end. The style is the mean of the folds' changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from midi_rwkv.engine.engine import State, VectorEngine
 from midi_rwkv.engine.tables import StepTables
@@ -28,7 +29,10 @@ from midi_rwkv.tokens.attributes import Column, Role, Vocabulary
 from midi_rwkv.tokens.layout import targets_of
 from midi_rwkv.tokens.pointers import places_known
 
-LEARNING_RATES = (0.03, 0.1)
+from .adapter import Adapter, mean_of
+
+LEARNING_RATES = (0.03, 0.1)  # of the state
+PAIRS_RATE = 0.01  # of the changes to weights, times the state's
 SCALES = (1.0, 1.25, 1.5)
 STEPS = 48
 RATE_STEPS = 8  # with every rate; then only the best continues
@@ -36,6 +40,7 @@ CHECK_EVERY = 8  # steps
 BATCH = 512  # of the model's steps, which a fold reads per step of tuning, approximately
 WARMUP_STEPS = 4
 BETAS = (0.9, 0.98)
+RESAMPLES = 2000  # for an interval
 PATIENCE = 2  # checks without a gain by any rate after which tuning stops
 
 
@@ -47,9 +52,10 @@ class Fill:
     following: np.ndarray  # (T, columns) the step that comes after each, zeros after the last
     targets: np.ndarray  # (T, 5) what each predicts, as `layout.targets_of` has it
     roles: np.ndarray  # (T,) of the predictions
-    known: np.ndarray  # (T, 4) `pointers.places_known`
+    known: np.ndarray  # (T, 6) `pointers.places_known`
     state: State  # one row
     unit: int  # fills of one unit are held out together: a file, or a part of the bars
+    setting: str = ""  # of `settings.SETTINGS`
 
     @property
     def notes(self) -> int:
@@ -57,34 +63,60 @@ class Fill:
         return int((self.targets[self.roles == Role.ANSWER, 0] > 0).sum())
 
 
-def fill_of(vocabulary: Vocabulary, rest: np.ndarray, state: State, unit: int) -> Fill:
+def fill_of(vocabulary: Vocabulary, rest: np.ndarray, state: State, unit: int, setting: str = "") -> Fill:
     """A fill from the steps of a sample that are not read yet, (T, columns), and the state after those that are."""
     end = np.zeros((1, len(Column)), rest.dtype)  # no note, so the last cell has ended
     ended = np.concatenate([rest, end])
     targets, roles = targets_of(ended, vocabulary)
-    return Fill(rest, ended[1:], targets, roles, places_known(rest, vocabulary.nothing), state, unit)
+    return Fill(rest, ended[1:], targets, roles, places_known(rest, vocabulary.nothing), state, unit, setting)
 
 
-def read_fill(
+def read_fill(  # noqa: PLR0913 -- what reads, and what it is of
     engine: VectorEngine[State],
     tables: StepTables,
     vocabulary: Vocabulary,
     sample: np.ndarray,
     unit: int,
     before: State | None = None,
+    setting: str = "",
 ) -> Fill:
     """Reads everything before the first cell of a sample, (n, columns), with the engine, after the state `before`."""
     at = int((sample[:, Column.ROLE] == Role.ANSWER).argmax())
     state = engine.new_state(1) if before is None else before.copy()
     engine.prefill_vectors(tables(sample[:at]), state)
-    return fill_of(vocabulary, sample[at:], state, unit)
+    return fill_of(vocabulary, sample[at:], state, unit, setting)
 
 
-def fill_losses(model: StepModel, fills: Sequence[Fill], added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def fill_losses(
+    model: StepModel, fills: Sequence[Fill], added: Tensor | Adapter | None = None
+) -> tuple[Tensor, Tensor]:
     """(N,) nats of all notes and cell ends of the fills' answers, and (N,) the fill that each belongs to.
 
-    `added` is added to the states of the fills, (L, H, K, V).
+    `added` is added to the states of the fills, (L, H, K, V), and if it is an adapter to the weights.
     """
+    if isinstance(added, Adapter) and added.pairs:
+        weights = {f"model.{name}": weight for name, weight in added.weights(model).items()}
+        found: tuple[Tensor, Tensor] = functional_call(_Losses(model), weights, (fills, added.state))
+        return found
+    given, rows = given_to_heads(model, fills, added.state if isinstance(added, Adapter) else added)
+    return model.heads.nats(*given).sum(1), rows
+
+
+class _Losses(nn.Module):
+    """`fill_losses` as a module, so that other weights can be put in for a call."""
+
+    def __init__(self, model: StepModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, fills: Sequence[Fill], state: Tensor) -> tuple[Tensor, Tensor]:
+        return fill_losses(self.model, fills, state)
+
+
+def given_to_heads(
+    model: StepModel, fills: Sequence[Fill], added: Tensor | None = None
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The arguments of `Heads.nats` for the fills' answers, N rows each, and (N,) the fill that each belongs to."""
     device = model.tables.weight.device
     steps = np.zeros((len(fills), max(len(f.steps) for f in fills), len(Column)), np.int64)
     roles = np.zeros(steps.shape[:2], np.int8)
@@ -97,13 +129,13 @@ def fill_losses(model: StepModel, fills: Sequence[Fill], added: Tensor | None = 
     rows, places = (torch.from_numpy(x) for x in np.nonzero(roles == Role.ANSWER))
     h = model.hidden(torch.from_numpy(steps).to(device), state)[rows, places]
     asked = [[x[f.roles == Role.ANSWER] for x in (f.targets, f.following, f.known)] for f in fills]
-    nats = model.heads.nats(h, *(torch.from_numpy(np.concatenate(x)).to(device) for x in zip(*asked, strict=True)))
-    return nats.sum(1), rows
+    targets, following, known = (torch.from_numpy(np.concatenate(x)).to(device) for x in zip(*asked, strict=True))
+    return (h, targets, following, known), rows
 
 
 @torch.no_grad()
 def fills_nats(
-    model: StepModel, fills: Sequence[Fill], added: Tensor | None = None, size: int = 2 * BATCH
+    model: StepModel, fills: Sequence[Fill], added: Tensor | Adapter | None = None, size: int = 2 * BATCH
 ) -> np.ndarray:
     """(len(fills),) nats of each fill's answer, computed about `size` of the model's steps at a time."""
     out = np.zeros(len(fills))
@@ -143,13 +175,41 @@ class Check:
     seconds_left: float
 
 
+@dataclass(frozen=True)
+class Gain:
+    """Nats per note of held-out fills without a style and with it; and the 95 % interval of the difference, by drawing
+    the fills again."""
+
+    setting: str
+    before: float
+    after: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, setting: str, before: np.ndarray, after: np.ndarray, notes: np.ndarray) -> Gain:
+        """From the nats and notes of each fill."""
+        drawn = np.random.default_rng(0).integers(0, len(notes), (RESAMPLES, len(notes)))
+        changes = (after - before)[drawn].sum(1) / notes[drawn].sum(1)
+        low, high = np.quantile(changes, (0.025, 0.975))
+        return cls(
+            setting, float(before.sum() / notes.sum()), float(after.sum() / notes.sum()), float(low), float(high)
+        )
+
+    @property
+    def certain(self) -> bool:
+        """Whether the style is better by more than chance."""
+        return self.high < 0
+
+
 @dataclass
 class Tuning:
-    """The tunings of all folds, side by side. `run()` may be interrupted at any time; `best_state` then exists."""
+    """The tunings of all folds, side by side. `run()` may be interrupted at any time; `best_adapter` then exists."""
 
     model: StepModel
     fills: Sequence[Fill]
     held_out: Sequence[Fill]  # each is used for the fold that holds out its unit
+    plain: Sequence[Fill]  # the same without a memory, which is what the base model has
     folds: Sequence[Sequence[int]]  # the units that each fold holds out
     seed: int = 0
     steps: int = STEPS
@@ -158,25 +218,31 @@ class Tuning:
     curve: list[dict[str, Any]] = field(default_factory=list)  # step, and held-out nats per note for each running rate
 
     def __post_init__(self) -> None:
-        c, device = self.model.config, self.model.tables.weight.device
-        shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
-        self.states = [[torch.zeros(shape, device=device, requires_grad=True) for _ in self.folds] for _ in self.rates]
-        groups = [{"params": row, "lr": lr, "rate": lr} for row, lr in zip(self.states, self.rates, strict=True)]
-        self.optimizer = torch.optim.Adam(groups, betas=BETAS)
+        numbers = range(len(self.folds))
+        self.adapters = [[Adapter.begin(self.model, 100 * self.seed + n) for n in numbers] for _ in self.rates]
+        groups = []
+        for row, rate in zip(self.adapters, self.rates, strict=True):
+            states, pairs = [x.state for x in row], [t for x in row for t in x.tensors[1:]]
+            groups += [{"params": states, "rate": rate}, {"params": pairs, "rate": PAIRS_RATE * rate}]
+        self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS)
         self.running = list(range(len(self.rates)))  # numbers of the rates that are still running
         self._train = [[f for f in self.fills if f.unit not in out] for out in self.folds]
         self._left_out = [[f for f in self.held_out if f.unit in out] for out in self.folds]
+        self._plain = [[f for f in self.plain if f.unit in out] for out in self.folds]
         if not all(self._train) or not all(self._left_out):
             raise ValueError("every fold needs fills to tune on and fills that are held out")
         self._notes = sum(f.notes for fold in self._left_out for f in fold)
-        self.before = sum(float(fills_nats(self.model, fold).sum()) for fold in self._left_out) / self._notes
-        self.best, self.best_rate, self.best_step, self.scale = self.before, 0.0, 0, 1.0
-        self.best_states = [torch.zeros_like(s.detach()) for s in self.states[0]]  # one per fold
+        self._before = [fills_nats(self.model, fold) for fold in self._plain]
+        self.before = float(sum(x.sum() for x in self._before)) / self._notes
+        self.remembers = True
+        self.best_rate, self.best_step, self.scale = 0.0, 0, 1.0
+        self.best_adapters = [x.detached() for x in self.adapters[0]]  # one per fold
+        self.best = min(self.before, self._left_out_loss(self.best_adapters))  # the memory alone may help
 
     @property
-    def best_state(self) -> Tensor:
-        """The best state so far."""
-        return self.scale * torch.stack(self.best_states).mean(0)
+    def best_adapter(self) -> Adapter:
+        """The best changes so far."""
+        return mean_of(self.best_adapters).scaled(self.scale)
 
     def run(self, on_check: Callable[[Check], None] = lambda _: None) -> None:
         """Tunes to the end, or until there is no more gain, and finds the scale."""
@@ -189,8 +255,26 @@ class Tuning:
             left = (time.monotonic() - began) / done * to_do
             on_check(Check(self.step, self.steps, self.before, now, self.best, 0.0 if self._is_over() else left))
         if self.best < self.before:
-            losses = [self._left_out_loss([scale * s for s in self.best_states]) for scale in SCALES]
+            losses = [self._left_out_loss([x.scaled(scale) for x in self.best_adapters]) for scale in SCALES]
             self.best, self.scale = min(losses), SCALES[int(np.argmin(losses))]
+        without = [fills_nats(self.model, f, x) for f, x in zip(self._plain, self._scaled, strict=True)]
+        self.remembers = bool(sum(x.sum() for x in self.left_out_nats()) < sum(x.sum() for x in without))
+        if not self.remembers:
+            self.best = min(self.best, float(sum(x.sum() for x in without)) / self._notes)
+
+    def gains(self) -> list[Gain]:
+        """What the style brings on the held-out fills, in all of them and in each setting."""
+        before = np.concatenate(self._before)
+        fills = [f for fold in self._plain for f in fold]
+        after = np.concatenate(self.left_out_nats())
+        notes, setting = np.array([f.notes for f in fills]), np.array([f.setting for f in fills])
+        everywhere = [("all", np.ones(len(fills), bool))]
+        some = [*everywhere, *((name, setting == name) for name in dict.fromkeys(setting.tolist()))]
+        return [Gain.of(name, before[own], after[own], notes[own]) for name, own in some]
+
+    @property
+    def _scaled(self) -> list[Adapter]:
+        return [x.scaled(self.scale) for x in self.best_adapters]
 
     def _is_over(self) -> bool:
         return self.step - self.best_step >= PATIENCE * CHECK_EVERY
@@ -205,7 +289,7 @@ class Tuning:
             some = [fills[i] for i in rng.choice(len(fills), min(len(fills), 64), replace=False)]
             chosen = [some[i] for i in batches(some, BATCH, rng)[0]]
             for k in self.running:  # one after another, because together they would need twice the memory
-                nats, _ = fill_losses(self.model, chosen, self.states[k][number])
+                nats, _ = fill_losses(self.model, chosen, self.adapters[k][number])
                 nats.mean().backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.step + 1) / WARMUP_STEPS) * (1 - self.step / self.steps)
@@ -215,43 +299,49 @@ class Tuning:
 
     def _check(self) -> float:
         """Measures every running rate and keeps the best. Returns its held-out nats per note."""
-        losses = {k: self._left_out_loss([s.detach() for s in self.states[k]]) for k in self.running}
+        losses = {k: self._left_out_loss(self.adapters[k]) for k in self.running}
         self.curve.append({"step": self.step, "losses": {self.rates[k]: loss for k, loss in losses.items()}})
         k = min(losses, key=losses.__getitem__)
         if losses[k] < self.best:
             self.best, self.best_rate, self.best_step = losses[k], self.rates[k], self.step
-            self.best_states = [s.detach().clone() for s in self.states[k]]
+            self.best_adapters = [x.detached() for x in self.adapters[k]]
         if self.step >= RATE_STEPS:
             self.running = [k]
         return losses[k]
 
-    def _left_out_loss(self, states: Sequence[Tensor]) -> float:
-        """Nats per note of the held-out fills, each under the state of its own fold."""
-        nats = (float(fills_nats(self.model, fold, s).sum()) for fold, s in zip(self._left_out, states, strict=True))
-        return sum(nats) / self._notes
+    def _left_out_loss(self, adapters: Sequence[Adapter]) -> float:
+        """Nats per note of the held-out fills, each under the adapter of its own fold."""
+        return float(sum(x.sum() for x in self.left_out_nats(adapters))) / self._notes
+
+    def left_out_nats(self, adapters: Sequence[Adapter] | None = None) -> list[np.ndarray]:
+        """By fold the nats of each held-out fill, under the adapter of the fold; None: under the best."""
+        adapters = adapters or self._scaled
+        fills = self._left_out if self.remembers else self._plain
+        return [fills_nats(self.model, fold, x) for fold, x in zip(fills, adapters, strict=True)]
 
     def nats(self, fills: Sequence[Fill]) -> np.ndarray:
-        """Nats of other fills under the best state."""
-        return fills_nats(self.model, fills, self.best_state)
+        """Nats of other fills under the best changes."""
+        return fills_nats(self.model, fills, self.best_adapter)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume exactly here."""
         return {
-            "states": [[s.detach() for s in row] for row in self.states],
+            "adapters": [[[t.detach() for t in x.tensors] for x in row] for row in self.adapters],
             "optimizer": self.optimizer.state_dict(),
             "best": [self.best, self.best_rate, self.best_step],
-            "best_states": self.best_states,
+            "best_adapters": [x.tensors for x in self.best_adapters],
             "step": self.step,
             "running": self.running,
             "curve": self.curve,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for row, kept in zip(self.states, saved["states"], strict=True):
-                for s, k in zip(row, kept, strict=True):
-                    s.copy_(k)
+        for row, kept_row in zip(self.adapters, saved["adapters"], strict=True):
+            for adapter, kept in zip(row, kept_row, strict=True):
+                adapter.load(kept)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.best, self.best_rate, self.best_step = saved["best"]
-        self.best_states, self.step = saved["best_states"], saved["step"]
+        for adapter, kept in zip(self.best_adapters, saved["best_adapters"], strict=True):
+            adapter.load(kept)
+        self.step = saved["step"]
         self.running, self.curve = saved["running"], saved["curve"]

@@ -84,6 +84,17 @@ class Column(IntEnum):
     NEXT_TRUST = 24
     THERE_SECOND = 25
     THERE_TRUST = 26
+    # The same of the cells of other pieces that are followed beside them (memory.py), where there are any.
+    MEMORY_MICRO = 27
+    MEMORY_PITCH = 28
+    MEMORY_VELOCITY = 29
+    MEMORY_DURATION = 30
+    MEMORY_NEXT = 31
+    MEMORY_NEXT_PITCH = 32
+    MEMORY_NEXT_SECOND = 33
+    MEMORY_NEXT_TRUST = 34
+    MEMORY_SECOND = 35
+    MEMORY_TRUST = 36
 
 
 # What is known of the next note once its place is, and once its pitch is.
@@ -98,10 +109,16 @@ AT_PLACE = (
     Column.STRUCK_DURATION,
     Column.THERE_SECOND,
     Column.THERE_TRUST,
+    Column.MEMORY_MICRO,
+    Column.MEMORY_PITCH,
+    Column.MEMORY_SECOND,
+    Column.MEMORY_TRUST,
 )
-AT_PITCH = (Column.THERE_VELOCITY, Column.THERE_DURATION)
-# By stage of the heads after the place, the note that the source has there.
+AT_PITCH = (Column.THERE_VELOCITY, Column.THERE_DURATION, Column.MEMORY_VELOCITY, Column.MEMORY_DURATION)
+# By stage of the heads after the place, the note that the source has there, and that of the memory.
 THERE = (Column.THERE_MICRO, Column.THERE_PITCH, Column.THERE_VELOCITY, Column.THERE_DURATION)
+MEMORY = (Column.MEMORY_MICRO, Column.MEMORY_PITCH, Column.MEMORY_VELOCITY, Column.MEMORY_DURATION)
+MEMORY_COLUMNS = tuple(c for c in Column if c.name.startswith("MEMORY_"))
 PITCH_CLASSES = 12
 MOST_STRUCK = 3  # that are counted, of pitched tracks and of drums
 TRUST_LEVELS, SHARE_LEVELS = 13, 6  # of a source's score, and of the share of the sources that say the same
@@ -216,11 +233,21 @@ class Vocabulary:
             1 + TRUST_LEVELS * SHARE_LEVELS,
             pitch,
             1 + TRUST_LEVELS * SHARE_LEVELS,
+            micro,
+            pitch,
+            velocity,
+            duration,
+            2 + self.n_positions,
+            pitch,
+            2 + self.n_positions,
+            1 + TRUST_LEVELS * SHARE_LEVELS,
+            pitch,
+            1 + TRUST_LEVELS * SHARE_LEVELS,
         )
 
     @property
     def nothing(self) -> int:
-        """Columns NEXT_STRUCK, NEXT_THERE and NEXT_SECOND where nothing comes next."""
+        """Where nothing comes next, columns NEXT_STRUCK, NEXT_THERE, NEXT_SECOND, MEMORY_NEXT, MEMORY_NEXT_SECOND."""
         return 1 + self.n_positions
 
     @cached_property

@@ -7,12 +7,18 @@ less on a bar line than inside a bar, is found by dynamic programming (Viterbi).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from midi_rwkv.score.harmony import NO_CHORD as NO_CHORD_NAME
+from midi_rwkv.score.harmony import ChordSpan, chord_name, read_chord
+from midi_rwkv.score.score import Score
+
 from .attributes import DRUMS, POSITIONS_PER_QUARTER, Vocabulary
-from .notes import AT, SongNotes
+from .notes import AT, BarGrid, SongNotes, encode
 
 # MidiTok's names, and the semitones above the root.
 QUALITIES: dict[str, tuple[int, ...]] = {
@@ -37,6 +43,7 @@ _CHANGE_IN_BAR, _CHANGE_AT_BAR = 0.45, 0.2
 _FOREIGN = 1.0  # what a foreign tone costs, where a chord tone earns 1
 _MISSING = (0.25, 0.25, 0.08, 0.2, 0.15)  # for a root, third, fifth, seventh, ninth that does not sound
 _BASS_IS_ROOT = 0.12
+_SURE = 0.2  # the margin at which the confidence is 1 - 1/e
 NO_CHORD = -1
 
 
@@ -106,34 +113,96 @@ def beat_positions(song: SongNotes, vocabulary: Vocabulary) -> tuple[np.ndarray,
 
 def find_chords(song: SongNotes, vocabulary: Vocabulary) -> SongChords:
     """The chords of a song's pitched tracks."""
+    beats = _beats(song, vocabulary)
+    return _on_path(_viterbi(_fits(beats), beats.positions == 0), beats)
+
+
+def chord_spans(score: Score, vocabulary: Vocabulary) -> tuple[ChordSpan, ...]:
+    """The chords of a song as musicians write them, each within one bar, with the confidence in its root and third.
+
+    The bass is that of the chord's first beat; sharps or flats are those of the major key whose scale sounds longest.
+    The confidence is the mean over a chord's beats of 1 - exp(-m / 0.2), where m is how much more the best sequence of
+    chords scores than the best that has another root or third, and other tones, at that beat. A bar in which nothing
+    sounds has no chord.
+    """
+    beats = _beats(encode(vocabulary, score), vocabulary)
+    fits, at_bar = _fits(beats), beats.positions == 0
+    path = _viterbi(fits, at_bar)
+    confidence = 1 - np.exp(-_margins(fits, at_bar, path) / _SURE)
+    sounding = np.add.reduceat(beats.profile.sum(1), beats.offsets[:-1])
+    silent = np.repeat(sounding == 0, np.diff(beats.offsets))
+    path[silent], confidence[silent] = fits.shape[1] - 1, 1.0
+    chords = _on_path(path, beats).beats.tolist()
+    tonic = _tonic(beats.profile.sum(0))
+    grid, names = BarGrid(vocabulary, score.bars, score.ticks_per_beat), list(QUALITIES)
+    spans = []
+    for bar, (low, high) in enumerate(pairwise(beats.offsets.tolist())):
+        ticks = grid.position_ticks(bar)
+        firsts = [i for i in range(low, high) if i == low or chords[i][1:3] != chords[i - 1][1:3]]
+        for first, stop in pairwise([*firsts, high]):
+            position, quality, root, bass = chords[first]
+            end = int(ticks[chords[stop][0]]) if stop < high else score.bars[bar].end_ticks
+            name = chord_name(names[quality], root, bass, tonic) if quality != NO_CHORD else NO_CHORD_NAME
+            chord = read_chord(name, int(ticks[position]), end)
+            assert chord is not None, name
+            spans.append(replace(chord, confidence=round(float(confidence[first:stop].mean()), 3)))
+    return tuple(spans)
+
+
+class _Beats(NamedTuple):
+    """The beats of a song (`beat_positions`) and what sounds in them (`_profiles`)."""
+
+    positions: np.ndarray  # (n,)
+    offsets: np.ndarray  # (B + 1,)
+    profile: np.ndarray  # (n, 12)
+    lowest: np.ndarray  # (n,)
+
+
+def _beats(song: SongNotes, vocabulary: Vocabulary) -> _Beats:
     positions, offsets = beat_positions(song, vocabulary)
     starts = np.concatenate([[0], np.cumsum(song.lengths.astype(np.int64))])
     bar_of_beat = np.repeat(np.arange(song.n_bars), np.diff(offsets))
     begins = starts[bar_of_beat] + positions
-    profile, lowest = _profiles(song, vocabulary, starts, np.append(begins, starts[-1]))
-    n = len(begins)
-    total = profile.sum(1, keepdims=True)
-    share = profile / np.maximum(total, 1e-9)
+    return _Beats(positions, offsets, *_profiles(song, vocabulary, starts, np.append(begins, starts[-1])))
+
+
+def _fits(beats: _Beats) -> np.ndarray:
+    """How well each chord fits each beat, (n, 12 Q + 1): column root * Q + quality, the last one for no chord."""
+    total = beats.profile.sum(1, keepdims=True)
+    share = beats.profile / np.maximum(total, 1e-9)
     tones, missing, rarity = _templates()
     Q = len(QUALITIES)
-    score = np.zeros((n, Q * 12 + 1))
+    score = np.zeros((len(beats.positions), Q * 12 + 1))
     score[:, -1] = _NO_CHORD
     for root in range(12):
         turned = np.roll(share, -root, axis=1)
         sounding = turned @ tones.T
         fits = sounding - _FOREIGN * (1 - sounding) - (turned < 0.03) @ missing.T - rarity
-        score[:, root * Q : (root + 1) * Q] = fits + _BASS_IS_ROOT * (lowest % 12 == root)[:, None]
+        score[:, root * Q : (root + 1) * Q] = fits + _BASS_IS_ROOT * (beats.lowest % 12 == root)[:, None]
     silent = total[:, 0] <= 0
     score[silent] = 0
     score[silent, -1] = 0.02
-    path = _viterbi(score, positions == 0)
+    return score
+
+
+def _on_path(path: np.ndarray, beats: _Beats) -> SongChords:
+    """The chords of a path through the columns of `_fits`."""
+    Q = len(QUALITIES)
+    tones, _, _ = _templates()
     chord = path < Q * 12
     qualities = np.where(chord, path % Q, NO_CHORD)
     roots = np.where(chord, path // Q, 0)
-    is_tone = tones[np.maximum(qualities, 0), (lowest - roots) % 12] > 0
-    basses = np.where(chord & is_tone & (lowest < 128), lowest % 12, roots)
-    beats = np.stack([positions, qualities, roots, basses], 1).astype(np.int16)
-    return SongChords(beats, offsets)
+    is_tone = tones[np.maximum(qualities, 0), (beats.lowest - roots) % 12] > 0
+    basses = np.where(chord & is_tone & (beats.lowest < 128), beats.lowest % 12, roots)
+    return SongChords(np.stack([beats.positions, qualities, roots, basses], 1).astype(np.int16), beats.offsets)
+
+
+def _tonic(profile: np.ndarray) -> int:
+    """The tonic of the major key whose scale sounds longest; of several, the one whose triad does. profile: (12,)."""
+    scale = np.zeros(12)
+    scale[[0, 2, 4, 5, 7, 9, 11]] = 1
+    scale[[0, 4, 7]] += 1e-3
+    return int(np.argmax([np.roll(scale, tonic) @ profile for tonic in range(12)]))
 
 
 def _profiles(
@@ -180,3 +249,33 @@ def _viterbi(score: np.ndarray, at_bar: np.ndarray) -> np.ndarray:
         path[i] = state
         state = int(back[i, state])
     return path
+
+
+def _margins(score: np.ndarray, at_bar: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """How much less than the path the best one scores that has, at a beat, another root or third and other tones, (n,).
+
+    score, at_bar: as for `_viterbi`, which found the path.
+    """
+    change = np.where(at_bar, _CHANGE_AT_BAR, _CHANGE_IN_BAR)
+    until = np.zeros(score.shape)  # the best score of the beats up to each one, with each chord on it
+    best = np.zeros(score.shape[1])
+    for i in range(len(score)):
+        best = np.maximum(best, best.max() - change[i]) + score[i]
+        until[i] = best
+    rivals = _rivals()
+    margins = np.zeros(len(score))
+    after = np.zeros(score.shape[1])  # the best score of the beats after this one, with each chord on it
+    for i in range(len(score) - 1, -1, -1):
+        through = until[i] + after
+        margins[i] = through[path[i]] - through[rivals[path[i]]].max()
+        after = after + score[i]
+        after = np.maximum(after, after.max() - change[i])
+    return margins
+
+
+def _rivals() -> np.ndarray:
+    """Which columns of `_fits` are chords of another root or third, and of other tones: (12 Q + 1, 12 Q + 1)."""
+    kinds = [(root, 3 in steps, 4 in steps) for root in range(12) for steps in QUALITIES.values()]
+    tones = [frozenset((root + s) % 12 for s in steps) for root in range(12) for steps in QUALITIES.values()]
+    both = list(zip([*kinds, (NO_CHORD, False, False)], [*tones, frozenset()], strict=True))
+    return np.array([[kind != other and sounding != others for other, others in both] for kind, sounding in both])

@@ -44,6 +44,7 @@ class CellAsk:
     controls: Sequence[str] = ()  # structural tokens
     chords: Sequence[Chord] = ()
     around: CellSurroundings | None = None
+    part: np.ndarray | None = None  # (positions, 128) bool, what of the sources is followed; None: all
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,8 @@ def cell_steps(vocabulary: Vocabulary, song: SongNotes, ask: CellAsk, run: tuple
             note_steps(v, ask.kept, program=program, role=Role.KEPT, distance=place["distance"], around=around)
         )
     parts.append(step(v.id("FillBar_Start"), **place))
+    if ask.around and ask.part is not None:
+        ask.around.narrow(ask.part)
     if ask.around:
         parts[-1][0, Column.LOWEST :] = ask.around.at_start()[Column.LOWEST :]
     return np.concatenate(parts)

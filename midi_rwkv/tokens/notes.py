@@ -76,6 +76,19 @@ class SongNotes:
         k = bar * self.n_tracks + track
         return self.notes[self.offsets[k] : self.offsets[k + 1]]
 
+    def part(self, first: int, last: int) -> SongNotes:
+        """Bars [first, last) as a song."""
+        offsets = self.offsets[first * self.n_tracks : last * self.n_tracks + 1]
+        return SongNotes(
+            self.programs,
+            self.headers[first:last],
+            self.lengths[first:last],
+            self.tempos[first:last],
+            self.notes[offsets[0] : offsets[-1]],
+            offsets - offsets[0],
+            {t: programs[first:last] for t, programs in self.changing.items()},
+        )
+
     def with_cells(self, cells: Mapping[tuple[int, int], np.ndarray]) -> SongNotes:
         """The song with other notes in some cells (track, bar)."""
         parts = np.split(self.notes, self.offsets[1:-1])
@@ -222,6 +235,12 @@ def decode_cell(
         onset = max(0, grid.onset(bar, position, micro))
         decoded.append(Note(onset, pitch, ticks, int(vocabulary.velocities[velocity])))
     return decoded
+
+
+def duration_edges(vocabulary: Vocabulary, ticks_per_beat: int) -> np.ndarray:
+    """Midpoints, in ticks, between neighbouring durations of the vocabulary."""
+    durations = vocabulary.durations * (ticks_per_beat / POSITIONS_PER_QUARTER)
+    return np.asarray((durations[1:] + durations[:-1]) / 2)
 
 
 def nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -14,12 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .attributes import DRUMS, MOST_STRUCK, Column, Vocabulary
-from .following import AHEAD, AT_POSITION, OF_PITCH, WIDTH, Followers, Placed, SourceNotes
+from .following import (
+    AHEAD,
+    AT_POSITION,
+    MEMORY_AHEAD,
+    MEMORY_AT_POSITION,
+    MEMORY_OF_PITCH,
+    OF_PITCH,
+    WIDTH,
+    Followers,
+    Placed,
+    SourceNotes,
+)
 from .following_loops import NONE
 from .notes import AT, SongNotes
 from .references import Reference, RunIndex
@@ -102,6 +113,68 @@ def with_before(steps: np.ndarray, last: int = 0) -> np.ndarray:
     return steps
 
 
+class _Followed:
+    """What is followed in a cell, of one kind, and the columns that tell of it."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, sources: Sequence[Reference], columns: Sequence[list[Column]], *, drum: bool
+    ):
+        """columns: what is ahead, at the position, of the pitch."""
+        self._ahead, self._at_position, self._of_pitch = columns
+        followed = sources[:WIDTH]
+        of = np.full((1, WIDTH), NONE)
+        likeness = np.zeros((1, WIDTH), np.float32)
+        of[0, : len(followed)] = np.arange(len(followed))
+        likeness[0, : len(followed)] = [r.likeness for r in followed]
+        self._cells = [r.notes for r in followed]
+        self._now = Followers.begin(vocabulary, SourceNotes.of(self._cells), of, likeness, np.array([drum]))
+        self._placed = self._now, self._now.at_place(np.zeros(1, np.int64))
+
+    def copy(self) -> _Followed:
+        return copy(self)
+
+    def narrow(self, part: np.ndarray) -> None:
+        """From now on only a part of them is followed."""
+        cells = []
+        for notes in self._cells:
+            position, pitch = notes[:, AT.position].astype(np.int64), notes[:, AT.pitch]
+            inside = position < len(part)
+            cells.append(notes[inside & part[np.where(inside, position, 0), pitch]])
+        self._now = replace(self._now, notes=SourceNotes.of(cells))
+        self._placed = self._now, self._now.at_place(np.zeros(1, np.int64))
+
+    def from_start(self) -> None:
+        """Before the first note again, with what they have gained."""
+        self._now = self._now.from_start()
+
+    def ahead(self, columns: np.ndarray) -> None:
+        """Fills in what comes next."""
+        columns[self._ahead] = self._now.ahead()[0]
+
+    def at_place(self, columns: np.ndarray, position: int) -> None:
+        """Fills in what is known of the next note at a position."""
+        columns[self._at_position] = self._place(position).columns[0]
+
+    def add_pitch(self, columns: np.ndarray, position: int, pitch: int) -> Followers:
+        """Fills in what is known once the pitch is, and what comes after the note. Returns where they are then."""
+        of_pitch, after = self._now.write(self._place(position), np.array([pitch]))
+        columns[self._of_pitch] = of_pitch[0]
+        columns[self._ahead] = after.ahead()[0]
+        return after
+
+    def write(self, columns: np.ndarray, position: int, pitch: int) -> None:
+        """The same, and the note is written."""
+        self._now = self.add_pitch(columns, position, pitch)
+
+    def _place(self, position: int) -> Placed:
+        """The next note being at a position; what was found last is kept."""
+        now, placed = self._placed
+        if now is not self._now or placed.position[0] != position:
+            placed = self._now.at_place(np.array([position]))
+            self._placed = self._now, placed
+        return placed
+
+
 class CellSurroundings:
     """Around the notes of one cell, as things are now, for one writer of it, who tells of each note (`write`)."""
 
@@ -112,18 +185,17 @@ class CellSurroundings:
         track: int,
         bar: int,
         sources: Sequence[Reference] = (),
+        memory: Sequence[Reference] = (),
     ):
-        """index: what is shown now of the song, and has been written since. sources: what is followed."""
+        """index: what is shown now of the song, and has been written since. sources: what is followed. memory: what is
+        followed beside them, of other pieces."""
         self._vocabulary, self._index, self._track, self._bar = vocabulary, index, track, bar
         self._others, self._struck = self._at(bar)
-        followed = sources[:WIDTH]
-        of = np.full((1, WIDTH), NONE)
-        likeness = np.zeros((1, WIDTH), np.float32)
-        of[0, : len(followed)] = np.arange(len(followed))
-        likeness[0, : len(followed)] = [r.likeness for r in followed]
-        notes, drum = SourceNotes.of([r.notes for r in followed]), np.array([index.song.is_drum(track)])
-        self._followers = Followers.begin(vocabulary, notes, of, likeness, drum)
-        self._placed = self._followers, self._followers.at_place(np.zeros(1, np.int64))
+        drum = index.song.is_drum(track)
+        self._followed = [_Followed(vocabulary, sources, (AHEAD, AT_POSITION, OF_PITCH), drum=drum)]
+        if memory:
+            columns = MEMORY_AHEAD, MEMORY_AT_POSITION, MEMORY_OF_PITCH
+            self._followed.append(_Followed(vocabulary, memory, columns, drum=drum))
 
     def _at(self, bar: int) -> tuple[np.ndarray, np.ndarray]:
         """Columns `OTHERS` at each position of a bar, (positions, 6); and where another track strikes."""
@@ -140,27 +212,37 @@ class CellSurroundings:
 
     def copy(self) -> CellSurroundings:
         """For another writer, who has written the same so far."""
-        return copy(self)
+        other = copy(self)
+        other._followed = [f.copy() for f in self._followed]
+        return other
 
     def at_start(self) -> np.ndarray:
         """The columns of the step before the cell's first note, (columns,)."""
-        return self._ahead(np.zeros(len(Column), np.int16), -1, self._followers)
+        out = np.zeros(len(Column), np.int16)
+        for followed in self._followed:
+            followed.ahead(out)
+        return self._next_struck(out, -1)
 
     def at_place(self, position: int) -> np.ndarray:
         """The columns of the next note at a position, its pitch not yet known, (columns,)."""
         out = np.zeros(len(Column), np.int16)
         if position < len(self._others):
             out[OTHERS] = self._others[position]
-        out[AT_POSITION] = self._place(position).columns[0]
+        for followed in self._followed:
+            followed.at_place(out, position)
         return out
 
     def at_pitch(self, columns: np.ndarray, position: int, pitch: int) -> None:
         """Adds to `at_place`'s columns what is known of the note once its pitch is."""
-        self._add_pitch(columns, position, pitch)
+        for followed in self._followed:
+            followed.add_pitch(columns, position, pitch)
+        self._next_struck(columns, position)
 
     def write(self, columns: np.ndarray, position: int, pitch: int) -> None:
         """The same, and the note is written."""
-        self._followers = self._add_pitch(columns, position, pitch)
+        for followed in self._followed:
+            followed.write(columns, position, pitch)
+        self._next_struck(columns, position)
 
     def of_notes(self, notes: np.ndarray) -> np.ndarray:
         """The columns of notes that come next, (n, columns), each from those before it."""
@@ -177,8 +259,14 @@ class CellSurroundings:
     def keep(self, notes: np.ndarray) -> np.ndarray:
         """The columns of the cell's notes that stay, (n, columns), and sources that have them rise."""
         columns = self._written(notes)
-        self._followers = self._followers.from_start()
+        for followed in self._followed:
+            followed.from_start()
         return columns
+
+    def narrow(self, part: np.ndarray) -> None:
+        """From now on only a part of the sources is followed. part: (positions, 128) bool, places and pitches."""
+        for followed in self._followed:
+            followed.narrow(part)
 
     def _written(self, notes: np.ndarray) -> np.ndarray:
         out = np.zeros((len(notes), len(Column)), np.int16)
@@ -187,23 +275,8 @@ class CellSurroundings:
             self.write(row, position, pitch)
         return out
 
-    def _add_pitch(self, columns: np.ndarray, position: int, pitch: int) -> Followers:
-        of_pitch, after = self._followers.write(self._place(position), np.array([pitch]))
-        columns[OF_PITCH] = of_pitch[0]
-        self._ahead(columns, position, after)
-        return after
-
-    def _place(self, position: int) -> Placed:
-        """The next note being at a position; what was found last is kept."""
-        followers, placed = self._placed
-        if followers is not self._followers or placed.position[0] != position:
-            placed = self._followers.at_place(np.array([position]))
-            self._placed = self._followers, placed
-        return placed
-
-    def _ahead(self, columns: np.ndarray, position: int, followers: Followers) -> np.ndarray:
-        """Fills in what comes after a note."""
+    def _next_struck(self, columns: np.ndarray, position: int) -> np.ndarray:
+        """Fills in where another track strikes after a position."""
         k = int(np.searchsorted(self._struck, position, side="right"))
         columns[Column.NEXT_STRUCK] = 1 + self._struck[k] if k < len(self._struck) else self._vocabulary.nothing
-        columns[AHEAD] = followers.ahead()[0]
         return columns

@@ -17,8 +17,8 @@ from midi_rwkv.tokens.attributes import Vocabulary
 
 from .compiled import check_compiled
 from .parallel import device_kind
-from .rows import chosen_weights
 from .run_files import read_state
+from .source_weights import chosen_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.corpus.shards import sources_in
-from midi_rwkv.errors import CorpusError
 from midi_rwkv.tokens.attributes import DRUMS, Column, Vocabulary
 from midi_rwkv.tokens.chords import SongChords
 from midi_rwkv.tokens.layout import (
@@ -31,34 +31,13 @@ from midi_rwkv.tokens.layout import (
     control_tokens,
     prompt_steps,
 )
-from midi_rwkv.tokens.memory import PieceMemory, Rhythms
+from midi_rwkv.tokens.memory import PieceCells, PieceMemory
 from midi_rwkv.tokens.notes import AT, SongNotes, transposed
 from midi_rwkv.tokens.references import Reference, RunIndex
 from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
-# By musical use rather than by size: polish_scores is 45 % of the notes, and the _band sets are machine-made.
-SOURCE_WEIGHTS = {
-    "games": 0.15,
-    "games_more": 0.06,
-    "electronic": 0.015,
-    "modern": 0.02,
-    "groove_drums": 0.045,
-    "jazz_changes_band": 0.05,
-    "ewld_band": 0.02,
-    "nottingham_band": 0.045,
-    "pop909_band": 0.09,
-    "pop909": 0.085,
-    "nottingham": 0.03,
-    "jsb_chorales": 0.025,
-    "open_hymnal": 0.015,
-    "mutopia": 0.08,
-    "piano_midi_de": 0.035,
-    "openscore_lieder": 0.075,
-    "openscore_orchestra": 0.045,
-    "openscore_quartets": 0.06,
-    "ees_sacred": 0.025,
-    "polish_scores": 0.08,
-}
+from .source_weights import chosen_weights
+
 RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
 MIN_STEPS = 160  # a sample is not drawn for less
@@ -67,16 +46,15 @@ TRANSPOSE = 6  # semitones up or down
 CONTROL_KINDS = ("density", "polyphony", "duration")
 CONTROL_SHARE = 0.2  # of the samples, each control and the chords
 RANGE_SHARE = 0.1
-# What is followed in a sample: cells of the song, of other pieces, or of neither; or one that is like the cell itself,
+# What is followed in a sample: cells of the song, of another piece, or of neither; or one that is like the cell itself,
 # as what a variation is made of.
-SOURCE_SHARES = {
-    "none": 0.1,
-    "song": 0.68,
-    "pieces": 0.09,
-    "pieces and song": 0.08,
-    "itself": 0.05,
-}
-KEPT_SHARE = 0.12
+SOURCE_SHARES = {"none": 0.1, "song": 0.77, "piece": 0.08, "itself": 0.05}
+KEPT_SHARE = 0.15
+MEMORY_SHARE = 0.6  # of the samples, those that have a memory of other pieces beside what they follow
+MEMORY_PIECES = 6  # at most
+# Pieces whose names are so near in a source are often of one composer, player or collection; a memory is drawn from
+# them in such a share of the cases, and otherwise from the whole source.
+NEIGHBOURS, NEAR_SHARE = 8, 0.75
 
 
 @dataclass(frozen=True)
@@ -112,9 +90,19 @@ class Task:
 class RowSampler:
     """Draws a region of a song and lays it out as the model will meet it."""
 
-    def __init__(self, vocabulary: Vocabulary, *, plain: bool = False):
-        """plain: samples in the song's own key, of whole songs, shown the most alike cells and nothing else."""
-        self.vocabulary, self.plain = vocabulary, plain
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        plain: bool = False,
+        question: Question | None = None,
+        memory_share: float = MEMORY_SHARE,
+    ):
+        """plain: samples in the song's own key, of whole songs, shown the most alike cells and nothing else.
+        question: asked in every sample. memory_share: of the samples, those that remember the pieces that they are
+        drawn with."""
+        self.vocabulary, self.plain, self.memory_share = vocabulary, plain, memory_share
+        self.question = question or (PLAIN if plain else None)
 
     def draw(
         self,
@@ -122,28 +110,30 @@ class RowSampler:
         chords: SongChords | None,
         rng: np.random.Generator,
         budget: int,
-        others: Callable[[], list[SongNotes]] = list,
+        pieces: Callable[[], Sequence[PieceCells]] = tuple,
         *,
         within: tuple[int, int] | None = None,
     ) -> np.ndarray | None:
         """A sample of at most `budget` steps, (n, columns), or None where the drawn region does not fit.
 
-        chords: told in some samples; None: never. others: gives pieces that may be followed. within: bars,
-        half-open, that the region lies in.
+        chords: told in some samples; None: never. pieces: gives others that may be followed or
+        remembered. within: bars, half-open, that the region lies in.
         """
         drawn = self._region(song, rng, budget, within or (0, song.n_bars))
         if drawn is None:
             return None
         tracks, first, last = drawn
-        run, question = (first, last), PLAIN if self.plain else self._question(song, tracks, rng)
-        shift = 0 if self.plain else self._shift(song, rng)
+        run, question = (first, last), self.question or self._question(song, tracks, rng)
+        if question.absent and 1 < song.n_tracks == len(tracks):
+            return None
+        shift = 0 if self.plain else self.shift_of(song, rng)
         song = transposed(song, shift)
         hidden = {(t, b) for t in tracks for b in range(*run)}
         if not self.plain and rng.random() < 0.2:  # other bars of the same tracks that are not written yet
             start, width = int(rng.integers(0, song.n_bars)), int(rng.integers(1, 9))
             hidden |= {(t, b) for t in tracks for b in range(start, min(start + width, song.n_bars))}
         task = Task(song, tracks, run, hidden, question)
-        asks = self._asks(task, chords.moved(shift) if chords else None, rng, others)
+        asks = self._asks(task, chords.moved(shift) if chords else None, rng, pieces)
         asked = [cell_steps(self.vocabulary, song, a, run) for a, _ in asks]
         answers = [cell_answer(self.vocabulary, song, a, notes, run) for a, notes in asks]
         left = budget - sum(map(len, asked)) - sum(map(len, answers))
@@ -203,7 +193,7 @@ class RowSampler:
             return Question(after=0, open_end=True)
         return PLAIN
 
-    def _shift(self, song: SongNotes, rng: np.random.Generator) -> int:
+    def shift_of(self, song: SongNotes, rng: np.random.Generator) -> int:
         """Semitones that leave every pitched note on the keyboard."""
         pitched = np.repeat(np.tile(song.programs != DRUMS, song.n_bars), np.diff(song.offsets))
         pitches = song.notes[pitched, AT.pitch]
@@ -217,7 +207,7 @@ class RowSampler:
         task: Task,
         chords: SongChords | None,
         rng: np.random.Generator,
-        others: Callable[[], list[SongNotes]],
+        pieces: Callable[[], Sequence[PieceCells]],
     ) -> list[tuple[CellAsk, np.ndarray]]:
         """What is asked of each cell, and its answer."""
         song = task.song
@@ -225,7 +215,7 @@ class RowSampler:
         kinds = [k for k in CONTROL_KINDS if rng.random() < share * CONTROL_SHARE]
         told = chords if rng.random() < share * CONTROL_SHARE else None
         ranged, keeping = rng.random() < share * RANGE_SHARE, rng.random() < share * KEPT_SHARE
-        sources = _Sources(task, rng, others, {"song": 1.0} if self.plain else SOURCE_SHARES)
+        sources = _Sources(task, rng, pieces, {"song": 1.0} if self.plain else SOURCE_SHARES, self.memory_share)
         out = []
         for t, b in task.cells:
             notes = song.cell(t, b)
@@ -235,7 +225,7 @@ class RowSampler:
             if ranged and pitches is None and len(notes):
                 low, high = int(notes[:, AT.pitch].min()), int(notes[:, AT.pitch].max())
                 pitches = max(0, low - int(rng.integers(0, 5))), min(127, high + int(rng.integers(0, 5)))
-            around = CellSurroundings(self.vocabulary, sources.index, t, b, sources.of(t, b))
+            around = CellSurroundings(self.vocabulary, sources.index, t, b, sources.of(t, b), sources.recalled(t, b))
             ask = CellAsk(
                 t,
                 b,
@@ -258,8 +248,9 @@ class _Sources:
         self,
         task: Task,
         rng: np.random.Generator,
-        others: Callable[[], list[SongNotes]],
+        pieces: Callable[[], Sequence[PieceCells]],
         shares: Mapping[str, float],
+        memory_share: float,
     ):
         song, question = task.song, task.question
         self.song, self.rng = song, rng
@@ -272,19 +263,20 @@ class _Sources:
             hidden |= {(t, b) for t in gone for b in range(song.n_bars)}
         self.index = RunIndex(song, task.run, hidden)
         self.kind = str(rng.choice(list(shares), p=list(shares.values())))
-        self.memory = PieceMemory([Rhythms(s) for s in others()] if "pieces" in self.kind else [])
-        self.own = Rhythms(song) if self.memory.pieces else None
+        self.piece = PieceMemory(pieces()[:1], self.index) if self.kind == "piece" else None
+        self.memory = PieceMemory(pieces(), self.index) if rng.random() < memory_share else None
 
     def of(self, track: int, bar: int) -> list[Reference]:
         """What is followed in a cell."""
-        found: list[Reference] = []
-        if self.own:
-            found += self.memory.find(self.own, track, bar, self.index.shown, int(self.rng.integers(1, 4)))
+        if self.piece:
+            return self.piece.find(track, bar, int(self.rng.integers(1, 5)))
         if self.kind == "itself":
-            found += self._something_like(track, bar)
-        if self.kind in ("song", "pieces and song"):
-            found += self.index.sources(track, bar)
-        return found
+            return self._something_like(track, bar)
+        return self.index.sources(track, bar) if self.kind == "song" else []
+
+    def recalled(self, track: int, bar: int) -> list[Reference]:
+        """What of the memory is followed beside them."""
+        return self.memory.find(track, bar) if self.memory else []
 
     def write(self, track: int, bar: int, notes: np.ndarray) -> None:
         self.index.write(track, bar, notes)
@@ -328,18 +320,6 @@ def _keep_some(
     return notes[new], notes[~new], span, pitches
 
 
-def chosen_weights(shards: Path, weights: Mapping[str, float]) -> dict[str, float]:
-    """How often each source is drawn: the weights that are given, or where none are `SOURCE_WEIGHTS` of the sources
-    that are there; empty where none of those is. Raises CorpusError where a source has no shard."""
-    there = sources_in(shards)
-    chosen = dict(weights) or {n: w for n, w in SOURCE_WEIGHTS.items() if n in there}
-    missing = sorted(set(chosen) - set(there))
-    if missing or not there:
-        what = ", ".join(missing) or "any source"
-        raise CorpusError(f"no shard for {what} in {shards}; build it with `midi-rwkv corpus`")
-    return chosen
-
-
 class TrainingRows:
     """Endless packed rows: `rows[i]` -> steps (seq_len + 1, columns) and starts (True at a sample's first step)."""
 
@@ -365,6 +345,7 @@ class TrainingRows:
         self._song_p = [np.sqrt(s.n_bars) / np.sqrt(s.n_bars).sum() for s in self.shards]
         self.sampler = RowSampler(vocabulary)
         self.seq_len, self.seed = seq_len, seed
+        self._piece = lru_cache(maxsize=64)(lambda k, j: PieceCells(self.shards[k][j]))
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self.seed, i))
@@ -377,19 +358,23 @@ class TrainingRows:
             budget = (
                 left if rng.random() < WHOLE_SHARE else int(np.exp(rng.uniform(np.log(MIN_STEPS), np.log(left + 1))))
             )
-            sample = self._sample(rng, min(left, budget))
+            sample = self.sample(rng, min(left, budget))
             if sample is not None:
                 row[at : at + len(sample)] = sample
                 starts[at] = True
                 at += len(sample)
         return row, starts
 
-    def _sample(self, rng: np.random.Generator, budget: int) -> np.ndarray | None:
+    def sample(self, rng: np.random.Generator, budget: int) -> np.ndarray | None:
+        """One sample, or None where what was drawn does not fit."""
         k = int(rng.choice(len(self.shards), p=self._p))
         shard, p = self.shards[k], self._song_p[k]
         number = int(rng.choice(len(shard), p=p))
 
-        def others() -> list[SongNotes]:
-            return [shard[int(j)] for j in rng.choice(len(shard), 3, p=p) if int(j) != number]
+        def pieces() -> list[PieceCells]:
+            near = np.arange(max(0, number - NEIGHBOURS), min(len(shard), number + NEIGHBOURS + 1))
+            count = int(rng.integers(1, MEMORY_PIECES + 1))
+            found = rng.choice(near, count) if rng.random() < NEAR_SHARE else rng.choice(len(shard), count, p=p)
+            return [self._piece(k, j) for j in sorted({int(j) for j in found} - {number})]
 
-        return self.sampler.draw(shard[number], shard.chords(number), rng, budget, others)
+        return self.sampler.draw(shard[number], shard.chords(number), rng, budget, pieces)

@@ -100,6 +100,30 @@ def test_controls_are_met(client):
         assert all(60 <= n.pitch <= 72 and n.pitch % 12 in (0, 2, 4, 5, 7, 9, 11) for n in notes)
 
 
+def test_wishes_have_the_commands_words(client):
+    score = read_midi(SONG)
+    asked = {"song": handle_file(SONG), "tracks": [0], "bars": [], "seed": 1}
+    files, report = client.predict(**asked, beats="5.2-5.3", density="busy", feel="grid", api_name="/infill")
+    assert report["bars"] == [4]
+    first = score.bar(4).start_ticks + score.ticks_per_beat
+    before, after = ([n for n in s.notes_in(0, 4) if n.onset_ticks < first] for s in (score, read_midi(files[0])))
+    assert [n[:2] for n in before] == [n[:2] for n in after]
+
+    there = score.notes_in(0, 4)[0]
+    lock = f"5.1:{there.pitch}"
+    wishes = {"lock": [lock], "like": "1-4", "like_song": handle_file(SONG), "only": "C2-C8", "clip": True}
+    asked |= {"bars": [4, 5]}
+    files, _ = client.predict(**asked, **wishes, api_name="/infill")
+    clip = read_midi(files[0])
+    assert [t.name for t in clip.tracks] == [score.tracks[0].name]
+    assert clip.tracks[0].notes[0] == there._replace(onset_ticks=there.onset_ticks - score.bar(4).start_ticks)
+    files, report = client.predict(**asked, **wishes, format="json", api_name="/infill")
+    assert files[0].endswith("string_quartet-1.json")
+    told = json.loads(Path(files[0]).read_text())
+    assert [b[0] for b in told["bars"]] == [5, 6]
+    assert [len(t["notes"]) for t in told["tracks"]] == report["notes"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -122,6 +146,19 @@ def test_controls_are_met(client):
         ({"seed": "x"}, "seed must be whole numbers"),
         ({"tracks": ["1"]}, "tracks must be whole numbers"),
         ({"temperature": "hot"}, "temperature must be a number"),
+        ({"density": "lots"}, "density must be sparse, normal, busy or LOW-HIGH"),
+        ({"beats": "2.1"}, "give bars or beats, not both"),
+        ({"bars": [], "beats": "2.9"}, "beats 2.9: bar 2 of string_quartet.mid has beats 1-3"),
+        ({"keep": ["melody"]}, "keep takes rhythm, pitches"),
+        ({"keep": "rhythm"}, "keep must be text"),
+        ({"lock": ["2.1:C9"]}, "lock 2.1:C9: no such note"),
+        ({"vary": 3}, "vary must be more than 0 and at most 1"),
+        ({"like": "other.mid"}, "like takes bars of this song, none or itself"),
+        ({"like": "1-4", "like_song": str(SONG)}, "no uploaded file"),
+        ({"feel": "loose"}, "feel must be"),
+        ({"no_quotes": 2}, "no_quotes must be"),
+        ({"chords_bass": "x"}, "chords_bass must be root or free"),
+        ({"format": "xml"}, "format must be midi or json"),
     ],
 )
 def test_bad_requests_get_a_line(client, wrong, words):
@@ -182,8 +219,8 @@ def test_as_mcp_tools(app):
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     answer = post(f"{app.url}gradio_api/mcp/", call, headers)
     tools = json.loads(answer.split("data: ", 1)[-1])["result"]["tools"]
-    assert {t["name"].split("_")[-1] for t in tools} == {"inspect", "infill", "personalize", "styles"}
-    infill = next(t for t in tools if t["name"].endswith("infill"))
+    assert {t["name"] for t in tools} == {"inspect_song", "infill_file", "infill_notes", "learn_style", "list_styles"}
+    infill = next(t for t in tools if t["name"] == "infill_file")
     assert infill["inputSchema"]["properties"]["bars"]["type"] == "array"
 
 

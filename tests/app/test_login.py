@@ -19,6 +19,7 @@ CLOSED = [
     ("GET", "gradio_api/heartbeat/x"),
     ("GET", "gradio_api/queue/data?session_hash=x"),
     ("GET", "gradio_api/file=/etc/passwd"),
+    ("GET", "parts/0123456789abcdef0123456789abcdef/song.mid"),
     ("GET", "logout"),
     ("POST", "gradio_api/cancel"),
     ("POST", "gradio_api/reset"),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from mcp import ClientSession
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from midi_rwkv.score.midi import read_midi
@@ -76,7 +77,7 @@ def calls(app, *wanted, headers=None):
     return asyncio.run(main())
 
 
-def refusal(app, song, tool="inspect", **others):
+def refusal(app, song, tool="inspect_song", **others):
     (answer,) = calls(app, (tool, {"song": song, **others}))
     assert answer.isError
     (text,) = answer.content
@@ -85,21 +86,23 @@ def refusal(app, song, tool="inspect", **others):
     return text.text
 
 
-def test_four_tools_and_what_they_take(app):
+def test_the_tools_and_what_they_take(app):
     tools = {tool.name: tool for tool in calls(app)}
-    assert set(tools) == {"inspect", "infill", "personalize", "styles"}
-    taken = tools["infill"].inputSchema["properties"]
+    assert set(tools) == {"inspect_song", "infill_file", "infill_notes", "learn_style", "list_styles"}
+    taken = tools["infill_file"].inputSchema["properties"]
     assert taken["song"]["type"] == "string"
     assert taken["bars"]["type"] == "array"
-    assert "everything else in the file stays" in tools["infill"].description
+    assert {kind["type"] for kind in taken["like_song"]["anyOf"]} == {"string", "null"}
+    assert taken.keys() >= {"beats", "only", "keep", "lock", "vary", "chords", "like", "again", "feel", "no_quotes"}
+    assert "everything else in the file stays" in tools["infill_file"].description
 
 
 def test_content_comes_in_and_goes_out(app, check_fill, tmp_path):
     about, answer, again = calls(
         app,
-        ("inspect", {"song": CONTENT}),
-        ("infill", {"song": CONTENT, **ASKED}),
-        ("infill", {"song": f"data:audio/midi;base64,{CONTENT}", **ASKED}),
+        ("inspect_song", {"song": CONTENT}),
+        ("infill_file", {"song": CONTENT, **ASKED}),
+        ("infill_file", {"song": f"data:audio/midi;base64,{CONTENT}", **ASKED}),
     )
     assert [t["name"] for t in about.structuredContent["tracks"]] == [t.name for t in read_midi(SONG).tracks]
     files = answer.structuredContent["files"]
@@ -117,10 +120,10 @@ def test_files_come_in_and_go_out(app, folder):
     before = {p.name for p in folder.iterdir()}
     first, second, by_link, absolute = calls(
         app,
-        ("infill", {"song": "quartet.mid", **ASKED}),
-        ("infill", {"song": "quartet.mid", **ASKED}),
-        ("inspect", {"song": "inside.mid"}),
-        ("inspect", {"song": str(folder / "sub" / "second movement.mid")}),
+        ("infill_file", {"song": "quartet.mid", **ASKED}),
+        ("infill_file", {"song": "quartet.mid", **ASKED}),
+        ("inspect_song", {"song": "inside.mid"}),
+        ("inspect_song", {"song": str(folder / "sub" / "second movement.mid")}),
     )
     names = [[file["name"] for file in a.structuredContent["files"]] for a in (first, second)]
     assert names == [["quartet-1.mid", "quartet-2.mid"], ["quartet-1 (2).mid", "quartet-2 (2).mid"]]
@@ -153,9 +156,9 @@ def test_files_come_in_and_go_out(app, folder):
     ],
 )
 def test_no_other_file_is_read(app, folder, name):
-    for tool, others in (("inspect", {}), ("infill", ASKED)):
+    for tool, others in (("inspect_song", {}), ("infill_file", ASKED)):
         words = refusal(app, name.format(folder=folder, name=folder.name), tool, **others)
-        assert "in the folder of --mcp-files" in words
+        assert "in the folders that midi-rwkv app --mcp-files DIR opens" in words
 
 
 @pytest.mark.parametrize(
@@ -171,11 +174,11 @@ def test_what_is_no_song_gets_a_line(app):
     assert "17,825,792 bytes" in refusal(app, "long.mid")
     assert "base64 is damaged" in refusal(app, "TVRoZ!!!")
     assert "song.mid" in refusal(app, base64.b64encode(b"MThd nothing").decode())
-    assert "num_candidates must be 1-8, got 9" in refusal(app, CONTENT, "infill", **{**ASKED, "num_candidates": 9})
-    assert "tracks must be 0-3" in refusal(app, CONTENT, "infill", **{**ASKED, "tracks": [9]})
-    (answer,) = calls(app, ("personalize", {"files": ["/etc/passwd"], "name": "x"}))
+    assert "num_candidates must be 1-8, got 9" in refusal(app, CONTENT, "infill_file", **{**ASKED, "num_candidates": 9})
+    assert "tracks must be 0-3" in refusal(app, CONTENT, "infill_file", **{**ASKED, "tracks": [9]})
+    (answer,) = calls(app, ("learn_style", {"files": ["/etc/passwd"], "name": "x"}))
     assert answer.isError
-    assert "in the folder of --mcp-files" in answer.content[0].text
+    assert "in the folders that midi-rwkv app --mcp-files DIR opens" in answer.content[0].text
 
 
 def test_without_a_folder_no_file_is_read(closed_app):
@@ -185,7 +188,7 @@ def test_without_a_folder_no_file_is_read(closed_app):
 
 def test_the_password_is_asked_for(app):
     basic = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
-    assert len(calls(app, headers={"Authorization": basic})) == 4
+    assert len(calls(app, headers={"Authorization": basic})) == 5
     hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     accept = {"Accept": "application/json, text/event-stream"}
     for path in ("gradio_api/mcp", "gradio_api/mcp/"):
@@ -204,7 +207,7 @@ def test_another_page_reaches_no_tool(closed_app):
 
 
 def test_the_example_of_the_documentation_runs(closed_app, tmp_path):
-    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "daw.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import asyncio\n.*?)```", text, re.DOTALL)
     assert "http://127.0.0.1:7860/" in code
     shutil.copy(SONG, tmp_path / "song.mid")
@@ -215,13 +218,43 @@ def test_the_example_of_the_documentation_runs(closed_app, tmp_path):
     assert read_midi(tmp_path / "song-2.mid")
 
 
+def test_over_standard_input(checkpoint_folder, folder, tmp_path):
+    """As clients start it: a file of a folder, one outside of it, and notes."""
+    arguments = ["-m", "midi_rwkv", "mcp", str(folder), "--checkpoint", str(checkpoint_folder)]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    started = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
+    notes = [[b * 4 + k, 40 + k, 0.9, 80] for b in range(6) for k in range(4)]
+    song = {"tracks": [{"program": 33, "notes": notes}]}
+
+    async def main():
+        async with stdio_client(started) as (read, write), ClientSession(read, write) as session:
+            await session.initialize()
+            names = {tool.name for tool in (await session.list_tools()).tools}
+            request = {"song": song, "tracks": [1], "bars": "3-4", "candidates": 2, "seed": 1}
+            calls = (
+                ("inspect_song", {"song": "quartet.mid"}),
+                ("inspect_song", {"song": "/etc/passwd"}),
+                ("infill_notes", {"request": request}),
+                ("infill_notes", {"request": {**request, "bars": "99"}}),
+            )
+            return names, [await session.call_tool(*call) for call in calls]
+
+    names, (seen, outside, filled, wrong) = asyncio.run(main())
+    assert names == {"inspect_song", "infill_file", "infill_notes", "learn_style", "list_styles"}
+    assert len(seen.structuredContent["tracks"]) == 4
+    assert "in the folders that midi-rwkv mcp FOLDER opens" in outside.content[0].text
+    assert len(filled.structuredContent["candidates"]) == 2
+    assert wrong.isError
+    assert "bars 99 is out of range" in wrong.content[0].text or "bars 99" in wrong.content[0].text
+
+
 def test_a_folder_that_cannot_be_is_said(capsys, tmp_path):
     from midi_rwkv.commands.cli import main
 
     for wrong, words in (
         (["--mcp-files", tmp_path], "--mcp-files is about the MCP tools; add --mcp"),
         (["--mcp", "--mcp-files", tmp_path / "nowhere"], "--mcp-files must be a folder"),
-        (["--allow-host", "http://a"], "--allow-host must be NAME or NAME:PORT"),
+        (["--mcp", "--allow-host", "http://a"], "--allow-host must be NAME or NAME:PORT"),
     ):
         assert main(["app", *map(str, wrong)]) == 2
         out, err = capsys.readouterr()

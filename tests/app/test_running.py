@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 
+from midi_rwkv import Ask
 from midi_rwkv.app.fills import Plan
 from midi_rwkv.app.folder import Folder
 from midi_rwkv.app.running import RunningFill
 from midi_rwkv.app.session import TabSession
 from midi_rwkv.app.work import FillRequest, Worker
 from midi_rwkv.model.checkpoint import load_checkpoint
-from midi_rwkv.model.config import SamplingConfig
 
 BAR = 1920
 
@@ -32,13 +32,13 @@ def session(build_midi, note, tmp_path):
 
 @pytest.fixture
 def begin(worker, session):
-    """begin(bars): a fill of these bars that has been started, and an event that is set when it has ended."""
+    """begin(bars, ...): a fill of these bars that has been started, and an event that is set when it has ended."""
 
-    def start(bars):
+    def start(bars, **options):
         session.mark([(0, b) for b in bars])
-        request = FillRequest(session.score, session.region, SamplingConfig(), candidates=2, seed=3)
+        request = FillRequest(session.score, Ask(session.region, candidates=2, seed=3))
         ended = threading.Event()
-        fill = RunningFill(worker, session, Plan(request, session.region, {}), lambda _: ended.set())
+        fill = RunningFill(worker, session, Plan(request, session.region, {}), lambda _: ended.set(), **options)
         fill.start()
         return fill, ended
 
@@ -61,6 +61,17 @@ def test_it_goes_on_without_its_page(begin, session):
     again.load()
     assert [c.seed for c in again.view.candidates] == [3, 3]
     assert again.view.answered == ((0, 2), (0, 3))
+
+
+def test_candidates_come_in_the_order_that_is_wanted(begin, session):
+    _, ended = begin([2, 3])
+    assert ended.wait(120)
+    plain = session.view
+    _, ended = begin([2, 3], find_order=lambda: lambda *_: [1, 0])
+    assert ended.wait(120)
+    assert [c.place for c in session.view.candidates] == [1, 0]
+    assert [c.fill for c in session.view.candidates] == [c.fill for c in plain.candidates][::-1]
+    assert session.view.ask != plain.ask
 
 
 def test_a_page_that_comes_later_takes_it_up(begin):

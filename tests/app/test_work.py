@@ -13,7 +13,6 @@ from midi_rwkv.app.work import CellWritten, FillRequest, PatientEngine, Stopped,
 from midi_rwkv.engine.make import make_engine
 from midi_rwkv.fill.infill import infill
 from midi_rwkv.model.checkpoint import load_checkpoint
-from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.style.style import Style
 
@@ -39,7 +38,7 @@ def score():
 
 
 def asked(score, region=REGION, candidates=1, seed=1, **options):
-    return FillRequest(score, region, SamplingConfig(), candidates, seed, **options)
+    return FillRequest(score, Ask(region, candidates=candidates, seed=seed), **options)
 
 
 def fills(worker, score, candidates=2, seed=3, **options):

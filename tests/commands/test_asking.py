@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midi_rwkv.commands.cli import main
-from midi_rwkv.fill.arguments import parse_as, parse_bars, parse_pitch, parse_tracks
+from midi_rwkv.fill.arguments import parse_as, parse_pitch, parse_tracks
+from midi_rwkv.fill.places import parse_bars
 from midi_rwkv.score.describe import heading, instrument_text, keeps_to_a_beat, looks_like_drums, remarks
 from midi_rwkv.score.instruments import PROGRAM_NAMES, find_program
 from midi_rwkv.score.midi import read_midi

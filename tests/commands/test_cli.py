@@ -14,6 +14,7 @@ import pytest
 from midi_rwkv.commands.cli import main
 from midi_rwkv.fill.arguments import parse_key, parse_pitch, parse_range, parse_tracks
 from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.progression import parse_chords
 from midi_rwkv.score.score import Note, Score, Track
 
 COMMAND = [sys.executable, "-m", "midi_rwkv"]
@@ -78,10 +79,13 @@ def test_candidates_differ_and_only_the_named_track_changes(run, song, check_fil
         assert check_fill(song, f, [*spans(song, (1,), 2, 3), *spans(song, (1,), 7, 7)]) == []
 
 
-def test_a_candidate_does_not_depend_on_how_many_are_asked_for(run, tmp_path):
-    run("--bars", "4-5", "--seed", 5)
-    run("--bars", "4-5", "--seed", 5, "--candidates", 3)
-    assert read_midi(tmp_path / "out.mid").tracks == read_midi(tmp_path / "out-1.mid").tracks
+def test_the_same_seed_gives_the_same_candidates_in_the_same_order(run, tmp_path):
+    seen = []
+    for _ in range(2):
+        run("--bars", "4-5", "--seed", 5, "--candidates", 3, "--overwrite")
+        seen.append([read_midi(tmp_path / f"out-{k}.mid").tracks for k in (1, 2, 3)])
+    assert seen[0] == seen[1]
+    assert seen[0][0] != seen[0][1]
 
 
 def test_limits_the_user_sets_are_met(run, tmp_path):
@@ -116,6 +120,30 @@ def test_inspect(song, capsys):
     assert main(["inspect", str(song), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["tracks"][0]["notes_per_bar"] == [4] * 12
+
+
+def test_inspect_prints_chords_that_can_be_asked_for(build_midi, note, tmp_path, capsys):
+    chords = {0: (45, 57, 60, 64), 960: (41, 57, 60, 65), 1920: (36, 55, 60, 64), 2880: (47, 55, 59, 62)}
+    notes = [e for tick, pitches in chords.items() for p in pitches for e in note(tick, p, 960)]
+    path = tmp_path / "chords.mid"
+    path.write_bytes(build_midi([[(0, meta(6, b"Am")), (1920, meta(6, b"Cmaj7"))], sorted(notes, key=lambda e: e[0])]))
+    assert main(["inspect", str(path), "--chords"]) == 0
+    told, written = capsys.readouterr().out.split("chords, told from the notes:")[1].split("chords in the file:")
+    score = read_midi(path)
+    assert [c.name for c in parse_chords(told, score, [(0, 2)])] == ["Am", "F", "C", "G/B"]
+    assert written.strip() == "1 | Am | Cmaj7 |"
+    assert main(["inspect", str(path), "--chords", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(c["bar"], c["beat"], c["beats"], c["name"]) for c in report["chords"]] == [
+        (1, 1, 2, "Am"),
+        (1, 3, 2, "F"),
+        (2, 1, 2, "C"),
+        (2, 3, 2, "G/B"),
+    ]
+    assert all(0.5 < c["confidence"] <= 1 for c in report["chords"])
+    assert [c["name"] for c in report["chords_in_file"]] == ["Am", "Cmaj7"]
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert "chords" not in json.loads(capsys.readouterr().out)
 
 
 def meta(kind, body):
@@ -256,7 +284,7 @@ def test_ctrl_c_leaves_no_file(song, checkpoint_folder, tmp_path):
     code = (
         "from midi_rwkv.commands import cli, infill\n"
         "show = infill.show_progress\n"
-        "infill.show_progress = lambda check: show(lambda: (print('*', flush=True), check()))\n"
+        "infill.show_progress = lambda check, **way: show(lambda: (print('*', flush=True), check()), **way)\n"
         "cli.entry()"
     )
     options = ["--bars", "1-12", "--candidates", "64", "--density", "30-48", "--checkpoint", str(checkpoint_folder)]

@@ -13,7 +13,7 @@ from midi_rwkv.engine.make import make_heads
 from midi_rwkv.engine.numba_heads import NumbaHeads
 from midi_rwkv.engine.pack import quantised
 from midi_rwkv.model import steps
-from midi_rwkv.tokens.attributes import Column
+from midi_rwkv.tokens.attributes import MEMORY, Column
 
 KINDS = {
     "numpy": {"backend": "torch"},
@@ -55,7 +55,7 @@ def test_every_stage_is_the_models(kind: str, candidates: int, size: int) -> Non
     sizes = [2**12 if c == Column.CHROMA else n for c, n in zip(Column, vocabulary().sizes, strict=True)]
     around = torch.stack([torch.randint(n, (candidates,)) for n in sizes], 1)
     for stage in range(STAGES):
-        known = torch.randint(-1, 80, (candidates, 4)) if stage == 0 else around
+        known = torch.randint(-1, 80, (candidates, 6)) if stage == 0 else around
         wanted = model.marks(stage, z, model.stage(stage, z), known)
         found = heads.logits(stage, ours, known.numpy())
         assert found.shape == wanted.shape == (candidates, model.classes[stage])
@@ -84,7 +84,7 @@ def test_a_stage_needs_no_other_stages_logits() -> None:
     assert relative_error(heads.logits(3, z[1:2], marks[1:2])[0], alone[1]) < 1e-6
 
 
-def test_recall_is_how_much_of_the_sources_is_pointed_at() -> None:
+def test_how_much_of_the_sources_and_of_the_memory_is_pointed_at() -> None:
     model = random_heads(48)
     heads = make_heads(weights_of(model), vocabulary().sizes)
     z = np.random.default_rng(0).normal(size=(2, 48)).astype(np.float32)
@@ -93,12 +93,17 @@ def test_recall_is_how_much_of_the_sources_is_pointed_at() -> None:
     known[:, [Column.LOWEST, Column.CHROMA]] = 40
     known[:, [Column.STRUCK_VELOCITY, Column.STRUCK_DURATION]] = 9
     known[:, Column.THERE_SECOND] = 51
-    places = np.array([[7, 11, 30, 4]] * 2)
+    places = np.array([[7, 11, 30, 13, 15, 4]] * 2)
+    known[:, [*MEMORY, Column.MEMORY_SECOND]] = [23, 99, 24, 25, 98]
     for stage in range(STAGES):
         given = places if stage == 0 else known
         none, half, whole = (heads.logits(stage, z, given, follow) for follow in (0.0, 0.5, 1.0))
         moved = np.flatnonzero(np.abs(whole - none).max(0) > 1e-6)
         assert moved.tolist() == ([7, 11] if stage == 0 else [*range(7, 32), 50] if stage == 2 else [19])
+        assert np.abs(half - (none + whole) / 2).max() < 1e-5
+        none, half = (heads.logits(stage, z, given, 1.0, recall) for recall in (0.0, 0.5))
+        moved = np.flatnonzero(np.abs(whole - none).max(0) > 1e-6)
+        assert moved.tolist() == [[13, 15], [22], [97, 98], [23], [24]][stage]
         assert np.abs(half - (none + whole) / 2).max() < 1e-5
 
 

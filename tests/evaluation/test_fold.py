@@ -62,7 +62,7 @@ def asked(targets, before=-1, seed=0):
         note,
         np.full(n, LENGTH),
         [Around()] * n,
-        np.tile([4, 9, 30, before], (n, 1)),
+        np.tile([4, 9, 30, 13, -1, before], (n, 1)),
         np.full(n, 51),
     )
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from midi_rwkv.fill.limits import NO_LIMIT, CellLimits
 from midi_rwkv.fill.note_writer import NoteWriter, draw
 from midi_rwkv.model.config import SamplingConfig
+from midi_rwkv.tokens.pointers import FIRST_POSITION
 
 CLASSES = (386, 26, 256, 32, 240)
 ANY = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
@@ -120,3 +121,27 @@ def test_draw_follows_the_distribution() -> None:
     assert {draw(logits, config, rng) for _ in range(500)} == {0, 1}
     config = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.2)
     assert {draw(logits, config, rng) for _ in range(2000)} == {0, 1, 2}
+
+
+def test_pitches_are_drawn_plainer_than_velocities_at_any_temperature() -> None:
+    limits = CellLimits(np.ones((1, 128), bool), (0, NO_LIMIT), (1, NO_LIMIT), ())
+
+    def shares(temperature: float) -> tuple[float, float]:
+        """Of the better of two classes, to which the model gives odds of two to one: as a pitch, as a velocity."""
+        config = SamplingConfig(temperature=temperature, top_p=1.0, min_p=0.0)
+        rng, better = np.random.default_rng(0), np.zeros(2)
+        for _ in range(1500):
+            writer = NoteWriter(limits, config, rng, is_drum=False)
+            writer.take(0, FIRST_POSITION)
+            writer.take(1, 20)
+            for i, stage in enumerate((2, 3)):
+                logits = np.full(CLASSES[stage], -100.0)
+                logits[[10, 20]] = np.log([2, 1])
+                better[i] += writer.choose(stage, logits) == 10
+        return tuple(better / 1500)
+
+    usual, low = shares(SamplingConfig.temperature), shares(0.5)
+    assert abs(usual[1] - 2 / 3) < 0.03  # as the model has them
+    assert usual[0] > usual[1] + 0.03
+    assert low[0] > low[1] + 0.03
+    assert min(low) > max(usual)

@@ -63,7 +63,7 @@ def test_what_the_song_says_elsewhere_is_followed(infiller, laid, monkeypatch):
     followed = []
 
     def spy(*given):
-        followed.append([r.notes[:, AT.pitch].tolist() for r in given[-1]])
+        followed.append([r.notes[:, AT.pitch].tolist() for r in given[4]])
         return CellSurroundings(*given)
 
     monkeypatch.setattr("midi_rwkv.fill.steps.CellSurroundings", spy)
@@ -78,6 +78,30 @@ def test_what_the_song_says_elsewhere_is_followed(infiller, laid, monkeypatch):
     laid.clear()
     infiller(song(), Ask(Region.rectangle([0], [(8, 10)]), replace(BUSY, follow=0)))
     assert not laid[0][:, [Column.NEXT_PITCH, Column.NEXT_THERE]].any()
+
+
+@pytest.mark.parametrize("ostinato", [False, True], ids=["tune", "ostinato"])
+def test_a_fill_says_a_bar_again_as_often_as_its_track_does(infiller, monkeypatch, ostinato):
+    """The first bar is given, note by note; whether the second follows bars that are the same depends on the track."""
+    followed = []
+
+    def spy(*given):
+        followed.append([r.notes[:, AT.pitch].tolist() for r in given[4]])
+        return CellSurroundings(*given)
+
+    monkeypatch.setattr("midi_rwkv.fill.steps.CellSurroundings", spy)
+    score, again = song(), (60, 64, 67, 72)
+    if ostinato:
+        score = score.with_notes(
+            0, [Note(b * BAR + 480 * k, p, 400, 80) for b in range(24) for k, p in enumerate(again)]
+        )
+    locked = {0: [n for n in score.tracks[0].notes if 8 * BAR <= n.onset_ticks < 9 * BAR]}
+    wanted = Ask(
+        Region.rectangle([0], [(8, 10)]), SamplingConfig(density=(4, 4)), candidates=8, locked=locked, again=True
+    )
+    infiller(score, wanted)
+    second = [list(again) in sources for sources in followed[len(followed) // 2 :]]
+    assert sum(second) >= 6 if ostinato else not any(second)
 
 
 def test_wishes_and_locked_notes_are_laid_out(infiller, laid):
@@ -115,12 +139,12 @@ def test_a_later_run_reads_what_an_earlier_one_wrote(infiller, monkeypatch):
 
     monkeypatch.setattr(type(infiller.writing), "_prompt", spy)
     candidates = infiller(song(), Ask(Region.rectangle([0], [(1, 2), (6, 7)]), BUSY, candidates=2))
-    first, *later = seen  # one for both candidates, then one each
+    first, *later = seen  # one for all candidates, then one each
     assert not len(first.cell(0, 1))
-    for shown, candidate in zip(later, candidates, strict=True):
+    for candidate in candidates:
         whole = infiller.writing.encoder.encode(candidate.score, candidate.score.bars)
-        assert np.array_equal(shown.cell(0, 1), whole.cell(0, 1))
-        assert not len(shown.cell(0, 6))
+        assert any(np.array_equal(shown.cell(0, 1), whole.cell(0, 1)) for shown in later)
+    assert not any(len(shown.cell(0, 6)) for shown in later)
     assert not np.array_equal(later[0].cell(0, 1), later[1].cell(0, 1))
 
 

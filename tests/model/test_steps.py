@@ -11,7 +11,7 @@ from song import random_song, repeating_song, vocabulary
 
 from midi_rwkv.model.config import ModelConfig
 from midi_rwkv.model.steps import Heads, StepModel
-from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE, THERE, Column, Role
+from midi_rwkv.tokens.attributes import AT_PITCH, AT_PLACE, MEMORY, THERE, Column, Role
 from midi_rwkv.tokens.layout import CellAsk, Window, cell_answer, cell_steps, prompt_steps, targets_of
 from midi_rwkv.tokens.pointers import STRUCK, places_known
 from midi_rwkv.tokens.references import RunIndex
@@ -61,13 +61,14 @@ def test_all_notes_and_the_end_are_certain_together() -> None:
     at_pitch = torch.randint(7, (6, 6, len(Column)))
     following = at_place[targets[:, 0]]
     following[:, list(AT_PITCH)] = at_pitch[targets[:, 0], targets[:, 2]][:, list(AT_PITCH)]
-    for there, own in zip(THERE, (Column.MICRO, Column.PITCH, Column.VELOCITY, Column.DURATION), strict=True):
-        following[:, there] %= sizes[own]
-    following[:, Column.THERE_SECOND] %= sizes[Column.PITCH]
+    own = (Column.MICRO, Column.PITCH, Column.VELOCITY, Column.DURATION)
+    pointed = [*zip(THERE, own, strict=True), *zip(MEMORY, own, strict=True)]
+    for column, of in (*pointed, (Column.THERE_SECOND, Column.PITCH), (Column.MEMORY_SECOND, Column.PITCH)):
+        following[:, column] %= sizes[of]
     for stage, struck in STRUCK.items():
         following[:, struck] %= heads.classes[stage] + 1
     for h in torch.randn(20, 16):
-        places = torch.randint(-1, 5, (1, 4)).expand(len(targets), -1)
+        places = torch.randint(-1, 5, (1, 6)).expand(len(targets), -1)
         nats = heads.nats(h.expand(len(targets), -1), targets, following, places).sum(1)
         assert float((-nats.detach()).exp().sum()) == pytest.approx(1, abs=1e-5)
 
@@ -75,7 +76,7 @@ def test_all_notes_and_the_end_are_certain_together() -> None:
 def test_a_drum_costs_no_duration(model: StepModel) -> None:
     targets = torch.tensor([[2, 21, 200, 10, 0]])
     around = torch.zeros(1, len(Column), dtype=torch.int16)
-    nats = model.heads.nats(torch.randn(1, 64), targets, around, torch.tensor([[-1, 4, 3, 5]]))
+    nats = model.heads.nats(torch.randn(1, 64), targets, around, torch.tensor([[-1, 4, 3, -1, 2, 5]]))
     assert nats[0, 4] == 0
     assert (nats[0, :4] > 0).all()
 

@@ -44,7 +44,6 @@ DAMAGE = {
     "a controller is gone": ([*BEFORE[1:], *NEW, *KEPT], "outside the mask"),
     "unknown meta differs": ([*BEFORE, *NEW, *KEPT[:-1], (4300, b"\xff\x60\x01\x06")], "outside the mask"),
     "a note outside is new": ([*BEFORE, *NEW, *KEPT, on(4400, 60), off(4500, 60)], "outside the mask"),
-    "a new note rings on": ([*BEFORE, *NEW[:3], NEW[4], KEPT[0], off(BAR * 2 + 1, 70), *KEPT[1:]], "ends at 3841"),
     "new notes overlap": (
         [*BEFORE, NEW[0], on(2100, 70), *NEW[1:2], off(2600, 70), NEW[4], *KEPT],
         "begins inside another",

@@ -178,3 +178,20 @@ def test_a_kernel_too_big_for_the_gpu_is_named(script):
     assert "262,144 bytes of shared memory, of 232,448" in compiled.wrong_with(build, {"shared": 262_144, "spilled": 0})
     assert "200 bytes a thread spilled, at most 100" in compiled.wrong_with(build, {"shared": 1, "spilled": 200})
     assert compiled.wrong_with(build, {"shared": 1, "spilled": 100}) == ""
+
+
+def test_chords_are_compared_beat_by_beat(script, build_midi, note):
+    """A minor is told where the block chords say C, and F where they do; a bar without a block is not counted."""
+    measure = script("measure_chords")
+    name = (0, b"\xff\x03\x06Chords")
+    blocks = [e for tick, root in ((0, 48), (3840, 53)) for p in (0, 4, 7) for e in note(tick, root + p, 1920)]
+    played = [
+        e
+        for tick, root in ((0, 45), (1920, 45), (3840, 41))
+        for p in (0, 3 + (root == 41), 7)
+        for e in note(tick, root + p, 1920)
+    ]
+    truth = measure.read_midi(build_midi([[name, *sorted(blocks, key=lambda e: e[0])]]))
+    song = measure.read_midi(build_midi([sorted(played, key=lambda e: e[0])]))
+    rows = measure.agreement(truth, song, measure.load_vocabulary())
+    assert [r[:2] for r in rows] == [(False, False)] * 4 + [(True, True)] * 4

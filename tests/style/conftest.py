@@ -18,8 +18,8 @@ from midi_rwkv.tokens.pointers import places_known
 def small(tmp_path, monkeypatch):
     """A data folder of this test's own, and fewer fills and steps than a real model needs."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(import_module("midi_rwkv.style.personalize"), "TUNE_FILLS", 40)
-    monkeypatch.setattr(import_module("midi_rwkv.style.personalize"), "HELD_OUT_FILLS", 15)
+    monkeypatch.setattr(import_module("midi_rwkv.style.preparing"), "TUNE_FILLS", 40)
+    monkeypatch.setattr(import_module("midi_rwkv.style.preparing"), "HELD_OUT_FILLS", 16)
     for name, steps in {"STEPS": 8, "RATE_STEPS": 4, "CHECK_EVERY": 4}.items():
         monkeypatch.setattr(import_module("midi_rwkv.style.tuning"), name, steps)
 

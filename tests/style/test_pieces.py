@@ -3,11 +3,15 @@
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from midi_rwkv.score.score import Note, Score, Track
-from midi_rwkv.style.personalize import _parts
+from midi_rwkv import Ask
+from midi_rwkv.fill.infill import infill
+from midi_rwkv.score.midi import read_midi, write_midi
+from midi_rwkv.score.score import Note, Region, Score, Track
 from midi_rwkv.style.pieces import Piece, draw_fills, read_pieces
+from midi_rwkv.style.preparing import _parts
 from midi_rwkv.style.style import read_info, styles_folder
 from midi_rwkv.tokens.attributes import DRUMS, Column, Role
 
@@ -91,6 +95,30 @@ def test_one_file_is_enough(run, pieces, options):
     code, _, err = run(*pieces(1, bars=24, **options), "--name", "mine")
     assert code == 0, err
     assert read_info(styles_folder() / "mine.safetensors")["held_out"] == "bars"
+
+
+METRES = [(0, bytes.fromhex("ff580405021808")), (12 * 2400, bytes.fromhex("ff580407031808"))]  # 12 bars of 5/4, 7/8
+
+
+@pytest.mark.parametrize(("metres", "loose"), [(METRES, 0), ([], 97)], ids=["other metres", "no click"])
+def test_music_off_the_usual_bars_serves(  # noqa: PLR0913 - fixtures
+    run, build_midi, note, check_fill, checkpoint, tmp_path, metres, loose
+):
+    """Other metres that change; and bars that only the sequencer drew, on notes that were played beside them."""
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        at = 240 * np.arange(200) + rng.integers(-loose, loose + 1, 200) + loose
+        notes = [e for tick, pitch in zip(at, rng.integers(55, 80, 200), strict=True) for e in note(tick, pitch, 200)]
+        (tmp_path / f"{i}.mid").write_bytes(build_midi([sorted([*metres, *notes], key=lambda e: e[0])]))
+    files = sorted(tmp_path.glob("*.mid"))
+    code, _, err = run(*files, "--name", "mine", "--keep-anyway")
+    assert code == 0, err
+    score, region = read_midi(files[0]), Region.rectangle([0], [(11, 14)])
+    [answer] = infill(score, Ask(region, seed=0), checkpoint, style="mine")
+    write_midi(tmp_path / "new.mid", files[0], score, region, fills=answer.fills)
+    first, last = score.bars[11], score.bars[13]
+    mask = [(score.tracks[0].chunk, score.tracks[0].channel, first.start_ticks, last.end_ticks)]
+    assert check_fill(files[0], tmp_path / "new.mid", mask) == []
 
 
 def test_copies_of_one_file_count_once(run, pieces, tmp_path):

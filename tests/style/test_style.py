@@ -1,5 +1,6 @@
 """Style files, their names, weights and blends, and what they do to a fill."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from midi_rwkv import Ask
 from midi_rwkv.commands.cli import main
 from midi_rwkv.commands.convert import convert
+from midi_rwkv.errors import StyleError
+from midi_rwkv.fill.fingerprint import FILE, line_of, make_fingerprint
 from midi_rwkv.fill.infill import Infiller, infill
+from midi_rwkv.fill.origin import origins
 from midi_rwkv.model.checkpoint import checkpoint_hash
 from midi_rwkv.score.score import Note, Region, Score, TimeSignature, Track
 from midi_rwkv.style.style import (
@@ -28,6 +32,7 @@ from midi_rwkv.style.style import (
     style_path,
     styles_folder,
 )
+from midi_rwkv.tokens.notes import encode
 
 SHAPE = (2, 1, 64, 64)
 
@@ -80,6 +85,93 @@ def test_a_style_comes_back_as_it_was_kept(checkpoint, keep):
     assert (found.name, found.info["files"]) == ("my songs", "5")
     assert np.array_equal(load_style(path, checkpoint).run, run)
     assert sorted(p.name for p in styles_folder().iterdir()) == [path.name]
+
+
+@pytest.fixture
+def whole(checkpoint, song):
+    """A style with a state, changed weights and two pieces."""
+    rng = np.random.default_rng(5)
+    pairs = {}
+    for name in ("tables.weight", "heads.out.2.weight", "trunk.blocks.1.ffn.key.weight"):
+        rows, columns = checkpoint.weights[name].shape
+        shapes = (2, columns), (rows, 2)
+        pairs[name] = tuple(rng.normal(0, 0.3, s).astype(np.float16).astype(np.float32) for s in shapes)
+    notes = encode(checkpoint.vocabulary, song)
+    return Style("whole", run=random_state(3), pairs=pairs, pieces=((notes, 1.0), (notes.part(0, 4), 1.0)))
+
+
+def test_all_of_a_style_comes_back(checkpoint, whole, song, tmp_path):
+    path = tmp_path / "whole.safetensors"
+    save_style(whole, path)
+    found = load_style(path, checkpoint)
+    assert np.array_equal(found.run, whole.run)
+    for name, pair in whole.pairs.items():
+        for kept, own in zip(found.pairs[name], pair, strict=True):
+            assert np.array_equal(kept, own)
+    for (kept, weight), (own, _) in zip(found.pieces, whole.pieces, strict=True):
+        assert weight == 1
+        assert np.array_equal(kept.notes, own.notes)
+        assert np.array_equal(kept.offsets, own.offsets)
+    one, two = (fills_of(infill(song, Ask(REGION, seed=1), checkpoint, style=s)) for s in (whole, found))
+    assert one == two
+
+
+def test_what_is_tuned_and_what_is_remembered_are_turned_apart(checkpoint, whole, song):
+    ask = Ask(REGION, seed=1)
+    plain = fills_of(infill(song, ask, checkpoint))
+    assert blend([(whole, 1.0)], 0.0) is None
+    assert blend([(whole, 0.0)], 1.0, 1.0) is None
+    memory, tuned, half = (blend([(whole, 1.0)], s, m) for s, m in ((0.0, 1.0), (1.0, 0.0), (0.5, 0.25)))
+    assert memory.run is None
+    assert not memory.pairs
+    assert not tuned.cells
+    assert len(tuned.pieces) == 2  # they may still not be quoted
+    assert np.array_equal(half.run, whole.run / 2)
+    assert {weight for _, weight in half.pieces} == {0.25}
+    name = "heads.out.2.weight"
+    change, half_of_it = (s.applied(checkpoint.weights)[name] - checkpoint.weights[name] for s in (whole, half))
+    np.testing.assert_allclose(half_of_it, change / 2, atol=1e-5)
+    for style in (memory, tuned):
+        assert fills_of(infill(song, ask, checkpoint, style=style)) != plain
+    both = blend([(whole, 0.5), (whole, 0.5)])
+    np.testing.assert_allclose(
+        both.applied(checkpoint.weights)[name], whole.applied(checkpoint.weights)[name], atol=1e-5
+    )
+    assert len(both.pieces) == 4
+
+
+def test_a_style_that_does_not_remember_keeps_its_pieces(checkpoint, whole, tmp_path):
+    path = tmp_path / "forgets.safetensors"
+    save_style(replace(whole, info={"memory": "no"}), path)
+    found = load_style(path, checkpoint)
+    assert len(found.pieces) == 2
+    assert not found.cells
+
+
+def test_quotes_of_the_pieces_are_told_and_can_be_forbidden(checkpoint, tmp_path):
+    pitches = np.random.default_rng(0).integers(55, 80, 32).tolist()
+    notes = tuple(Note(k * 480, pitch, 240, 80) for k, pitch in enumerate(pitches))
+    melody = Score(480, (Track("Lead", 73, notes),), (TimeSignature(0, 4, 4),))
+    piece = encode(checkpoint.vocabulary, melody)
+    style = Style("mine", pieces=((piece, 0.0),))
+    make_fingerprint([]).save(tmp_path / FILE)
+    with_fingerprint = replace(checkpoint, path=tmp_path)
+    for chosen, runs in ((style, [(0, 32)]), (None, [])):
+        assert Infiller(with_fingerprint, style=chosen).writing.fingerprint().runs(line_of(piece, 0)) == runs
+    ask = Ask(Region.rectangle([0], [(2, 6)]), seed=1, quotes=12)
+    again = {0: notes[8:24]}
+    assert [o.longest_own for o in origins(with_fingerprint, melody, ask, [again], style)] == [16]
+    assert origins(with_fingerprint, melody, ask, [again])[0].own is None
+    fills = fills_of(Infiller(with_fingerprint, style=style)(melody, ask))
+    assert origins(with_fingerprint, melody, ask, fills, style)[0].longest_own < 12
+
+
+def test_a_style_of_an_older_version_is_refused(keep, checkpoint):
+    keep("old", random_state(0), format="midi-rwkv style 1")
+    with pytest.raises(
+        StyleError, match=r"older version \(midi-rwkv style 1\); personalize again from the same pieces"
+    ):
+        load_style("old", checkpoint)
 
 
 def test_strength_0_is_exactly_the_base_model(checkpoint, keep, song):
@@ -231,15 +323,18 @@ def test_a_full_disk_leaves_the_old_style(keep, monkeypatch):
 def test_the_command_lists_shows_and_removes(keep, capsys):
     assert main(["styles"]) == 0
     assert "midi-rwkv personalize my1.mid my2.mid --name mine" in capsys.readouterr().out
+    gain = {"setting": "all", "before": 2.0, "after": 1.9, "low": -0.12, "high": -0.08}
     facts = {"files": "5", "bars": "64", "notes": "900", "date": "2026-01-02"}
-    path = keep("mine", random_state(0), held_out_before="2.0", held_out_after="1.9", **facts)
+    path = keep("mine", random_state(0), gains=json.dumps([gain]), **facts)
     keep("plain", random_state(0))
     assert main(["styles"]) == 0
-    line = "5 files, 64 bars, 900 notes; held out 2.000 -> 1.900 nats a note (-5.0 %); 2026-01-02"
+    line = (
+        "5 files, 64 bars, 900 notes; held out 2.000 -> 1.900 nats a note (95 % between -0.120 and -0.080); 2026-01-02"
+    )
     assert f"mine   {line}" in capsys.readouterr().out
     assert describe(read_info(path)) == line
     assert main(["styles", "mine"]) == 0
-    assert "  held_out_after: 1.9" in capsys.readouterr().out
+    assert '  gains: [{"setting": "all"' in capsys.readouterr().out
     assert main(["styles", "mine", "--remove"]) == 0
     assert not path.exists()
     assert main(["styles", "mine", "--remove"]) == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from song import random_song, repeating_song, song_of
 
 from midi_rwkv.tokens.attributes import DRUMS
-from midi_rwkv.tokens.memory import PieceMemory, Rhythms
+from midi_rwkv.tokens.memory import PieceCells, PieceMemory
 from midi_rwkv.tokens.notes import AT
 from midi_rwkv.tokens.references import RunIndex
 
@@ -90,10 +90,11 @@ def test_another_piece_lends_its_cell_in_our_key_and_register() -> None:
     chords = [(16 * b + 8 * k, p, 8) for b in range(16) for k in range(2) for p in (60, 64, 67)]
     lead = [(16 * b + 4 * k, 79, 4) for b in range(16) for k in range(4)]
     piece = song_of([(0, [(at, p + 14, n) for at, p, n in lead]), (48, [(a, p + 2, n) for a, p, n in chords])], 16)
-    shown = np.ones((2, 16), bool)
-    shown[0, 8] = False
-    [reference] = PieceMemory([Rhythms(piece)]).find(Rhythms(song), 0, 8, shown)
+    index = RunIndex(song, (8, 9), [(0, 8)])
+    reference, *others = PieceMemory([PieceCells(piece)], index).find(0, 8)
     assert reference.bar is None
+    assert len(others) == 31
+    assert reference.likeness == max(r.likeness for r in others)
     assert reference.notes[:, AT.position].tolist() == [0, 24, 48, 72]
     assert abs(float(reference.notes[:, AT.pitch].mean()) - 66) < 8
 
@@ -101,5 +102,28 @@ def test_another_piece_lends_its_cell_in_our_key_and_register() -> None:
 def test_drums_are_lent_to_drums_alone() -> None:
     song = repeating_song()
     kit = song_of([(DRUMS, [(4 * k, 36, 1) for k in range(64)])], 16)
-    shown = np.ones((2, 16), bool)
-    assert PieceMemory([Rhythms(kit)]).find(Rhythms(song), 0, 8, shown) == []
+    assert PieceMemory([PieceCells(kit)], RunIndex(song, (8, 9), [(0, 8)])).find(0, 8) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10))
+def test_a_memory_knows_nothing_of_what_is_hidden(seed: int, first: int) -> None:
+    song, other = random_song(seed), random_song(seed + 1)
+    pieces = [PieceCells(random_song(seed + k)) for k in (2, 3)]
+    hidden = [(0, first), (1, first), (0, first + 1)]
+    changed = song.with_cells({(t, b): other.cell(t, b) for t, b in hidden})
+    for track, bar in hidden:
+        before, after = (
+            PieceMemory(pieces, RunIndex(s, (first, first + 2), hidden)).find(track, bar) for s in (song, changed)
+        )
+        assert [(r.likeness, r.notes.tolist()) for r in before] == [(r.likeness, r.notes.tolist()) for r in after]
+
+
+def test_a_song_of_which_nothing_is_shown_is_in_the_key_of_its_first_piece() -> None:
+    song = repeating_song()
+    hidden = [(t, b) for t in range(song.n_tracks) for b in range(song.n_bars)]
+    in_d, in_e = (
+        song_of([(0, [(4 * k, p + move, 4) for k, p in enumerate((60, 64, 67, 72) * 16)])], 16) for move in (2, 4)
+    )
+    found = PieceMemory([PieceCells(in_d), PieceCells(in_e)], RunIndex(song, (8, 9), hidden)).find(0, 8)
+    assert {int(p) % 12 for r in found for p in r.notes[:, AT.pitch]} == {2, 6, 9}

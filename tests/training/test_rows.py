@@ -12,9 +12,10 @@ from song import random_song, vocabulary
 
 from midi_rwkv.corpus.note_shards import NoteShard
 from midi_rwkv.errors import CorpusError
-from midi_rwkv.tokens.attributes import Column, Role
+from midi_rwkv.tokens.attributes import MEMORY_COLUMNS, Column, Role
 from midi_rwkv.tokens.chords import find_chords
 from midi_rwkv.tokens.layout import notes_of, targets_of
+from midi_rwkv.tokens.memory import PieceCells
 from midi_rwkv.tokens.notes import AT, transposed
 from midi_rwkv.training.rows import RowSampler, TrainingRows
 from midi_rwkv.training.valid import validation_fills
@@ -99,3 +100,23 @@ def test_validation_fills_are_the_same_each_time(varied_shards: Path) -> None:
 def test_a_source_that_is_not_there_is_one_line(varied_shards: Path) -> None:
     with pytest.raises(CorpusError, match="no shard for jazz"):
         TrainingRows(varied_shards, vocabulary(), 1024, seed=0, weights={"jazz": 1.0})
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_memory_changes_its_own_columns_alone(seed: int) -> None:
+    song, pieces = random_song(seed), [PieceCells(random_song(seed + k)) for k in (1, 2)]
+    samples = []
+    for share in (0.0, 1.0):
+        sampler = RowSampler(vocabulary(), plain=True, memory_share=share)
+        samples.append(sampler.draw(song, None, np.random.default_rng(seed), 1024, lambda: pieces))
+    plain, remembering = samples
+    if plain is None:
+        assert remembering is None
+        return
+    own = list(MEMORY_COLUMNS)
+    assert not plain[:, own].any()
+    assert not remembering[remembering[:, Column.ROLE] != Role.ANSWER][:, own].any()
+    assert np.array_equal(np.delete(plain, own, 1), np.delete(remembering, own, 1))
+    starts = remembering[:, Column.TOKEN] == vocabulary().id("FillBar_Start")
+    assert (remembering[starts][:, Column.MEMORY_NEXT] > 0).all()

@@ -172,8 +172,10 @@ def test_the_loss_of_a_packed_row_does_not_depend_on_what_stands_before_a_sample
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (which("g++") or which("clang++")), reason="no C++ compiler")
-def test_a_compiled_run_is_the_same_run(shards: Path, tmp_path: Path) -> None:
-    """Up to rounding; and one that began compiled goes on uncompiled."""
+def test_a_compiled_run_is_the_same_run(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to rounding, which is too coarse in bfloat16; and one that began compiled goes on uncompiled."""
+    for module in ("muon", "trainer"):
+        monkeypatch.setattr(f"midi_rwkv.training.{module}.has_fast_bf16", lambda _: False)
     config, end = replace(CONFIG, eval_steps=4 * 256), 8 * 256
     Trainer(shards, tmp_path / "plain", MODEL, config, machine=CPU).run(end)
     killed_after(

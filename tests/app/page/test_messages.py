@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 pytestmark = pytest.mark.slow
-BUTTONS = ("infill", "cancel", "keep", "alike", "undo", "redo")
+BUTTONS = ("infill", "cancel", "keep", "alike", "star", "throw", "undo", "redo")
 
 
 def enabled(page):
@@ -35,7 +35,7 @@ def test_buttons_that_cannot_act_are_disabled(visit):
     assert page.evaluate("document.activeElement.className").startswith("mr-view")  # the focus is not lost
     page.candidates(1)
     page.infill()
-    assert enabled(page) == {"infill", "keep", "alike"}
+    assert enabled(page) == {"infill", "keep", "alike", "star", "throw"}
     page.locator(".mr-card").nth(0).click()  # as it was
     assert enabled(page) == {"infill"}
     page.locator(".mr-card").nth(1).click()

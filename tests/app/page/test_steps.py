@@ -116,7 +116,7 @@ def test_what_cannot_be_read_does_not_stop_a_fill(visit, tmp_path):
     page.press("Infill the marked bars")
     page.wait("model.running && model.candidates.some((c) => Object.keys(c.fill).length)")
     page.locator('input[data-testid^="Open MIDI"]').set_input_files(broken)
-    page.page.get_by_text("broken.mid").first.wait_for()
+    page.page.get_by_text("broken.mid").first.wait_for(state="attached")  # it is shown for a moment
     assert page.roll("model.running")
     page.locator('input[data-testid^="Open MIDI"]').set_input_files(str(EXAMPLE))
     page.wait("model.song.name === 'piano.mid'")

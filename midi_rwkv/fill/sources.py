@@ -1,0 +1,151 @@
+"""Which cells are followed while one is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from midi_rwkv.score.score import Cell
+from midi_rwkv.tokens.chords import Chord, SongChords, find_chords
+from midi_rwkv.tokens.memory import PieceCells, PieceMemory
+from midi_rwkv.tokens.notes import AT, BarGrid
+from midi_rwkv.tokens.references import Reference, RunIndex
+
+from .ask import Like
+from .blank import Blanked
+from .encoder import Encoder
+from .over_chords import OverChords
+
+ASKED = 1.0  # likeness of the bar that is asked for
+OTHERS = 0.5  # and of the others that may be followed
+MOST = 4  # cells of another song that are followed, where no bars of it are named
+NEARBY = 3  # bars before one that it may repeat
+
+
+class Sources:
+    """The cells to follow, by what is asked."""
+
+    def __init__(self, blanked: Blanked, encoder: Encoder, chords: OverChords | None, grid: BarGrid):
+        """chords: those that are asked for; what is followed is moved to them."""
+        self.blanked, self.like, self.encoder = blanked, blanked.ask.like, encoder
+        self.chords, self.grid = chords, grid
+        self._shares: dict[int, float] = {}  # by track
+
+    def of(self, index: RunIndex, cell: Cell, rng: np.random.Generator | None) -> list[Reference]:
+        """What is followed, the most alike first: never what is to be written anew, unless it may come back, and what
+        was just written only where the track has nothing else, since a fill that follows itself goes in circles. For
+        the same reason bars like one just written are followed only as often as the track repeats itself, by chance;
+        without `rng` whatever the track has said."""
+        ask, like = self.blanked.ask, self.like
+        if not ask.sampling.follow:
+            return []
+        before = self.blanked.before.cell(*cell)
+        if like is None:
+            found = index.sources(cell.track, cell.bar, written=False)
+            found = self._as_often_again(found, index, cell, rng) if rng else found
+        elif like.itself:
+            return [Reference(before, ASKED, cell.bar)]
+        elif like.score is not None:
+            found = self._elsewhere(like, index, cell)
+        elif like.bars:
+            found = self._named(like, index, cell)
+        else:
+            return []
+        if not ask.again:
+            found = [r for r in found if not np.array_equal(_places(r.notes), _places(before))]
+        if self.chords and not index.song.is_drum(cell.track):
+            found = [self._over_chords(r, cell.bar) for r in found]
+        return found
+
+    def _as_often_again(
+        self, found: list[Reference], index: RunIndex, cell: Cell, rng: np.random.Generator
+    ) -> list[Reference]:
+        """Without bars that the fill has already, unless the track would play one again here."""
+        said = [
+            index.cell(*other)
+            for other in self.blanked.ask.region.cells
+            if other.track == cell.track and other.bar < cell.bar
+        ]
+        if not said or rng.random() < self._repeats(cell.track):
+            return found
+        known = {_key(notes) for notes in said if len(notes)}
+        return [r for r in found if _key(r.notes) not in known]
+
+    def _repeats(self, track: int) -> float:
+        """How often a bar of the track that sounds is one of the last `NEARBY` again: the share of those that are
+        shown, with a bar more that is and one that is not; 1 where none is shown."""
+        if track not in self._shares:
+            song, region = self.blanked.song, self.blanked.ask.region
+            shown = [b for b in range(song.n_bars) if (track, b) not in region.cells and len(song.cell(track, b))]
+            keys = {b: _key(song.cell(track, b)) for b in shown}
+            near = {b: [keys[o] for o in range(b - NEARBY, b) if o in keys] for b in shown}
+            answers = [keys[b] in others for b, others in near.items() if others]
+            self._shares[track] = (sum(answers) + 1) / (len(answers) + 2) if shown else 1.0
+        return self._shares[track]
+
+    def _over_chords(self, source: Reference, bar: int) -> Reference:
+        """A source with each note as far above the root of the chord that is asked for there as it is above that of
+        the chord that it sounds over, an octave near to where it is."""
+        if source.bar is None or not len(source.notes) or self.chords is None:
+            return source
+        heard, asked = self._heard.in_bar(source.bar), self.chords.told(self.grid, bar)
+        notes = source.notes.copy()
+        for note in notes:
+            over, under = (_in_force(chords, int(note[AT.position])) for chords in (heard, asked))
+            if over and under:
+                note[AT.pitch] += (under.root - over.root + 5) % 12 - 5
+        inside = (notes[:, AT.pitch] >= 0) & (notes[:, AT.pitch] <= 127)
+        return replace(source, notes=notes[inside])
+
+    def _named(self, like: Like, index: RunIndex, cell: Cell) -> list[Reference]:
+        """Bars of this song, of one track or of the cell's own; of those that are to be written, none."""
+        track = cell.track if like.track is None else like.track
+        bars = [b for lo, hi in like.bars for b in range(lo, hi)]
+        first = self._asked(cell, bars)
+        order = [first, *(b for b in bars if b != first)]
+        shown = [b for b in order if b < index.song.n_bars and index.shown[track, b]]
+        return [Reference(index.cell(track, b), ASKED if b == first else OTHERS, b) for b in shown]
+
+    def _elsewhere(self, like: Like, index: RunIndex, cell: Cell) -> list[Reference]:
+        """Cells of another song, moved into this one's key and the track's register."""
+        found = PieceMemory([self._other], index).ranked(cell.track, cell.bar, of=like.track)
+        if not like.bars:
+            return [Reference(r.notes, ASKED if k == 0 else OTHERS) for k, r in enumerate(found[:MOST])]
+        bars = [b for lo, hi in like.bars for b in range(lo, hi)]
+        first = self._asked(cell, bars)
+        named = sorted((r for r in found if r.bar in bars), key=lambda r: r.bar != first)
+        return [Reference(r.notes, ASKED if r.bar == first else OTHERS) for r in named]
+
+    def _asked(self, cell: Cell, bars: list[int]) -> int:
+        """The bar that is to be followed: the first bar of a run follows the first, and so on, over and over."""
+        run = next(lo for lo, hi in self.blanked.ask.region.bar_runs() if lo <= cell.bar < hi)
+        return bars[(cell.bar - run) % len(bars)]
+
+    @cached_property
+    def _heard(self) -> SongChords:
+        """The chords of what is shown."""
+        return find_chords(self.blanked.song, self.encoder.vocabulary)
+
+    @cached_property
+    def _other(self) -> PieceCells:
+        assert self.like is not None
+        assert self.like.score is not None
+        return PieceCells(self.encoder.encode(self.like.score, self.like.score.bars))
+
+
+def _in_force(chords: Sequence[Chord], position: int) -> Chord | None:
+    """The chord at a position of a bar, None where there is none."""
+    there = [c for c in chords if c.position <= position]
+    return there[-1] if there and there[-1].quality else None
+
+
+def _places(notes: np.ndarray) -> np.ndarray:
+    return notes[:, [AT.position, AT.pitch]]
+
+
+def _key(notes: np.ndarray) -> bytes:
+    """The same for cells with the same pitches at the same places."""
+    return np.unique(_places(notes).astype(np.int16), axis=0).tobytes()
