@@ -7,6 +7,7 @@ import numpy as np
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.blank import Blanked
 from midi_rwkv.fill.feel import Feel
+from midi_rwkv.fill.habits import Habits
 from midi_rwkv.fill.limits import CellLimits
 from midi_rwkv.fill.note_writer import PLACE, NoteWriter
 from midi_rwkv.fill.plan import CellPlan
@@ -86,7 +87,8 @@ class _Reading(StepWriting):
         rules = self.rules(blanked)
         plans = self.plans(blanked, rules)
         drafts = self.drafts(blanked)[:1]
-        return Work(blanked, rules, drafts, plans, Feel(blanked), lambda cell, notes: None)  # noqa: ARG005
+        habits = Habits(blanked, self.vocabulary)
+        return Work(blanked, rules, drafts, plans, Feel(blanked), habits, lambda cell, notes: None)  # noqa: ARG005
 
     def writer(
         self,

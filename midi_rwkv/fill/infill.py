@@ -28,6 +28,7 @@ from midi_rwkv.style.style import Style, find_style
 
 from .ask import Ask
 from .feel import Feel
+from .habits import Habits
 from .ranking import Order, ranked
 from .steps import StepWriting
 from .work import Work
@@ -126,7 +127,9 @@ def _blank(writing: StepWriting, score: Score, ask: Ask, on_progress: Callable[[
             on_progress(Progress(next(done), len(blanked.ask.region.cells), *cell, notes[: ask.candidates]))
 
     rules = writing.rules(blanked)
-    return Work(blanked, rules, writing.drafts(blanked), writing.plans(blanked, rules), Feel(blanked), on_cell)
+    habits = Habits(blanked, writing.vocabulary)
+    plans, drafts = writing.plans(blanked, rules), writing.drafts(blanked)
+    return Work(blanked, rules, drafts, plans, Feel(blanked), habits, on_cell)
 
 
 def _settle(work: Work, run: tuple[int, int]) -> None:

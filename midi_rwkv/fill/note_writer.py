@@ -16,6 +16,7 @@ from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
 from midi_rwkv.tokens.pointers import END, FIRST_POSITION, SAME
 
+from .habits import TrackHabits
 from .limits import NO_LIMIT, CellLimits
 
 PLACE, MICRO, PITCH, VELOCITY, DURATION = range(5)
@@ -58,6 +59,9 @@ class NoteWriter:
         self.notes: list[tuple[int, int, int, int, int]] = []  # position, micro-timing, pitch, velocity, duration
         self.nats = 0.0  # what the places and pitches chosen so far cost, among those that were allowed
         self.guard: Guard | None = None
+        self._habits: TrackHabits | None = None
+        self._until = 0.0  # the position up to which the last strike sounds, and no other begins
+        self._run = -1, 0  # the lowest pitch of the last strike, and how many in a row had it
         self.done = False
         self.same = False  # whether the note that was written last is at the position of the one before it
         self._position = self._pitch = -1
@@ -78,6 +82,11 @@ class NoteWriter:
         # With no other limits than how many may begin together, that is all there is to count.
         self._counts = limits.density != (0, NO_LIMIT) or limits.polyphony[0] > 1 or bool(limits.locked)
 
+    def keep_to(self, habits: TrackHabits, pitch: int, strikes: int) -> None:
+        """Keep to a track's habits, as far as the limits leave a choice. pitch: the lowest of the last strike before
+        the cell, which so many in a row had."""
+        self._habits, self._run = habits, (pitch, strikes)
+
     @property
     def place(self) -> tuple[int, int]:
         """The position of the note being written, and the pitch that it lies above there, -1 for none."""
@@ -94,7 +103,10 @@ class NoteWriter:
         Raises RequestError if the guard leaves no choice.
         """
         if stage > PITCH:
-            choice = draw(logits, self.config, self.rng, TEMPERATURES[stage])
+            among = np.arange(len(logits))
+            if stage == DURATION and self._habits is not None:
+                among = self._habits.durations.nonzero()[0]
+            choice = int(among[draw(logits[among], self.config, self.rng, TEMPERATURES[stage])])
             self.take(stage, choice)
             return choice
         mask = self.allowed(stage, len(logits))
@@ -124,14 +136,14 @@ class NoteWriter:
     def allowed(self, stage: int, classes: int) -> np.ndarray:
         """Which classes of a stage may be chosen, (classes,) bool."""
         if stage == PLACE:
-            return self._places(classes)
+            return self._as_usual(self._places(classes))
         if stage == MICRO:
             return self._micros[self._note[0], :classes]
         if stage == PITCH:
             pitches = self._pitches(classes)
             if self.guard is not None:
                 pitches[128 * self.is_drum :][:128] &= self.guard.allowed(self._note[0])
-            return pitches
+            return self._unstuck(pitches)
         return np.ones(classes, bool)
 
     def may_begin(self, position: int, micro: int, pitch: int) -> bool:
@@ -160,6 +172,10 @@ class NoteWriter:
         self._position, self._pitch = position, pitch
         if self.guard is not None:
             self.guard.write(position, pitch)
+        if not self.same:
+            self._run = pitch, self._run[1] + 1 if pitch == self._run[0] else 1
+        if self._habits is not None:
+            self._until = max(self._until, position + self._habits.lasts[duration])
         self.notes.append((position, micro, pitch, velocity, 0 if self.is_drum else duration))
 
     def _places(self, classes: int) -> np.ndarray:
@@ -174,6 +190,30 @@ class NoteWriter:
         later = np.arange(here + 1, min(reach + 1, n))
         out[FIRST_POSITION + later] = self._any[later] & self._finishes(later, self._lowest[later])
         return out
+
+    def _as_usual(self, places: np.ndarray) -> np.ndarray:
+        """Without the places at which the last strike sounds, and only with as many notes together as the track has,
+        if others are left."""
+        if self._habits is None or self._position < 0:
+            return places
+        fewest, most = self._habits.together
+        if places[SAME] and self._struck < fewest:
+            only: np.ndarray = np.arange(len(places)) == SAME
+            return only
+        free = places.copy()
+        free[FIRST_POSITION + self._position + 1 : FIRST_POSITION + math.ceil(self._until)] = False
+        if self._struck >= most:
+            free[SAME] = False
+        return free if free.any() else places
+
+    def _unstuck(self, pitches: np.ndarray) -> np.ndarray:
+        """Without the lowest pitch of the strikes before, if it has been struck often enough and others are left."""
+        pitch, strikes = self._run
+        if self.same or self._habits is None or strikes < self._habits.longest or not pitches[pitch]:
+            return pitches
+        others = pitches.copy()
+        others[pitch] = False
+        return others if others.any() else pitches
 
     def _reach(self) -> int:
         """The last position at which a note may follow, all between being left as they are; one past the cell's if the

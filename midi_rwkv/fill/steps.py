@@ -19,7 +19,7 @@ from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.manner import in_the_manner_of, with_own_durations
 from midi_rwkv.score.score import Cell, Note, Region, Score
 from midi_rwkv.style.style import Style
-from midi_rwkv.tokens.attributes import MICRO_MAX, MICRO_MIN, MICROS_PER_POSITION
+from midi_rwkv.tokens.attributes import MICROS_PER_POSITION
 from midi_rwkv.tokens.layout import (
     DENSITY_LEVELS,
     EMPTY,
@@ -40,7 +40,8 @@ from .draft import Draft
 from .encoder import Encoder
 from .fingerprint import FILE, Fingerprint, bar_starts, line_of, load_fingerprint, make_fingerprint
 from .limits import CellLimits
-from .note_writer import NoteWriter, nearest_micros
+from .micro_timing import micros_of, on_grid
+from .note_writer import NoteWriter
 from .part import Part
 from .plan import CellPlan, PlannedWriter
 from .plans import Plans, make_plans
@@ -52,7 +53,6 @@ from .sources import Sources
 from .work import Work
 
 LONGEST_RUN = 8  # bars that are written with one prompt, as in training
-ON_GRID = 0.98  # share of a track's notes from which its fills lie on the grid, too
 VELOCITY_WITHIN = 2  # half a level of the vocabulary
 STEPS_A_CELL = 6  # header, control tokens and the like
 
@@ -123,7 +123,7 @@ class StepWriting:
             """A position's own tick or, where that is the next bar's already, the last of the cell that is near it."""
             own, end = grid.position_ticks(b), blanked.score.cell_ticks(t, b)[1]
             inside = own < end
-            if not self._on_grid(blanked, t):
+            if not on_grid(blanked, t):
                 inside[1:] |= own[:-1] + own[1:] < 2 * (end - 1)
             count = 1 + max(
                 [
@@ -235,14 +235,16 @@ class StepWriting:
         """Writes one cell. Returns its notes per candidate."""
         blanked, rules, plan = work.blanked, work.rules, work.plans.of(cell)
         track, is_drum = blanked.score.tracks[cell.track], blanked.score.tracks[cell.track].is_drum
-        micros, kept = self._micros(work, cell), blanked.kept.get(cell, EMPTY)
-        grid, sources = self._grid(blanked), run.sources
+        grid, sources, habits = self._grid(blanked), run.sources, work.habits.of(cell.track)
+        micros, kept = micros_of(blanked, rules, grid, cell), blanked.kept.get(cell, EMPTY)
         chords = rules.chords.told(grid, cell.bar) if rules.chords and not is_drum else ()
         told = rules.told(cell) if plan is None else plan.told(blanked.ask.sampling)
         writers, asked, around = [], [], []
         for draft, song, index, memory in zip(work.drafts, run.songs, run.indices, run.memories, strict=True):
             limits = rules.cell(cell, silent=work.is_silent(draft, cell), held=work.is_held(draft, cell))
             writers.append(self.writer(blanked, cell, limits, draft.rng, micros, plan))
+            if habits and self.varies:
+                writers[-1].keep_to(habits, *work.habits.run_before(index, cell))
             if blanked.ask.quotes is not None:
                 writers[-1].guard = self._guard(blanked, index, cell, blanked.ask.quotes)
             recalled = memory.find(*cell) if memory else ()
@@ -330,45 +332,6 @@ class StepWriting:
             low, high = (min(p, POLYPHONY_LEVELS) for p in told.polyphony)
             names += [f"ACBarOnsetPolyphonyMin_{low}", f"ACBarOnsetPolyphonyMax_{high}"]
         return names
-
-    def _micros(self, work: Work, cell: Cell) -> np.ndarray:
-        """The micro-timings that may be chosen at each position of a cell: (positions, classes) bool.
-
-        They stay inside the cell and nearer to their own position than to its neighbours, and never lie where a kept
-        note sounds if the position itself doesn't.
-        """
-        score, grid, rules = work.blanked.score, self._grid(work.blanked), work.rules
-        center, micro = rules.ticks(cell.track, cell.bar), np.arange(MICRO_MIN, MICRO_MAX + 1)
-        units = MICROS_PER_POSITION * np.arange(len(center))[:, None] + micro
-        ticks = grid.lines[cell.bar] + np.rint(units * grid.ticks[cell.bar]).astype(np.int64)
-        start, end = score.cell_ticks(cell.track, cell.bar)
-        out: np.ndarray = nearest_micros(len(center)) & (ticks >= max(0, start)) & (ticks < end)
-        own = grid.position_ticks(cell.bar)[: len(center)]
-        middle = own[:-1] + own[1:]
-        out[1:] &= 2 * ticks[1:] > middle[:, None]
-        out[:-1] &= 2 * ticks[:-1] <= middle[:, None]
-        taken = rules.taken(cell.track, cell.bar, ticks.ravel())
-        if taken.any():
-            at_center = rules.taken(cell.track, cell.bar, center, handover=True)
-            out &= ~(taken.reshape(*ticks.shape, 128) & ~at_center[:, None]).any(-1)
-        if self._on_grid(work.blanked, cell.track):
-            out &= (micro == 0) | ~out[:, [-MICRO_MIN]]
-        out[~out.any(1), -MICRO_MIN] = True
-        return out
-
-    def _on_grid(self, blanked: Blanked, track: int) -> bool:
-        """Whether fills lie on the grid: as is asked, or as what stays does, of the track where it plays, else of the
-        song; or as what lies in the bars that the feel is taken from."""
-        song, feel = blanked.song, blanked.ask.feel
-        if feel == "grid":
-            return True
-        own = np.tile(np.arange(song.n_tracks) == track, (song.n_bars, 1))
-        if not isinstance(feel, str):
-            song = blanked.before
-            own[[b for b in range(song.n_bars) if not any(lo <= b < hi for lo, hi in feel)]] = False
-        of_track = np.repeat(own.ravel(), np.diff(song.offsets))
-        micros = song.notes[of_track if of_track.any() else slice(None), AT.micro]
-        return len(micros) > 0 and float(np.mean(micros == 0)) >= ON_GRID
 
     def _grid(self, blanked: Blanked) -> BarGrid:
         return BarGrid(self.vocabulary, blanked.bars, blanked.score.ticks_per_beat)

@@ -11,6 +11,7 @@ from midi_rwkv.score.single import handover_ticks
 from .blank import Blanked
 from .draft import Draft
 from .feel import Feel
+from .habits import Habits
 from .plans import Plans
 from .rules import Rules
 
@@ -24,6 +25,7 @@ class Work:
     drafts: list[Draft]
     plans: Plans
     feel: Feel
+    habits: Habits
     on_cell: Callable[[Cell, list[list[Note]]], None]  # called with a finished cell and its notes per candidate
 
     def first_of_run(self, cell: Cell) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from cell_limits import PITCHES, POSITIONS, answers, small_limits
+from cell_limits import ANY, CLASSES, PITCHES, POSITIONS, answers, finish, small_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,22 +14,11 @@ from midi_rwkv.fill.note_writer import NoteWriter, draw
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.tokens.pointers import FIRST_POSITION
 
-CLASSES = (386, 26, 256, 32, 240)
-ANY = SamplingConfig(temperature=1.0, top_p=1.0, min_p=0.0)
-
 
 def write(limits: CellLimits, seed: int, *, is_drum: bool = False) -> list[tuple[int, ...]]:
     """A cell from heads that say anything."""
     rng = np.random.default_rng(seed)
-    writer = NoteWriter(limits, ANY, rng, is_drum=is_drum)
-    for _ in range(2000):
-        for stage, classes in enumerate(CLASSES):
-            writer.choose(stage, rng.normal(0, 3, classes))
-            if writer.done:
-                return list(writer.notes)
-            if stage == 3 and is_drum:
-                break
-    raise AssertionError("the cell does not end")
+    return finish(NoteWriter(limits, ANY, rng, is_drum=is_drum), rng)
 
 
 @given(small_limits(), st.integers(0, 1000))
