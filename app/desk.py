@@ -229,8 +229,10 @@ class Desk:
             session = self.session(tab, request)
             own = len(session.score.tracks) - len(session.version.new_tracks)
             there = [heading(session.score, t) for t in range(own)]
-            same = [text for text in there if chosen and text.split()[0] == chosen.split()[0]]
-            return gr.Dropdown(there, value=same[0] if same else None)
+            if chosen is None or chosen in there:  # no value: another may have been chosen by now
+                return gr.update(choices=there)
+            same = [text for text in there if text.split()[0] == chosen.split()[0]]
+            return gr.update(choices=there, value=same[0] if same else None)
         return gr.skip()
 
     def take(self, tab: str, shown: str, track: str | None, instrument: str, request: gr.Request) -> Any:

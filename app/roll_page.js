@@ -94,13 +94,14 @@ function complain(text) {
 
 // Gradio's messages cover the page's buttons, so while the song is visible their text is shown below it instead. A new
 // message may reuse the box of one that is disappearing, so a shown message is recognised by its text, not its box.
+// While the server is away, its own line says so.
 const told = new WeakMap();
 new MutationObserver(() => {
   const fresh = [...document.querySelectorAll('[data-testid="toast-text"]')].filter((note) => told.get(note) !== note.textContent);
   if (!fresh.length || !isShown()) return;
   lookForServer();
   for (const note of fresh) told.set(note, note.textContent);
-  complain([...new Set(fresh.map((note) => note.textContent.trim()))].join(" "));
+  if (!serverSide.away) complain([...new Set(fresh.map((note) => note.textContent.trim()))].join(" "));
   for (const toast of document.querySelectorAll('[data-testid="toast-body"]')) {
     toast.hidden = true;
     toast.style.display = "none";

@@ -3,12 +3,15 @@
 import json
 import os
 import stat
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from midi_rwkv.app import folder as folder_module
 from midi_rwkv.app import session as module
 from midi_rwkv.app import view
+from midi_rwkv.app.desk import Desk
 from midi_rwkv.app.folder import Folder, InUse
 from midi_rwkv.app.session import TabSession
 from midi_rwkv.app.versions import StoredCandidate
@@ -58,6 +61,16 @@ def from_disk(session):
 
 def names(session):
     return [t.name for t in session.score.tracks]
+
+
+def test_a_list_of_tracks_that_comes_late_leaves_what_was_chosen_meanwhile(session):
+    """It has a value only where the text of what was chosen before has changed."""
+    desk = SimpleNamespace(session=lambda *_: session)
+    listed = [f"1 {PIANO}", f"2 {PIANO}"]
+    for chosen in (None, listed[1]):
+        assert Desk.tracks(desk, "tab", chosen, None) == gr.update(choices=listed)
+    session.take(1, (0, True))
+    assert Desk.tracks(desk, "tab", listed[1], None) == gr.update(choices=[listed[0], "2 Drums"], value="2 Drums")
 
 
 def test_a_track_taken_for_drums_is_a_step_and_survives(session, song):
