@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from midi_rwkv.score.score import Cell
-from midi_rwkv.tokens.chords import Chord, SongChords, find_chords
+from midi_rwkv.tokens.chords import QUALITIES, Chord, SongChords, chord_spans, find_chords
+from midi_rwkv.tokens.following import WIDTH
 from midi_rwkv.tokens.memory import PieceCells, PieceMemory
 from midi_rwkv.tokens.notes import AT, BarGrid
 from midi_rwkv.tokens.references import Reference, RunIndex
@@ -22,6 +23,7 @@ from .over_chords import OverChords
 ASKED = 1.0  # likeness of the bar that is asked for
 OTHERS = 0.5  # and of the others that may be followed
 MOST = 4  # cells of another song that are followed, where no bars of it are named
+SURE = 0.6  # confidence from which a chord is beyond doubt
 NEARBY = 3  # bars before one that it may repeat
 
 
@@ -33,12 +35,15 @@ class Sources:
         self.blanked, self.like, self.encoder = blanked, blanked.ask.like, encoder
         self.chords, self.grid = chords, grid
         self._shares: dict[int, float] = {}  # by track
+        # By track, the chords that all others play, as far as one can be sure; and those that it has played over.
+        self._others: dict[int, tuple[OverChords, set[tuple[int, bool, bool]]]] = {}
 
     def of(self, index: RunIndex, cell: Cell, rng: np.random.Generator | None) -> list[Reference]:
         """What is followed, the most alike first: never what is to be written anew, unless it may come back, and what
         was just written only where the track has nothing else, since a fill that follows itself goes in circles. For
         the same reason bars like one just written are followed only as often as the track repeats itself, by chance;
-        without `rng` whatever the track has said."""
+        without `rng` whatever the track has said. Over chords that are new to the track its bars are followed both
+        moved to them and as they are."""
         ask, like = self.blanked.ask, self.like
         if not ask.sampling.follow:
             return []
@@ -54,11 +59,22 @@ class Sources:
             found = self._named(like, index, cell)
         else:
             return []
+        if chords := self.told(cell):
+            moved = [self._over_chords(r, chords) for r in found]
+            pairs = [(m, r) for m, r in zip(moved, found, strict=True) if not np.array_equal(_places(m.notes), _places(before))]
+            found = moved if self.chords else [either for pair in pairs for either in pair]
         if not ask.again:
             found = [r for r in found if not np.array_equal(_places(r.notes), _places(before))]
-        if self.chords and not index.song.is_drum(cell.track):
-            found = [self._over_chords(r, cell.bar) for r in found]
-        return found
+        return found[:WIDTH]
+
+    def told(self, cell: Cell) -> Sequence[Chord]:
+        """The chords that the model is told of a cell's bar: those that are asked for, else those that are new to the
+        track."""
+        if self.blanked.score.tracks[cell.track].is_drum:
+            return ()
+        if self.chords:
+            return self.chords.told(self.grid, cell.bar)
+        return self._new_chords(cell) if self.like is None else ()
 
     def _as_often_again(
         self, found: list[Reference], index: RunIndex, cell: Cell, rng: np.random.Generator
@@ -86,15 +102,31 @@ class Sources:
             self._shares[track] = (sum(answers) + 1) / (len(answers) + 2) if shown else 1.0
         return self._shares[track]
 
-    def _over_chords(self, source: Reference, bar: int) -> Reference:
-        """A source with each note as far above the root of the chord that is asked for there as it is above that of
+    def _new_chords(self, cell: Cell) -> Sequence[Chord]:
+        """The chords that the other tracks play in a cell's bar, if they play none of these in any bar that the track
+        plays in; else none."""
+        if cell.track not in self._others:
+            song, region = self.blanked.song, self.blanked.ask.region
+            score = self.blanked.blank.with_notes(cell.track, [])
+            spans = [c for c in chord_spans(score, self.encoder.vocabulary) if c.confidence >= SURE]
+            played = OverChords(score, spans, free_bass=True)
+            shown = (b for b in range(song.n_bars) if (cell.track, b) not in region.cells)
+            bars = [b for b in shown if len(song.cell(cell.track, b))]
+            self._others[cell.track] = played, {_kind(c) for b in bars for c in played.told(self.grid, b) if c.quality}
+        played, known = self._others[cell.track]
+        here = played.told(self.grid, cell.bar)
+        kinds = {_kind(c) for c in here if c.quality}
+        return here if kinds and known and not kinds & known else ()
+
+    def _over_chords(self, source: Reference, chords: Sequence[Chord]) -> Reference:
+        """A source with each note as far above the root of the chord in force, of those given, as it is above that of
         the chord that it sounds over, an octave near to where it is."""
-        if source.bar is None or not len(source.notes) or self.chords is None:
+        if source.bar is None or not len(source.notes):
             return source
-        heard, asked = self._heard.in_bar(source.bar), self.chords.told(self.grid, bar)
+        heard = self._heard.in_bar(source.bar)
         notes = source.notes.copy()
         for note in notes:
-            over, under = (_in_force(chords, int(note[AT.position])) for chords in (heard, asked))
+            over, under = (_in_force(each, int(note[AT.position])) for each in (heard, chords))
             if over and under:
                 note[AT.pitch] += (under.root - over.root + 5) % 12 - 5
         inside = (notes[:, AT.pitch] >= 0) & (notes[:, AT.pitch] <= 127)
@@ -134,6 +166,12 @@ class Sources:
         assert self.like is not None
         assert self.like.score is not None
         return PieceCells(self.encoder.encode(self.like.score, self.like.score.bars))
+
+
+def _kind(chord: Chord) -> tuple[int, bool, bool]:
+    """Root, and whether the third is minor or major."""
+    steps = QUALITIES[chord.quality] if chord.quality else ()
+    return chord.root, 3 in steps, 4 in steps
 
 
 def _in_force(chords: Sequence[Chord], position: int) -> Chord | None:

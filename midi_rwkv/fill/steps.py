@@ -237,7 +237,6 @@ class StepWriting:
         track, is_drum = blanked.score.tracks[cell.track], blanked.score.tracks[cell.track].is_drum
         grid, sources, habits = self._grid(blanked), run.sources, work.habits.of(cell.track)
         micros, kept = micros_of(blanked, rules, grid, cell), blanked.kept.get(cell, EMPTY)
-        chords = rules.chords.told(grid, cell.bar) if rules.chords and not is_drum else ()
         told = rules.told(cell) if plan is None else plan.told(blanked.ask.sampling)
         writers, asked, around = [], [], []
         for draft, song, index, memory in zip(work.drafts, run.songs, run.indices, run.memories, strict=True):
@@ -257,7 +256,7 @@ class StepWriting:
                 span=_span(limits.allowed, blanked.part),
                 pitches=rules.told_pitches(cell.track),
                 controls=self._controls(told, len(blanked.places.get(cell, ())), draft.rng, is_drum=is_drum),
-                chords=chords,
+                chords=sources.told(cell),
                 around=around[-1],
                 part=rules.part_of(cell),
             )
