@@ -1,4 +1,5 @@
-"""`midi-rwkv watch`: answers the MIDI files that say in their name or by markers what is to be filled.
+"""`midi-rwkv watch`: answers the MIDI files that say in their name or by markers what is to be filled,
+and the MusicXML scores that say so in their name.
 
 The grammar is in instruction.py. The folder is looked at four times a second. A file that looks the same twice is read;
 one that cannot be read, because it is only half there, is tried again for two seconds before it is refused. Its answers
@@ -53,7 +54,7 @@ SONGS = (".mid", ".midi", ".kar", *SUFFIXES)
 ANSWER = re.compile(r"-fill(?:-[0-9]+)?$")  # how the name of an answer ends, without its suffix
 LOCK = ".midi-rwkv-watch.lock"
 HELP = f"""\
-Fill what the MIDI files that are saved in a folder ask for, in their names or by markers:
+Fill what the MIDI files and MusicXML scores that are saved in a folder ask for, in their names or by markers:
 
   song [8-12 Bass].mid             as --bars 8-12 --tracks Bass
   song [8.3-9,16 Bass, Lead].mid   bars and tracks as the options take them

@@ -46,7 +46,7 @@ SINGERS = frozenset(("soprano", "alto", "tenor", "bass", "baritone", "mezzo", "v
 UNITS: dict[str, int | Fraction] = {"whole": 4, "half": 2, "quarter": 1, "eighth": Fraction(1, 2)}
 PER_MINUTE = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6})?")
 BPM = (1, 1000)
-LONGEST_METRE, FINEST_METRE = 255, 64
+LONGEST_METRE = 255  # beats of a bar
 
 
 @dataclass
@@ -114,6 +114,8 @@ def hear(document: Document, name: str) -> Song:
         song = Song(document, _ticks_per_beat(document), [], [], {}, [])
         at, metre = Fraction(0), (4, 4)
         for k, length in enumerate(lengths):
+            if length > 4 * LONGEST_METRE:
+                raise MidiError(f"measure {k + 1} has {float(length):,.0f} quarters, of at most {4 * LONGEST_METRE:,}")
             others = [found for of_part in contents for found in of_part[k].others]
             metre = next((m for _, e in others if e.tag == "attributes" and (m := _metre(e))), metre)
             song.starts.append(at)
@@ -299,7 +301,7 @@ def _velocity(element: Element) -> int | None:
 
 
 def midi_of(song: Song) -> bytes:
-    """The song as a type 1 MIDI file: tempo and metre in the first chunk, then a chunk for each part, its own order."""
+    """The song as a type 1 MIDI file: tempo and metre in the first chunk, then a chunk for each part."""
     head = [
         meta_event(song.ticks(at), SET_TEMPO, round(60e6 / bpm).to_bytes(3, "big")) for at, bpm in song.tempos.items()
     ]
@@ -327,8 +329,8 @@ def _signatures(song: Song) -> list[tuple[int, int, int]]:
         length, usual = end - start, Fraction(4 * metre[0], metre[1])
         own = metre
         if length > usual:
-            unit = next((u for u in (4, 8, 16, 32) if length * u % 4 == 0), FINEST_METRE)
-            own = min(LONGEST_METRE, ceil(length * unit / 4)), unit
+            unit = next((u for u in (4, 8, 16) if length * u % 4 == 0 and length * u <= 4 * LONGEST_METRE), 1)
+            own = ceil(length * unit / 4), unit
         if not found or own != found[-1][1:] or start != due or k == len(bars) - 1:
             found.append((song.ticks(start), *own))
         due = start + Fraction(4 * own[0], own[1])

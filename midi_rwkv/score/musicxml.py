@@ -22,6 +22,7 @@ from .score import MAX_BARS
 from .smf import MAX_FILE_BYTES, MAX_TRACKS
 
 SUFFIXES = (".musicxml", ".mxl", ".xml")  # how scores are called
+MOST_STAVES = 8  # of a part
 DEEPEST = 60  # elements within elements
 NUMBER = re.compile(r"\s*([+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*")
 CONTAINER = "META-INF/container.xml"  # names the score in an .mxl file
@@ -52,7 +53,7 @@ class Manner:
         if self.divisions <= 0:
             raise MidiError(f"<divisions> must be above 0, got {self.divisions}")
         self.fifths = max(-7, min(7, int(number(attributes, "key/fifths", self.fifths))))
-        self.staves = int(number(attributes, "staves", self.staves))
+        self.staves = max(1, min(MOST_STAVES, int(number(attributes, "staves", self.staves))))
         for element in attributes.findall("transpose"):
             shift = number(element, "chromatic", 0) + 12 * number(element, "octave-change", 0)
             self.shifts = {**self.shifts, int(element.get("number", "0")): round(shift)}

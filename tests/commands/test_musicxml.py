@@ -9,11 +9,17 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from midi_rwkv.commands.cli import main
+from midi_rwkv.errors import MidiRwkvError
 from midi_rwkv.score.heard import hear
 from midi_rwkv.score.midi import load_midi, read_midi
 from midi_rwkv.score.musicxml import read_document
+from midi_rwkv.score.score import Note, Region
+from midi_rwkv.score.splice import splice
+from midi_rwkv.score.to_musicxml import in_own_score
 
 CONTAINER = '<container><rootfiles><rootfile full-path="a.xml"/></rootfiles></container>'
 CLARINET = """<score-part id="P1"><part-name>Clarinet in B♭</part-name>
@@ -217,6 +223,31 @@ def test_all_outside_the_region_is_as_it_was(run, tmp_path, part, bars):
         assert b'type="stop"' not in after[part, k]
 
 
+def test_another_reader_finds_the_same(run, tmp_path):
+    """music21 reads the score with a fill: outside the region it has what it had, and nothing is out of place."""
+    music21 = pytest.importorskip("music21")
+
+    def read(data):
+        (tmp_path / "read.musicxml").write_bytes(data)
+        score = music21.converter.parse(tmp_path / "read.musicxml", format="musicxml", forceSource=True)
+        found = [
+            (measure.number, float(n.getOffsetInHierarchy(part)), str(n), float(n.quarterLength))
+            for part in score.parts
+            for measure in part.getElementsByClass("Measure")
+            for n in measure.recurse().notes
+        ]
+        ends = [[(m.number, float(m.highestTime)) for m in p.getElementsByClass("Measure")] for p in score.parts]
+        return found, ends
+
+    assert run("--tracks", "1,2,3", "--bars", "2-3", "--density", "2-9")[0] == 0
+    (before, ends), (after, new_ends) = read(document()), read((tmp_path / "out.musicxml").read_bytes())
+    tail = {(4, 13.0)}  # a note of bars 2 to 4
+    kept = [n for n in before if n[0] not in (2, 3) and n[:2] not in tail]
+    assert len(kept) > 30
+    assert [n for n in after if n[0] not in (2, 3) and n[:2] not in tail] == kept
+    assert new_ends == ends
+
+
 def test_what_a_fill_writes_is_what_the_midi_file_has(run, tmp_path):
     """Twelve divisions have all places that the model writes to but 32nds, so few are moved."""
     arguments = ("--tracks", "1", "--bars", "2-3", "--density", "4-8")
@@ -355,6 +386,35 @@ def test_what_is_no_score_gets_a_line(run, song, tmp_path, data, says):
     assert says in err
     assert len(err) < 250
     assert not (tmp_path / "out.musicxml").exists()
+
+
+NUMBERS = [b"0", b"-1", b"7", b"17", b"0.5", b"128", b"4001", b"999999999", b"", b"x"]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_score_is_refused_or_filled(data):
+    """Numbers are others and elements are gone or twice there: it is refused in a line, or keeps all outside."""
+    pieces = re.split(rb"(?<=>)([0-9]+)(?=<)", document())
+    for at in data.draw(st.lists(st.integers(0, len(pieces) // 2 - 1), max_size=2)):
+        pieces[2 * at + 1] = data.draw(st.sampled_from(NUMBERS))
+    score = b"".join(pieces)
+    found = list(re.finditer(rb"<(note|backup|attributes|duration|pitch|staff|barline)\b.*?</\1>", score, re.S))
+    for match in data.draw(st.lists(st.sampled_from(found), max_size=1)):
+        score = score[: match.start()] + data.draw(st.sampled_from([b"", 2 * match[0]])) + score[match.end() :]
+    refused = ""
+    try:
+        source = load_midi(score, "song")
+        song = read_midi(source)
+        region = Region.rectangle([0], [(2, 4)])
+        fill = [Note(song.bar(2).start_ticks, 60, song.ticks_per_beat, 80)]
+        new = in_own_score(score, splice(source.data, song, region, {0: fill}), song, region)
+    except MidiRwkvError as error:
+        refused = str(error)
+    assert "\n" not in refused
+    assert len(refused) < 250
+    if not refused:
+        assert outside(new, 0, [2, 3]) == outside(score, 0, [2, 3])
 
 
 def test_the_song_itself_is_replaced_only_as_a_score(run, song):
