@@ -37,7 +37,7 @@ def in_own_score(data: bytes, song: bytes, score: Score, region: Region, *, clip
     Args:
         data: the document.
         song: the MIDI file that `midi_of` made of it, with the fill (see `splice`).
-        score: the tracks of the MIDI file, with those that were added.
+        score: the song with the fill, and with the tracks that were added.
         clip: write only the bars of the region, of its parts.
 
     Raises:
@@ -48,7 +48,7 @@ def in_own_score(data: bytes, song: bytes, score: Score, region: Region, *, clip
     before = {t.chunk: t.notes for t in read_midi(midi_of(heard), score.name, allow_empty=True).tracks}
     after = read_midi(song, score.name, allow_empty=True)
     places = _places(heard, score)
-    grown = _grown(heard, score, after, places, 1 + max(region.bars))
+    grown = _grown(heard, score, places, 1 + max(region.bars))
     if grown is not None:
         heard = hear(read_document(grown, score.name), score.name)
     writing = _Writing(heard)
@@ -101,7 +101,7 @@ def _is_like(played: Played, track: Track) -> bool:
     return played.is_drum == track.is_drum and (track.is_drum or played.program == track.program)
 
 
-def _grown(heard: Song, score: Score, after: Score, places: Mapping[int, tuple[int, int]], bars: int) -> bytes | None:
+def _grown(heard: Song, score: Score, places: Mapping[int, tuple[int, int]], bars: int) -> bytes | None:
     """The document with so many measures at least and with a part for each track, or None if it has them."""
     document, count = heard.document, len(heard.metres)
     lengths = [b - a for a, b in pairwise(heard.starts)]
@@ -122,13 +122,10 @@ def _grown(heard: Song, score: Score, after: Score, places: Mapping[int, tuple[i
     keys = {part.key for part in document.parts}
     manners = [part.measures[0].content()[1] for part in document.parts]
     fifths = next((manner.fifths for manner in manners if not manner.shifts), 0)
-    for track in after.tracks:
-        assert track.chunk is not None
-        if places[track.chunk][0] < len(document.parts):
-            continue
+    for _, own in sorted(place for place in places.values() if place[0] >= len(document.parts)):
         key = next(key for key in (f"P{n}" for n in count_from(1)) if key not in keys)
         keys.add(key)
-        new = blank_part(track, key)
+        new = blank_part(score.tracks[own], key)
         element = Element("part", id=key)
         element.extend(new.measures(blank, fifths=fifths, first=int(first) if first in ("0", "1") else 1))
         edits.append((document.list_end, document.list_end, text_of(new.head())))

@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -17,7 +18,7 @@ from midi_rwkv.errors import MidiRwkvError
 from midi_rwkv.score.heard import hear
 from midi_rwkv.score.midi import load_midi, read_midi
 from midi_rwkv.score.musicxml import read_document
-from midi_rwkv.score.score import Note, Region
+from midi_rwkv.score.score import Note, Region, Track
 from midi_rwkv.score.splice import splice
 from midi_rwkv.score.to_musicxml import in_own_score
 
@@ -302,6 +303,21 @@ def test_an_empty_part_is_filled_and_a_missing_one_added(run, tmp_path):
         assert (new.parts[-1].program, len(new.metres)) == ({"Cello": 42, "Flute": 73}[name], 9)  # two bars more
         others = [n for n in outside((tmp_path / "out.musicxml").read_bytes(), 99, [0]) if n[0] != count - 1]
         assert others == outside(document(), 99, [0])
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_new_track_without_notes_is_an_empty_part(clip):
+    """Of two new tracks the first is left silent, which a MIDI file has no track for."""
+    source = load_midi(document())
+    score = read_midi(source)
+    added = [Track("Flute", 73, ()), Track("Oboe", 68, ())]
+    score = replace(score, tracks=(*score.tracks, *added))
+    region = Region.rectangle([3, 4], [(2, 3)])
+    fill = {3: [], 4: [Note(score.bar(2).start_ticks, 70, score.ticks_per_beat, 80)]}
+    midi = splice(source.data, score, region, fill)
+    new = in_own_score(document(), midi, score.with_fill(region, fill), region, clip=clip)
+    parts = heard(new).parts[-2:]
+    assert [(p.part.name, [n.pitch for n in p.notes]) for p in parts] == [("Flute", []), ("Oboe", [70])]
 
 
 def test_a_clip_and_a_song_without_a_score(run, tmp_path):
