@@ -24,10 +24,10 @@ from midi_rwkv.files import whole_file
 from midi_rwkv.fill.arguments import parse_key
 from midi_rwkv.fill.wishes import Wishes, Wording, ask_for
 from midi_rwkv.model.config import SamplingConfig
-from midi_rwkv.score.clip import ENDINGS, in_form
+from midi_rwkv.score.clip import ENDINGS, Form, in_form
 from midi_rwkv.score.describe import remarks, track_rows
 from midi_rwkv.score.instruments import find_program
-from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.midi import Source, load_midi, read_midi
 from midi_rwkv.score.score import Score
 from midi_rwkv.score.splice import splice
 from midi_rwkv.style.style import read_info, style_files
@@ -66,12 +66,12 @@ def endpoints(
         give: returns what the caller gets for an answer, from its file name and content
     """
 
-    def read(song: Any) -> tuple[bytes, Score]:
+    def read(song: Any) -> tuple[Source, Score]:
         path = find(song)
-        data = path.read_bytes()
-        score = read_midi(data, path.name)
+        source = load_midi(path.read_bytes(), path.name)
+        score = read_midi(source)
         check_size(score)
-        return data, score
+        return source, score
 
     def inspect(song: FileData, instruments: dict[str, str] | None = None) -> dict[str, Any]:
         """List the content of a MIDI file: its bars, their metres, and its tracks with the notes in each bar.
@@ -159,10 +159,10 @@ def endpoints(
             feel: timing and velocities: "track", "grid", "model", or bars to take them from, like "5-8"
             no_quotes: repeat no run of this many notes from the training music or from the style's pieces; 0: allow any
             clip: return only these bars of these tracks, beginning with the first bar
-            format: "midi", "json" for the notes in beats, or "dawproject"
+            format: "midi", "json" for the notes in beats, "dawproject" or "musicxml"
         """
         with _one_line_errors():
-            data, score = read(song)
+            source, score = read(song)
             check_numbers(tracks=tracks, bars=bars, polyphony=polyphony or [], pitch_range=pitch_range or [])
             check_numbers(num_candidates=[num_candidates], seed=[seed], context_bars=[context_bars])
             check_numbers(no_quotes=[no_quotes])
@@ -201,7 +201,7 @@ def endpoints(
                 score,
                 region,
                 sampling,
-                wording=Wording(str, data, other=read(like_song)[1] if like_song else None),
+                wording=Wording(str, source, other=read(like_song)[1] if like_song else None),
                 candidates=num_candidates,
                 seed=number,
                 context_bars=None if context_bars == -1 else context_bars,
@@ -214,11 +214,11 @@ def endpoints(
             for event in worker.infill(FillRequest(score, ask, found)):
                 if isinstance(event, list):
                     fills = event
-            answers = []
+            answers, form = [], Form(format, bool(clip), source.notation)
             for i, fill in enumerate(fills):
-                whole = splice(data, score, region, fill), score.with_fill(region, fill)
+                whole = splice(source.data, score, region, fill), score.with_fill(region, fill)
                 name = f"{Path(score.name).stem}-{i + 1}.{ENDINGS[format]}"
-                answers.append(give(name, in_form(*whole, region, clip=bool(clip), form=format)))
+                answers.append(give(name, in_form(*whole, region, form=form)))
             return answers, {
                 "seed": number,
                 "notes": [sum(len(n) for n in fill.values()) for fill in fills],

@@ -18,7 +18,7 @@ from typing import Any
 from midi_rwkv.errors import RequestError
 from midi_rwkv.score.describe import label
 from midi_rwkv.score.instruments import program_name
-from midi_rwkv.score.midi import read_midi
+from midi_rwkv.score.midi import load_midi, read_midi
 from midi_rwkv.score.score import Cell, Region, Score, Track
 from midi_rwkv.score.splice import splice
 
@@ -116,9 +116,13 @@ class TabSession:
         return self.versions[self.at + 1].what if self.at + 1 < len(self.versions) else ""
 
     def open(self, data: bytes, name: str) -> None:
-        """Opens another song, as a step. Raises RequestError or MidiError if it is unreadable or too big to show."""
-        check_size(read_midi(data, name))
-        self._add(f"opened {name}", data, name=name, new_tracks=(), taken=(), view=View())
+        """Opens another song, as a step. Raises RequestError or MidiError if it is unreadable or too big to show.
+
+        Of a MusicXML score it is the MIDI file of what that plays.
+        """
+        source = load_midi(data, name)
+        check_size(read_midi(source))
+        self._add(f"opened {name}", source.data, name=name, new_tracks=(), taken=(), view=View())
 
     def add_track(self, program: int, *, is_drum: bool = False) -> None:
         """Adds an empty track below the others, as a step. It becomes part of the song with its first kept bars.

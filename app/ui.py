@@ -9,6 +9,7 @@ import gradio as gr
 
 from midi_rwkv.model.config import SamplingConfig
 from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.musicxml import SUFFIXES
 
 from .api import add_api
 from .desk import ADD_TRACK, AS_FILE, TAKE_FOR, Desk, style_names
@@ -78,7 +79,9 @@ def build(desk: Desk) -> gr.Blocks:
 def song_tab(page: gr.Blocks, desk: Desk) -> gr.Dropdown:
     """Builds the tab of the song. Returns the choice of styles, which the other tab extends."""
     with gr.Row(equal_height=True, elem_classes="mr-tight"):
-        file = gr.UploadButton("Open MIDI …", file_types=[".mid", ".midi"], size="sm", min_width=110, scale=0)
+        file = gr.UploadButton(
+            "Open MIDI …", file_types=[".mid", ".midi", *SUFFIXES], size="sm", min_width=110, scale=0
+        )
         gr.HTML("or drop one on the page. Examples:", elem_classes="mr-hint", scale=0, min_width=240)
         examples = {name: gr.Button(name, size="sm", min_width=100, scale=0) for name in EXAMPLES}
         gr.HTML("", scale=1, min_width=10)

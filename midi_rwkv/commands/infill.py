@@ -24,7 +24,7 @@ def add_infill_command(commands: Any) -> None:
         "infill", help="rewrite some bars of some tracks", description="Rewrite some bars of some tracks."
     )
     p.set_defaults(run=run_infill, stops_at_once=True)  # until `stoppable` takes over
-    p.add_argument("song", help="a MIDI file, or - for standard input")
+    p.add_argument("song", help="a MIDI file or a MusicXML score, or - for standard input")
     p.add_argument(
         "--bars",
         action="append",

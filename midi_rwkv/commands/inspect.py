@@ -28,7 +28,7 @@ def add_inspect_command(commands: Any) -> None:
         description="Show a song's tracks x bars, and how each track is interpreted.",
     )
     p.set_defaults(run=run_inspect, stops_at_once=True)
-    p.add_argument("song", help="a MIDI file, or - for standard input")
+    p.add_argument("song", help="a MIDI file or a MusicXML score, or - for standard input")
     add_as(p)
     p.add_argument(
         "--chords",

@@ -97,8 +97,8 @@ def add_form(p: argparse.ArgumentParser) -> None:
         "--format",
         choices=tuple(ENDINGS),
         default="midi",
-        help="write a MIDI file, notes in beats as JSON, or a project for Bitwig Studio, Studio One, Cubase and others "
-        "(default: midi)",
+        help="a MIDI file, notes in beats as JSON, a project for Bitwig Studio, Studio One, Cubase and others, or "
+        "a score for MuseScore, Sibelius, Dorico and others (default: midi)",
     )
 
 

@@ -1,4 +1,5 @@
-"""`midi-rwkv watch`: answers the MIDI files that say in their name or by markers what is to be filled.
+"""`midi-rwkv watch`: answers the MIDI files that say in their name or by markers what is to be filled,
+and the MusicXML scores that say so in their name.
 
 The grammar is in instruction.py. The folder is looked at four times a second. A file that looks the same twice is read;
 one that cannot be read, because it is only half there, is tried again for two seconds before it is refused. Its answers
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from midi_rwkv.errors import MidiError, MidiRwkvError, RequestError
 from midi_rwkv.files import shown, whole_file
 from midi_rwkv.score.clip import ENDINGS
+from midi_rwkv.score.musicxml import SUFFIXES
 from midi_rwkv.score.smf import digest_of
 
 from .infill import show_progress
@@ -48,11 +50,11 @@ if TYPE_CHECKING:
 
 LOOKS = 0.25  # seconds between two looks at the folder
 PATIENCE = 2.0  # seconds after which a file that cannot be read is refused
-SUFFIXES = (".mid", ".midi", ".kar")
+SONGS = (".mid", ".midi", ".kar", *SUFFIXES)
 ANSWER = re.compile(r"-fill(?:-[0-9]+)?$")  # how the name of an answer ends, without its suffix
 LOCK = ".midi-rwkv-watch.lock"
 HELP = f"""\
-Fill what the MIDI files that are saved in a folder ask for, in their names or by markers:
+Fill what the MIDI files and MusicXML scores that are saved in a folder ask for, in their names or by markers:
 
   song [8-12 Bass].mid             as --bars 8-12 --tracks Bass
   song [8.3-9,16 Bass, Lead].mid   bars and tracks as the options take them
@@ -188,9 +190,9 @@ class Watcher:
         return any(self._read(name) for name in ready)
 
     def _songs(self) -> dict[str, Stamp]:
-        """The MIDI files of the folder."""
+        """The MIDI files and scores of the folder."""
         try:
-            names = [name for name in os.listdir(self.folder) if name.lower().endswith(SUFFIXES) and name[0] != "."]
+            names = [name for name in os.listdir(self.folder) if name.lower().endswith(SONGS) and name[0] != "."]
         except (FileNotFoundError, NotADirectoryError):
             raise RequestError(f"the folder {shown(self.folder)} is gone; create it and start again") from None
         return {name: stamp for name in names if (stamp := self._stamp(name))}
@@ -237,9 +239,9 @@ class Watcher:
             source = load_midi(path)
             if self._stamp(name) != stamp:
                 raise NotNow
-            if name in self._earlier and self.record.is_answered(name, digest_of(source.data)):
+            if name in self._earlier and self.record.is_answered(name, digest_of(source.file)):
                 return None
-            if instruction is None and not self.record.has_written(digest_of(source.data)):
+            if instruction is None and not self.record.has_written(digest_of(source.file)):
                 instruction = instruction_in_markers(source)
                 if instruction and ANSWER.search(path.stem):
                     raise HalfAsked("it is named like an answer; rename it to have it filled")
@@ -293,7 +295,7 @@ class Watcher:
         """Writes the answers to a song, all or none, and records them."""
         from midi_rwkv.score.midi import write_candidates
 
-        paths, form = written.paths, form_of(written, options)
+        paths, form = written.paths, form_of(source, written, options)
         digests: dict[str, str] = {}
 
         def recorded(song: bytes, number: int) -> bytes:
@@ -315,7 +317,7 @@ class Watcher:
             )
         finally:  # after Ctrl-C too, which may come when they have been written
             if digests and all(_holds(path, digests.get(path.name)) for path in paths):
-                self.record.settle(name, digest_of(source.data), digests)
+                self.record.settle(name, digest_of(source.file), digests)
 
     def _refuse(self, name: str, why: str) -> None:
         """Says that a song cannot be answered, here and in a text file beside it."""

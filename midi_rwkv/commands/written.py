@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.errors import RequestError
 from midi_rwkv.score.clip import ENDINGS
+from midi_rwkv.score.musicxml import SUFFIXES
 
 from .terminal import say
 
@@ -33,6 +34,8 @@ def outputs(song: str, output: str | None, candidates: int, form: str = "midi") 
         if form != "json" and (sys.stdout is None or sys.stdout.isatty()):
             raise RequestError("-o - would write a binary file to the terminal; send it to a file or another program")
         return []
+    if output is not None:
+        _check_ending(output, form)
     piped = song == "-" or Path(song).absolute().parts[1:2] in (("dev",), ("proc",))  # /dev/stdin, /dev/fd/63
     if output is None and piped:
         raise RequestError("a song that comes through a pipe has no name; add -o OUT.mid, or -o - for standard output")
@@ -40,6 +43,14 @@ def outputs(song: str, output: str | None, candidates: int, form: str = "midi") 
     if candidates == 1:
         return [target]
     return [target.with_name(f"{target.stem}-{i + 1}{target.suffix}") for i in range(candidates)]
+
+
+def _check_ending(output: str, form: str) -> None:
+    """Raises RequestError for an output that is named like a score, and would not be one or not of this kind."""
+    ending = Path(output).suffix.lower()
+    if ending == ".mxl" or (ending in SUFFIXES and form != "musicxml"):
+        remedy = "name it .musicxml" if form == "musicxml" else "add --format musicxml, or name it otherwise"
+        raise RequestError(f"-o {output} would not be {'an' if ending == '.mxl' else 'a'} {ending} file; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,12 @@ class Written:
     seconds: float
 
 
-def form_of(written: Written, options: argparse.Namespace) -> Callable[[bytes, int], bytes]:
+def form_of(source: Source, written: Written, options: argparse.Namespace) -> Callable[[bytes, int], bytes]:
     """What makes the output of a song with a fill, and of the fill's index: --clip and --format."""
-    from midi_rwkv.score.clip import in_form
+    from midi_rwkv.score.clip import Form, in_form
 
-    def form(song: bytes, number: int) -> bytes:
-        score, region = written.candidates[number].score, written.ask.region
-        return in_form(song, score, region, clip=options.clip, form=options.format)
-
-    return form
+    form = Form(options.format, options.clip, source.notation)
+    return lambda song, number: in_form(song, written.candidates[number].score, written.ask.region, form=form)
 
 
 def write(source: Source, written: Written, options: argparse.Namespace) -> None:
@@ -72,7 +80,7 @@ def write(source: Source, written: Written, options: argparse.Namespace) -> None
     from midi_rwkv.score.midi import write_candidates
     from midi_rwkv.score.splice import splice
 
-    paths, score, region, form = written.paths, written.score, written.ask.region, form_of(written, options)
+    paths, score, region, form = written.paths, written.score, written.ask.region, form_of(source, written, options)
     fills = [candidate.fills for candidate in written.candidates]
     if not paths:
         sys.stdout.buffer.write(form(splice(source.data, score, region, fills[0]), 0))

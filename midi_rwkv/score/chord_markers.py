@@ -61,7 +61,7 @@ def chords_in_file(source: str | Path | bytes | BinaryIO | Source, score: Score)
     Raises:
         MidiError: the file cannot be read.
     """
-    data, name, _ = load_midi(source, score.name)
+    data, name, *_ = load_midi(source, score.name)
     layout = read_layout(data, name)
     found: dict[int, ChordSpan] = {}
     for chunk in range(len(layout.tracks)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,6 @@ from .score import Bar, Note, ProgramChange, Region, Score, Tempo, TimeSignature
 from .smf import (
     CONTROL_CHANGE,
     DRUM_CHANNEL,
-    META,
     NOTE_OFF,
     NOTE_ON,
     PROGRAM_CHANGE,
@@ -26,13 +25,14 @@ from .smf import (
     TIME_SIGNATURE,
     TRACK_NAME,
     Event,
+    meta_event,
     read_events,
     read_layout,
-    write_length,
-    write_track,
+    write_file,
 )
 
-ENDINGS = {"midi": "mid", "json": "json", "dawproject": "dawproject"}  # how files end in each form
+# How files end in each form.
+ENDINGS = {"midi": "mid", "json": "json", "dawproject": "dawproject", "musicxml": "musicxml"}
 FIRST, CONTROLS, ENDS, BEGINS = range(4)  # order of events at one tick
 USUAL_TEMPO = 500_000  # microseconds per quarter, where a file sets none
 
@@ -77,15 +77,37 @@ def _part(score: Score, region: Region, t: int, span: tuple[int, int]) -> Track:
     )
 
 
-def in_form(song: bytes, score: Score, region: Region, *, clip: bool, form: str) -> bytes:
-    """A song with a fill in it, whole or as a clip, in one form of ENDINGS. For `song` and `score`, see `clip_midi`."""
-    if form == "json":
-        return notes_json(score, region if clip else None)
-    song = clip_midi(song, score, region) if clip else song
-    if form == "dawproject":
+@dataclass(frozen=True)
+class Form:
+    """How a song with a fill is written.
+
+    Attributes:
+        name: one of ENDINGS.
+        clip: only the region.
+        notation: the MusicXML document that the song was read of.
+    """
+
+    name: str = "midi"
+    clip: bool = False
+    notation: bytes | None = None
+
+
+def in_form(song: bytes, filled: Score, region: Region, *, form: Form) -> bytes:
+    """A song with a fill in it, in a form. For `song` and `filled`, see `clip_midi`."""
+    if form.name == "json":
+        return notes_json(filled, region if form.clip else None)
+    if form.name == "musicxml":
+        from .midi import read_midi
+        from .to_musicxml import converted, in_own_score
+
+        if form.notation is not None:
+            return in_own_score(form.notation, song, filled, region, clip=form.clip)
+        return converted(excerpt(filled, region) if form.clip else read_midi(song, filled.name))
+    song = clip_midi(song, filled, region) if form.clip else song
+    if form.name == "dawproject":
         from .dawproject import dawproject
 
-        return dawproject(song, score.name)
+        return dawproject(song, filled.name)
     return song
 
 
@@ -99,16 +121,16 @@ def clip_midi(song: bytes, score: Score, region: Region) -> bytes:
     part = excerpt(score, region)
     start, end = score.bar(region.bars[0]).start_ticks, score.bar(region.bars[-1]).end_ticks
     layout = read_layout(song, score.name)
-    head: list[Event] = [_meta(t.tick, SET_TEMPO, t.microseconds_per_beat.to_bytes(3, "big")) for t in part.tempos]
+    head: list[Event] = [meta_event(t.tick, SET_TEMPO, t.microseconds_per_beat.to_bytes(3, "big")) for t in part.tempos]
     for s in part.time_signatures:
-        head.append(_meta(s.tick, TIME_SIGNATURE, bytes([s.numerator, s.denominator.bit_length() - 1, 24, 8])))
-    chunks = [_chunk(sorted(head, key=lambda e: e[0]), end - start)]
+        head.append(meta_event(s.tick, TIME_SIGNATURE, bytes([s.numerator, s.denominator.bit_length() - 1, 24, 8])))
+    chunks = [sorted(head, key=lambda e: e[0])]
     taken = {track.channel for track in part.tracks}
     for track in part.tracks:
         free = [c for c in range(16) if c != DRUM_CHANNEL and c not in taken] or [0]
         channel = track.channel if track.channel is not None else DRUM_CHANNEL if track.is_drum else free[0]
         taken.add(channel)
-        placed = [(FIRST, _meta(0, TRACK_NAME, track.name.encode(errors="replace")))]
+        placed = [(FIRST, meta_event(0, TRACK_NAME, track.name.encode(errors="replace")))]
         if not track.is_overridden:  # else the file has another program, which stays in force
             for tick, program in ((0, track.program), *track.program_changes):
                 placed.append((FIRST, (tick, PROGRAM_CHANGE | channel, bytes([program]), False)))
@@ -119,9 +141,8 @@ def clip_midi(song: bytes, score: Score, region: Region) -> bytes:
             until = n.onset_ticks + n.duration_ticks
             placed.append((BEGINS, (n.onset_ticks, NOTE_ON | channel, bytes([n.pitch, n.velocity]), False)))
             placed.append((ENDS, (until, NOTE_OFF | channel, bytes([n.pitch, 0]), False)))
-        chunks.append(_chunk([e for _, e in sorted(placed, key=lambda x: (x[1][0], x[0]))], end - start))
-    header = b"MThd" + b"".join(v.to_bytes(n, "big") for v, n in ((6, 4), (1, 2), (len(chunks), 2)))
-    return header + score.ticks_per_beat.to_bytes(2, "big") + b"".join(chunks)
+        chunks.append([e for _, e in sorted(placed, key=lambda x: (x[1][0], x[0]))])
+    return write_file(score.ticks_per_beat, chunks, end - start)
 
 
 def notes_json(score: Score, region: Region | None = None) -> bytes:
@@ -187,12 +208,3 @@ def _controls(events: Iterable[Event], channel: int, span: tuple[int, int]) -> l
         elif tick < end:
             found.append((tick - start, status, payload, False))
     return [(0, s, payload, False) for s, payload in in_force.items() if payload != rest[s]] + found
-
-
-def _meta(tick: int, kind: int, data: bytes) -> Event:
-    return tick, META, bytes([kind]) + write_length(len(data)) + data, False
-
-
-def _chunk(events: Sequence[Event], end: int) -> bytes:
-    """A track chunk that ends at `end`, or with its last event after that."""
-    return write_track([*events, (max([end, *(e[0] for e in events)]), META, b"\x2f\x00", False)])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 PITCH_CLASSES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"#": 1, "b": -1, "": 0}
 NO_CHORD = "N.C."
+LINE_OF_FIFTHS = "FCGDAEB"  # letters, from a fifth below C
 
 
 @dataclass(frozen=True)
@@ -170,22 +171,22 @@ def chord_name(quality: str, root: int, bass: int, tonic: int) -> str:
         quality: a key of `SUFFIXES`.
         root, bass, tonic: pitch classes.
     """
-    key = _fifths(tonic, -5)
-    fifths = _fifths(root, key - (3 if "dim" in quality else 5))
+    key = fifths_of(tonic, -5)
+    fifths = fifths_of(root, key - (3 if "dim" in quality else 5))
     name = _note(fifths) + SUFFIXES[quality]
     if bass == root:
         return name
     below = 9 if quality == "7dim" else 6 if 3 in KINDS[SUFFIXES[quality]].steps else 3
-    return f"{name}/{_note(_fifths(bass, fifths - below))}"
+    return f"{name}/{_note(fifths_of(bass, fifths - below))}"
 
 
-def _fifths(pitch_class: int, lowest: int) -> int:
+def fifths_of(pitch_class: int, lowest: int) -> int:
     """How many fifths above C a pitch class is spelled, from `lowest` on."""
     return lowest + (7 * pitch_class - lowest) % 12
 
 
 def _note(fifths: int) -> str:
     """A note by its fifths above C, from Gb to A#; others are respelled in these."""
-    fifths = fifths if -6 <= fifths <= 10 else _fifths(7 * fifths % 12, -5)
+    fifths = fifths if -6 <= fifths <= 10 else fifths_of(7 * fifths % 12, -5)
     sharps, letter = divmod(fifths + 1, 7)
-    return "FCGDAEB"[letter] + {-1: "b", 0: "", 1: "#"}[sharps]
+    return LINE_OF_FIFTHS[letter] + {-1: "b", 0: "", 1: "#"}[sharps]

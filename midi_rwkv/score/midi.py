@@ -1,5 +1,7 @@
 """Reads and writes MIDI files: `read_midi` makes a Score, `write_midi` puts new notes into the same file.
 
+A MusicXML document is read as the MIDI file of what it plays (source.py).
+
 `smf.py` parses the bytes, mido interprets the messages, and `splice.py` inserts the new notes. A file that cannot be
 read or written raises a MidiError with a one-line message.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from mido.midifiles.meta import build_meta_message
@@ -38,7 +40,6 @@ from .score import (
 from .smf import (
     DRUM_CHANNEL,
     INSTRUMENT_NAME,
-    MAX_FILE_BYTES,
     META,
     NOTE_OFF,
     NOTE_ON,
@@ -54,6 +55,7 @@ from .smf import (
     read_events,
     read_layout,
 )
+from .source import Source, load_midi, reason
 from .splice import splice
 
 __all__ = ["Source", "check_output", "load_midi", "read_midi", "write_candidates", "write_midi"]
@@ -67,7 +69,9 @@ MAX_DENOMINATOR = 128  # of a time signature
 def read_midi(
     source: str | Path | bytes | BinaryIO | Source, name: str | None = None, *, allow_empty: bool = False
 ) -> Score:
-    """Reads a type 0 or type 1 file. Each channel that has notes in a track chunk becomes one Track, in file order.
+    """Reads a type 0 or type 1 file, or a MusicXML document.
+
+    Each channel that has notes in a track chunk becomes one Track, in file order.
 
     The song ends with its last note, channel message, tempo or time signature, wherever its end-of-track events are. A
     note without a note-off ends at the next note of its pitch, or else with its track, but at most four beats after the
@@ -81,7 +85,7 @@ def read_midi(
     Raises:
         MidiError: the file cannot be read, or has no notes.
     """
-    data, name, _ = load_midi(source, name)
+    data, name, *_ = load_midi(source, name)
     layout = read_layout(data, name)
     reading = _Reading(layout)
     for chunk in range(len(layout.tracks)):
@@ -150,21 +154,22 @@ def write_candidates(  # noqa: PLR0913 - all but four have a default
     """
     for path in paths:
         check_output(path, overwrite=overwrite)
-    data, name, origin = load_midi(source, score.name)
+    loaded = load_midi(source, score.name)
+    data, name, origin, _ = loaded
     if score.digest and score.digest != digest_of(data):
         raise MidiError(f"{name} was changed since the score was read of it; nothing was written; read it again")
     songs = [form(splice(data, score, region, fills, name=name), i) for i, fills in enumerate(candidates)]
     targets = [Path(os.path.realpath(path)) for path in paths]
     try:
         own = [t for t in targets if origin is not None and t.exists() and os.path.samefile(t, origin)]
-        with whole_files(targets, overwrite=overwrite, unchanged=dict.fromkeys(own, data)) as partials:
+        with whole_files(targets, overwrite=overwrite, unchanged=dict.fromkeys(own, loaded.file)) as partials:
             for partial, song in zip(partials, songs, strict=True):
                 partial.write_bytes(song)
     except (FileExistsError, FileChangedError) as error:
         raise MidiError(str(error)) from None
     except OSError as error:
         raise MidiError(
-            f"cannot write {shown(targets[0])}: {_reason(error)}; nothing was written; choose another folder"
+            f"cannot write {shown(targets[0])}: {reason(error)}; nothing was written; choose another folder"
         ) from None
 
 
@@ -187,58 +192,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
     except MidiError:
         raise
     except (OSError, ValueError) as error:
-        raise MidiError(f"cannot write {shown(path)}: {_reason(error)}; choose another output") from None
-
-
-class Source(NamedTuple):
-    """A MIDI file as it was read."""
-
-    data: bytes
-    name: str  # for messages
-    path: Path | None = None  # None where it was read from no file of its own: a pipe, or bytes
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether the file holds something else by now, or is gone."""
-        if self.path is None:
-            return False
-        try:
-            return load_midi(self.path).data != self.data
-        except MidiError:
-            return True
-
-
-def load_midi(source: str | Path | bytes | BinaryIO | Source, name: str | None = None) -> Source:
-    """A file's bytes (at most one more than allowed) and its name for messages. Raises MidiError."""
-    if isinstance(source, Source):
-        return source
-    if isinstance(source, bytes):
-        return Source(source, name or "song")
-    if not isinstance(source, (str, os.PathLike)):
-        return Source(source.read(MAX_FILE_BYTES + 1), name or "song")
-    try:
-        if os.path.isdir(source):
-            raise MidiError(f"{shown(source)} is a folder; name a MIDI file in it")
-        size = os.stat(source).st_size
-        if size > MAX_FILE_BYTES:
-            raise MidiError(
-                f"{shown(source)} is too big: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split it into "
-                "shorter files"
-            )
-        with open(source, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-            path = Path(source) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
-            return Source(data, name or shown(os.path.basename(source)), path)
-    except FileNotFoundError:
-        raise MidiError(f"there is no file {shown(source)}; check its name and folder") from None
-    except MidiError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise MidiError(f"cannot read {shown(source)}: {_reason(error)}; check its name and permissions") from None
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
+        raise MidiError(f"cannot write {shown(path)}: {reason(error)}; choose another output") from None
 
 
 @dataclass

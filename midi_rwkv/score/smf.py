@@ -208,6 +208,18 @@ def write_track(events: Iterable[Event], tail: bytes = b"") -> bytes:
     return b"MTrk" + len(body).to_bytes(4, "big") + bytes(body)
 
 
+def meta_event(tick: int, kind: int, data: bytes) -> Event:
+    """A meta event of a type."""
+    return tick, META, bytes([kind]) + write_length(len(data)) + data, False
+
+
+def write_file(ticks_per_beat: int, chunks: Iterable[Sequence[Event]], end: int) -> bytes:
+    """A type 1 file of chunks of events in order. Each chunk ends at `end`, or with its last event after that."""
+    tracks = [write_track([*c, (max([end, *(e[0] for e in c)]), META, b"\x2f\x00", False)]) for c in chunks]
+    header = b"MThd" + b"".join(v.to_bytes(n, "big") for v, n in ((6, 4), (1, 2), (len(tracks), 2)))
+    return header + ticks_per_beat.to_bytes(2, "big") + b"".join(tracks)
+
+
 def assemble(layout: Layout, chunks: Mapping[int, bytes]) -> bytes:
     """The file with some of its chunks replaced; new chunks are appended."""
     data, count = layout.data, len(layout.tracks)

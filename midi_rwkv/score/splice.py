@@ -46,9 +46,9 @@ from .smf import (
     Event,
     Layout,
     assemble,
+    meta_event,
     read_events,
     read_layout,
-    write_length,
     write_track,
 )
 
@@ -195,7 +195,7 @@ def _openings(layout: Layout, old: Sequence[Track], new: Sequence[Track]) -> Ite
         opening = []
         if layout.format == 1:
             text = track.name.encode(errors="replace")
-            opening.append((0, META, bytes([TRACK_NAME]) + write_length(len(text)) + text, False))
+            opening.append(meta_event(0, TRACK_NAME, text))
         if channel not in sounding:
             opening.append(_event(0, Message("program_change", channel=channel, program=track.program)))
         sounding.add(channel)

@@ -39,6 +39,15 @@ def session(song, tmp_path):
     return made
 
 
+def test_a_score_is_opened_as_what_it_plays(session):
+    note = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>4</duration></note>"
+    part = f'<part id="P1"><measure number="1">{note}</measure></part>'
+    head = '<part-list><score-part id="P1"><part-name>Flute</part-name></score-part></part-list>'
+    session.open(f"<score-partwise>{head}{part}</score-partwise>".encode(), "song.musicxml")
+    assert session.data.startswith(b"MThd")
+    assert [(t.name, t.program, [n.pitch for n in t.notes]) for t in session.score.tracks] == [("Flute", FLUTE, [60])]
+
+
 def fill(bar, pitch, track=0):
     return {track: [Note(bar * BAR + 480, pitch, 240, 80)]}
 

@@ -68,6 +68,20 @@ def test_an_answer_is_asked_for_its_other_bars(watched, twelve_bars):
     assert "song [9 Lead]-fill.mid" in watched.names
 
 
+def test_a_score_is_answered_as_one(watched, watch_options, watch_model):
+    bar = "<measure><note><pitch><step>C</step><octave>4</octave></pitch><duration>4</duration></note></measure>"
+    head = '<part-list><score-part id="P1"><part-name>Bass</part-name></score-part></part-list>'
+    score = f'<score-partwise>{head}<part id="P1">{4 * bar}</part></score-partwise>'.encode()
+    options = watch_options("--seed", "1", "--format", "musicxml")
+    watched.watcher = Watcher(watched.path, options, watch_model)
+    watched.save("song [2 Bass].xml", score)
+    watched.look(4)
+    assert watched.names == ["song [2 Bass]-fill.musicxml", "song [2 Bass].xml"]
+    assert watched.read("song [2 Bass]-fill.musicxml").startswith(score[: score.index(b"<measure>") + len(bar)])
+    watched.restart()
+    assert not any(watched.look(4))
+
+
 @pytest.mark.parametrize(
     "name", ["Für Élise [2 Größe].mid", "曲 [2 Größe].mid", "a b [x] [2 Größe].MIDI", "[2 größe].kar"]
 )
