@@ -61,10 +61,13 @@ class Sources:
             return []
         if chords := self.told(cell):
             moved = [self._over_chords(r, chords) for r in found]
-            pairs = [(m, r) for m, r in zip(moved, found, strict=True) if not np.array_equal(_places(m.notes), _places(before))]
-            found = moved if self.chords else [either for pair in pairs for either in pair]
+            if self.chords:
+                found = moved
+            else:  # what stands there is refused moved, too
+                pairs = [(m, r) for m, r in zip(moved, found, strict=True) if ask.again or not _alike(m.notes, before)]
+                found = [either for pair in pairs for either in pair]
         if not ask.again:
-            found = [r for r in found if not np.array_equal(_places(r.notes), _places(before))]
+            found = [r for r in found if not _alike(r.notes, before)]
         return found[:WIDTH]
 
     def told(self, cell: Cell) -> Sequence[Chord]:
@@ -178,6 +181,11 @@ def _in_force(chords: Sequence[Chord], position: int) -> Chord | None:
     """The chord at a position of a bar, None where there is none."""
     there = [c for c in chords if c.position <= position]
     return there[-1] if there and there[-1].quality else None
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether cells have the same pitches at the same places."""
+    return np.array_equal(_places(a), _places(b))
 
 
 def _places(notes: np.ndarray) -> np.ndarray:
