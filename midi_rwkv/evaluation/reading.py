@@ -24,7 +24,8 @@ def original_nats(writing: StepWriting, given: Score, ask: Ask, original: Score)
     """Nats of the original's notes in the cells of an ask, (5,): place, micro-timing, pitch, velocity, duration.
 
     The cells are laid out as for a fill, and each is read after those before it as the original has them. given: the
-    song with the cells empty; their limits are not asked about, nor is anything of the ask's sampling but `follow`.
+    song with the cells empty; their limits are not asked about, nor is anything of the ask's sampling but `follow`, and
+    bars are followed as they are.
     """
     reader = _Reading(writing, given, ask, original)
     work = reader.start()
@@ -72,7 +73,7 @@ class _GivenNotes(NoteWriter):
 class _Reading(StepWriting):
     """Writes the original's notes, and counts what they cost."""
 
-    varies = False
+    keeps_habits = False
 
     def __init__(self, writing: StepWriting, given: Score, ask: Ask, original: Score):
         super().__init__(writing.checkpoint, writing.engine, writing.heads, writing.style, writing.make)

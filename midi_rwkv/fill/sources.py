@@ -30,27 +30,29 @@ NEARBY = 3  # bars before one that it may repeat
 class Sources:
     """The cells to follow, by what is asked."""
 
-    def __init__(self, blanked: Blanked, encoder: Encoder, chords: OverChords | None, grid: BarGrid):
-        """chords: those that are asked for; what is followed is moved to them."""
+    def __init__(
+        self, blanked: Blanked, encoder: Encoder, chords: OverChords | None, grid: BarGrid, *, as_they_are: bool = False
+    ):
+        """chords: those that are asked for; what is followed is moved to them. as_they_are: whether bars are followed
+        whatever chords are new to their track, and however often they are said."""
         self.blanked, self.like, self.encoder = blanked, blanked.ask.like, encoder
-        self.chords, self.grid = chords, grid
+        self.chords, self.grid, self.as_they_are = chords, grid, as_they_are
         self._shares: dict[int, float] = {}  # by track
         # By track, the chords that all others play, as far as one can be sure; and those that it has played over.
         self._others: dict[int, tuple[OverChords, set[tuple[int, bool, bool]]]] = {}
 
-    def of(self, index: RunIndex, cell: Cell, rng: np.random.Generator | None) -> list[Reference]:
+    def of(self, index: RunIndex, cell: Cell, rng: np.random.Generator) -> list[Reference]:
         """What is followed, the most alike first: never what is to be written anew, unless it may come back, and what
         was just written only where the track has nothing else, since a fill that follows itself goes in circles. For
-        the same reason bars like one just written are followed only as often as the track repeats itself, by chance;
-        without `rng` whatever the track has said. Over chords that are new to the track its bars are followed both
-        moved to them and as they are."""
+        the same reason bars like one just written are followed only as often as the track repeats itself, by chance.
+        Over chords that are new to the track its bars are followed both moved to them and as they are."""
         ask, like = self.blanked.ask, self.like
         if not ask.sampling.follow:
             return []
         before = self.blanked.before.cell(*cell)
         if like is None:
             found = index.sources(cell.track, cell.bar, written=False)
-            found = self._as_often_again(found, index, cell, rng) if rng else found
+            found = found if self.as_they_are else self._as_often_again(found, index, cell, rng)
         elif like.itself:
             return [Reference(before, ASKED, cell.bar)]
         elif like.score is not None:
@@ -77,7 +79,7 @@ class Sources:
             return ()
         if self.chords:
             return self.chords.told(self.grid, cell.bar)
-        return self._new_chords(cell) if self.like is None else ()
+        return () if self.as_they_are or self.like is not None else self._new_chords(cell)
 
     def _as_often_again(
         self, found: list[Reference], index: RunIndex, cell: Cell, rng: np.random.Generator

@@ -72,7 +72,7 @@ class _Run:
 class StepWriting:
     """Writes the cells of a run of bars with a checkpoint."""
 
-    varies = True  # whether bars are said again only as often as their track says them again
+    keeps_habits = True  # whether what is written keeps to what its track does, beyond what the model has learned
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class StepWriting:
             run,
             songs,
             indices,
-            Sources(blanked, self.encoder, work.rules.chords, self._grid(blanked)),
+            Sources(blanked, self.encoder, work.rules.chords, self._grid(blanked), as_they_are=not self.keeps_habits),
             [self._memory(index) for index in indices],
             Session((self.engine, self.tables), self.writer_of_style(), self.vocabulary, self.style, prompts),
         )
@@ -242,12 +242,12 @@ class StepWriting:
         for draft, song, index, memory in zip(work.drafts, run.songs, run.indices, run.memories, strict=True):
             limits = rules.cell(cell, silent=work.is_silent(draft, cell), held=work.is_held(draft, cell))
             writers.append(self.writer(blanked, cell, limits, draft.rng, micros, plan))
-            if habits and self.varies:
+            if habits and self.keeps_habits:
                 writers[-1].keep_to(habits, *work.habits.run_before(index, cell))
             if blanked.ask.quotes is not None:
                 writers[-1].guard = self._guard(blanked, index, cell, blanked.ask.quotes)
             recalled = memory.find(*cell) if memory else ()
-            followed = sources.of(index, cell, draft.rng if self.varies else None)
+            followed = sources.of(index, cell, draft.rng)
             around.append(CellSurroundings(self.vocabulary, index, *cell, followed, recalled))
             ask = CellAsk(
                 cell.track,

@@ -44,7 +44,7 @@ def followed(infiller: Infiller, ask: Ask, cell: Cell) -> list[list[int]]:
     blanked = writing.blank(song(), ask)
     grid = BarGrid(writing.vocabulary, blanked.bars, 480)
     index = RunIndex(blanked.song, (8, 12), ask.region.cells)
-    found = Sources(blanked, writing.encoder, None, grid).of(index, cell, None)
+    found = Sources(blanked, writing.encoder, None, grid).of(index, cell, np.random.default_rng(0))
     return [r.notes[:, AT.pitch].tolist() for r in found]
 
 
