@@ -23,7 +23,7 @@ from .over_chords import OverChords
 ASKED = 1.0  # likeness of the bar that is asked for
 OTHERS = 0.5  # and of the others that may be followed
 MOST = 4  # cells of another song that are followed, where no bars of it are named
-SURE = 0.6  # confidence from which a chord is beyond doubt
+SURE = 0.8  # confidence from which a chord is beyond doubt
 NEARBY = 3  # bars before one that it may repeat
 
 
