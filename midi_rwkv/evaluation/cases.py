@@ -12,7 +12,7 @@ A case consists of a file, tracks and bars. It is drawn once from a seed, and is
 These are measured only where they are named:
 
 - rewrite: the cases of song as a composer meets them: the bars sound, and what stands there is refused
-- rewrite-all: the same for the cases of all
+- rewrite-all: the same for the cases of all, and of their tracks those that sound in the bars
 - played: one track off the grid, as a person plays; drums too
 
 Sources (folders of the corpus) take turns, and files repeat as rarely as possible, so that no source outweighs the
@@ -91,6 +91,10 @@ class Case:
     def region(self) -> Region:
         return Region.rectangle(self.tracks, [(self.first, self.last)])
 
+    def original(self, score: Score) -> dict[int, list[Note]]:
+        """What the song itself has in the cells, by track."""
+        return {t: [n for b in range(self.first, self.last) for n in score.notes_in(t, b)] for t in self.tracks}
+
     def window(self, score: Score) -> tuple[int, int]:
         """The half-open range of readable bars. It includes the cells to write, except in a continuation."""
         if self.setting == "continuation":
@@ -119,8 +123,7 @@ class Case:
         if self.setting != "continuation":
             return score
         given = self.given(score)
-        for t in self.tracks:
-            answer = [n for b in range(self.first, self.last) for n in score.notes_in(t, b)]
+        for t, answer in self.original(score).items():
             given = given.with_notes(t, [*given.tracks[t].notes, *answer])
         return given
 
@@ -183,10 +186,18 @@ def draw_cases(
             wanted = [s for s in shared if s in settings]
             if wanted:
                 drawn = _Draw(songs, shared[0], n, seed, on_skip).cases(-(-count // 3))
-                cases += [replace(case, setting=setting) for setting in wanted for case in drawn]
+                cases += [_asked(songs, replace(case, setting=setting)) for setting in wanted for case in drawn]
     if not cases:
         raise RequestError(f"{songs.path} has no song that can be filled: {3 * min(bars)} bars or more are needed")
     return cases
+
+
+def _asked(songs: Songs, case: Case) -> Case:
+    """A case with the tracks that a composer would get: in `rewrite-all` those that sound in the bars, if any do."""
+    if case.setting != "rewrite-all":
+        return case
+    there = case.original(songs.read(case.file))
+    return replace(case, tracks=tuple(t for t in case.tracks if there[t]) or case.tracks)
 
 
 class _Draw:

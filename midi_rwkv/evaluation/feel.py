@@ -18,7 +18,7 @@ import numpy as np
 from midi_rwkv.score.score import Note, Score
 
 from .cases import Case, share_on_grid
-from .music import Notes, original_notes
+from .music import Notes
 
 PLACES = 4  # a quarter
 FEWEST_NOTES = 8
@@ -66,7 +66,7 @@ def distances(
 def feel(case: Case, score: Score, notes: Notes) -> dict[str, float] | None:
     """Every measure of `MEASURES` for the case's one track; None where it has too few notes to tell."""
     [track] = case.tracks
-    own = set(original_notes(case, score)[track])
+    own = set(case.original(score)[track])
     rest = [n for n in score.tracks[track].notes if n not in own]
     bars = np.array([score.bar_of(track, n.onset_ticks) for n in rest])
     if len(rest) < 2 * FEWEST_NOTES or len(notes[track]) < FEWEST_NOTES:

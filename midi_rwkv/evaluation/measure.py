@@ -20,8 +20,7 @@ from .systems import Notes, System, peak_mib
 
 def evaluate_case(system: System, case: Case, score: Score) -> dict[str, Any]:
     """A JSON-serialisable record: the notes written, and every metric (None if it is not defined)."""
-    original = {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
-    count = sum(map(len, original.values()))
+    count = sum(map(len, case.original(score).values()))
     record: dict[str, Any] = {"case": case.id, "original_notes": count, "notes": None, "metrics": {}}
     if not system.can(case):
         return record
@@ -69,8 +68,7 @@ def compare_notes(case: Case, score: Score, notes: Notes, system: System) -> dic
         return Section.of(cut, bars, score.ticks_per_beat, is_drum=score.tracks[track].is_drum)
 
     rows, in_silence = [], []
-    for t in case.tracks:
-        there = [n for b in range(case.first, case.last) for n in score.notes_in(t, b)]
+    for t, there in case.original(score).items():
         if there:
             rows.append(
                 compare(

@@ -68,11 +68,6 @@ def line_of(notes: Sequence[Note]) -> list[tuple[int, int]]:
     return sorted(highest.items())
 
 
-def original_notes(case: Case, score: Score) -> dict[int, list[Note]]:
-    """What the song itself has in the case's cells."""
-    return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
-
-
 def harmonies(case: Case, score: Score) -> dict[str, SongChords]:
     """The chords of the tracks that are not asked for, and those of the original."""
     return {"chord_tones": other_chords(case, score), "chord_tones_original": _own_chords(score)}
@@ -119,7 +114,7 @@ def _leaps_out(case: Case, score: Score, lines: Mapping[int, Sequence[tuple[int,
 def _silences(case: Case, score: Score, notes: Notes) -> dict[str, Count]:
     bars = range(case.first, case.last)
     written = cell_sizes(case, score, notes)
-    there = cell_sizes(case, score, original_notes(case, score))
+    there = cell_sizes(case, score, case.original(score))
     rests = there == 0
     counts = {
         "empty": Count(int((written == 0).sum()), written.size),

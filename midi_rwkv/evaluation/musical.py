@@ -99,7 +99,7 @@ def _tell(cases: Sequence[Case], records: Records, songs: Songs, originals: dict
 
         told[case.id] = tell(_written(records[case.id]) or {t: [] for t in case.tracks})
         if _place(case) not in originals:
-            originals[_place(case)] = tell(music.original_notes(case, score))
+            originals[_place(case)] = tell(case.original(score))
     return told
 
 
@@ -110,7 +110,7 @@ def _feel(cases: Sequence[Case], records: Records, songs: Songs) -> dict[str, An
     for case in sorted(cases, key=lambda c: c.file):
         score = songs.read(case.file)
         fill = feel_module.feel(case, score, _written(records[case.id]) or {t: [] for t in case.tracks})
-        original = feel_module.feel(case, score, music.original_notes(case, score))
+        original = feel_module.feel(case, score, case.original(score))
         if fill is not None and original is not None:
             rows.append({"case": case.id, "file": case.file, "fill": _digits(fill), "original": _digits(original)})
     if not rows:

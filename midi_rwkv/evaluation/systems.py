@@ -133,7 +133,7 @@ class System:
     def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
         """The notes that this system writes for the case, by track, or None if it has nothing to copy."""
         if self.setup.kind == ORIGINAL:
-            return {t: [n for b in range(case.first, case.last) for n in score.notes_in(t, b)] for t in case.tracks}
+            return case.original(score)
         if self.infiller is not None:
             seed = (self.setup.seed + case.seed) % 2**32
             ask = Ask(case.region, sampling, seed=seed, context_bars=case.context_bars)

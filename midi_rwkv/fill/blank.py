@@ -35,6 +35,15 @@ class Blanked:
     kept: Mapping[Cell, np.ndarray]  # the notes of cells to write that are there already, (n, 5) each
     places: Mapping[Cell, Sequence[Place]]  # the locked notes as the model places them, ascending
 
+    def rested(self, cell: Cell) -> bool:
+        """Whether the track rested all through a cell, in a run of the region's bars in which it played."""
+        t, b = cell
+        lo, hi = next(run for run in self.ask.region.bar_runs(t) if run[0] <= b < run[1])
+        start, end = self.score.cell_ticks(t, b)[0], self.score.bar(b).end_ticks
+        played = any(len(self.before.cell(t, other)) for other in range(lo, hi))
+        sounding = (n for n in self.score.tracks[t].notes if n.onset_ticks < end)
+        return played and not any(n.onset_ticks + n.duration_ticks > start for n in sounding)
+
 
 def blank_cells(encoder: Encoder, score: Score, ask: Ask) -> Blanked:
     """Empties the cells. Raises RequestError if the score has no such region, or a locked note is outside it."""

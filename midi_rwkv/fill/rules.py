@@ -36,12 +36,14 @@ DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, b
 class Rules:
     """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
 
-    def __init__(self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked):
-        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar."""
+    def __init__(self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked, *, as_busy: bool = True):
+        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar. as_busy:
+        whether the model is told how many notes stand in a cell."""
         self.ticks, self.score, self.blank = ticks, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
         self.places, self.part = blanked.places, blanked.part
         self.on_grid = blanked.ask.feel == "grid"
+        self.as_busy = as_busy and not blanked.ask.sampling.polyphony and not blanked.ask.like
         ask = blanked.ask
         self.chords = OverChords(self.score, ask.chords, free_bass=ask.free_bass) if ask.chords else None
         score, blank, region = self.score, self.blank, self.region
@@ -82,8 +84,10 @@ class Rules:
 
     def told(self, cell: Cell) -> SamplingConfig:
         """The limits that the model is told before it writes the cell."""
-        density = self.cell(cell).density
-        return replace(self.sampling, density=self._usual_part(cell) if density[1] == NO_LIMIT else density)
+        density: tuple[int, int] | None = self.cell(cell).density
+        if density is not None and density[1] == NO_LIMIT:
+            density = self._as_before(cell) if self.part.is_whole else self._usual_part(cell)
+        return replace(self.sampling, density=density)
 
     def told_pitches(self, t: int) -> tuple[int, int] | None:
         """The lowest and the highest pitch that the model is told of where some are asked for: those that the track has
@@ -102,11 +106,17 @@ class Rules:
         part: np.ndarray = self.part.begins(self.score, cell.track, self.ticks(*cell))[:, None] & self.part.pitches
         return part
 
+    def _as_before(self, cell: Cell) -> tuple[int, int] | None:
+        """About as many notes as stand there, so that what is written anew is as busy and rests as much; None where
+        nothing does, or something else is asked for."""
+        notes = len(self.score.notes_in(*cell))
+        if not notes or not self.as_busy:
+            return None
+        return max(1, round(notes / MARGIN)), round(notes * MARGIN)
+
     def _usual_part(self, cell: Cell) -> tuple[int, int] | None:
         """Where a part of a cell is written: the quartiles of how many notes the track's other bars have in that part,
         since the notes that stay are most of what the model expects of a bar."""
-        if self.part.is_whole:
-            return None
         t, bar = cell.track, self.score.bar(cell.bar)
         spans = [(lo - bar.start_ticks, hi - bar.start_ticks) for lo, hi in self.part.spans or ((0, bar.end_ticks),)]
         counts = []

@@ -24,6 +24,7 @@ ASKED = 1.0  # likeness of the bar that is asked for
 OTHERS = 0.5  # and of the others that may be followed
 MOST = 4  # cells of another song that are followed, where no bars of it are named
 SURE = 0.8  # confidence from which a chord is beyond doubt
+ENOUGH = 8  # bars to follow, with which others need not be
 NEARBY = 3  # bars before one that it may repeat
 
 
@@ -41,11 +42,14 @@ class Sources:
         # By track, the chords that all others play, as far as one can be sure; and those that it has played over.
         self._others: dict[int, tuple[OverChords, set[tuple[int, bool, bool]]]] = {}
 
-    def of(self, index: RunIndex, cell: Cell, rng: np.random.Generator) -> list[Reference]:
-        """What is followed, the most alike first: never what is to be written anew, unless it may come back, and what
-        was just written only where the track has nothing else, since a fill that follows itself goes in circles. For
-        the same reason bars like one just written are followed only as often as the track repeats itself, by chance.
-        Over chords that are new to the track its bars are followed both moved to them and as they are."""
+    def of(
+        self, index: RunIndex, cell: Cell, rng: np.random.Generator, density: tuple[int, int] | None = None
+    ) -> list[Reference]:
+        """What is followed, the most alike first: never what is to be written anew, unless it may come back or was a
+        rest amid notes, and what was just written only where the track has nothing else, since a fill that follows
+        itself goes in circles. For the same reason bars like one just written are followed only as often as the track
+        repeats itself, by chance. Over chords that are new to the track its bars are followed both moved to them and
+        as they are. density: about how many notes the cell shall have; bars that have as many are enough."""
         ask, like = self.blanked.ask, self.like
         if not ask.sampling.follow:
             return []
@@ -53,6 +57,9 @@ class Sources:
         if like is None:
             found = index.sources(cell.track, cell.bar, written=False)
             found = found if self.as_they_are else self._as_often_again(found, index, cell, rng)
+            if density and not self.as_they_are:
+                as_busy = [r for r in found if density[0] <= len(r.notes) <= density[1]]
+                found = as_busy if len(as_busy) >= ENOUGH else found
         elif like.itself:
             return [Reference(before, ASKED, cell.bar)]
         elif like.score is not None:
@@ -68,7 +75,7 @@ class Sources:
             else:  # what stands there is refused moved, too
                 pairs = [(m, r) for m, r in zip(moved, found, strict=True) if ask.again or not _alike(m.notes, before)]
                 found = [either for pair in pairs for either in pair]
-        if not ask.again:
+        if not ask.again and not self.blanked.rested(cell):
             found = [r for r in found if not _alike(r.notes, before)]
         return found[:WIDTH]
 

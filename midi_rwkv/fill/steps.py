@@ -72,7 +72,7 @@ class _Run:
 class StepWriting:
     """Writes the cells of a run of bars with a checkpoint."""
 
-    keeps_habits = True  # whether what is written keeps to what its track does, beyond what the model has learned
+    keeps_habits = True  # whether fills keep to what their track does, and to how busy it was there
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class StepWriting:
             usable: np.ndarray = np.minimum(own[:count], max(end - 1, own[0]))
             return usable
 
-        return Rules(ticks, blanked)
+        return Rules(ticks, blanked, as_busy=self.keeps_habits)
 
     def plans(self, blanked: Blanked, rules: Rules) -> Plans:
         """What is kept of the notes to write. Raises RequestError if a request cannot be met."""
@@ -238,6 +238,7 @@ class StepWriting:
         grid, sources, habits = self._grid(blanked), run.sources, work.habits.of(cell.track)
         micros, kept = micros_of(blanked, rules, grid, cell), blanked.kept.get(cell, EMPTY)
         told = rules.told(cell) if plan is None else plan.told(blanked.ask.sampling)
+        density = told.density if plan is None and isinstance(told.density, tuple) else None
         writers, asked, around = [], [], []
         for draft, song, index, memory in zip(work.drafts, run.songs, run.indices, run.memories, strict=True):
             limits = rules.cell(cell, silent=work.is_silent(draft, cell), held=work.is_held(draft, cell))
@@ -247,7 +248,7 @@ class StepWriting:
             if blanked.ask.quotes is not None:
                 writers[-1].guard = self._guard(blanked, index, cell, blanked.ask.quotes)
             recalled = memory.find(*cell) if memory else ()
-            followed = sources.of(index, cell, draft.rng)
+            followed = sources.of(index, cell, draft.rng, density)
             around.append(CellSurroundings(self.vocabulary, index, *cell, followed, recalled))
             ask = CellAsk(
                 cell.track,

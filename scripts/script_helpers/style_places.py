@@ -19,7 +19,6 @@ import numpy as np
 
 from midi_rwkv import Ask, Infiller, Note, Region, Score
 from midi_rwkv.evaluation.cases import Case
-from midi_rwkv.evaluation.music import original_notes
 from midi_rwkv.score.clip import excerpt
 
 SETTINGS = ("song", "sketch", "new track", "continuation")
@@ -50,7 +49,7 @@ class Place:
     @property
     def own(self) -> Notes:
         """The composer's own notes in the cells."""
-        return original_notes(self.case, self.song)
+        return self.case.original(self.song)
 
     def near(self, bars: int) -> tuple[Case, Score]:
         """The place in `given` cut to so many bars on either side, with all tracks."""
@@ -124,7 +123,7 @@ def _asked(score: Score, setting: str, first: int, rng: np.random.Generator) -> 
 def _place(score: Score, file: str, setting: str, tracks: Sequence[int], first: int) -> Place:
     case = Case("song", 0, file, tuple(tracks), first, BARS)
     if setting == "new track":
-        for t, notes in original_notes(case, score).items():
+        for t, notes in case.original(score).items():
             score = score.with_notes(t, notes)
     if setting in ONE_TRACK:
         return Place(setting, case, score, case.given(score))

@@ -1,6 +1,7 @@
 """The evaluation's protocol: which cases are drawn, and what a system is shown of them."""
 
 import zipfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,7 +103,9 @@ def test_paired_settings_share_their_cases_and_seeds(files):
     for n in (2, 4):
         song, near, continuation, controls, rewrite = ([*map(place, of(cases, s, n))] for s in PAIRED)
         assert song == near == rewrite
-        assert [*map(place, of(cases, "rewrite-all", n))] == [*map(place, of(cases, "all", n))]
+        for asked, every in zip(of(cases, "rewrite-all", n), of(cases, "all", n), strict=True):
+            sounding = tuple(t for t, notes in every.original(files.read(every.file)).items() if notes)
+            assert place(asked) == place(replace(every, tracks=sounding or every.tracks))
         assert continuation == controls == song[:3]  # a third, rounded up
         assert len(of(cases, "drums", n)) == len(of(cases, "all", n)) == 3
         assert [c.seed for c in of(cases, "song", n)] == [c.seed for c in of(cases, "near", n)]

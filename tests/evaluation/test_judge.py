@@ -6,7 +6,7 @@ import pytest
 from midi_rwkv.evaluation.cases import Case
 from midi_rwkv.evaluation.features import features
 from midi_rwkv.evaluation.judge import Pair, auc, judge
-from midi_rwkv.evaluation.music import harmonies, original_notes
+from midi_rwkv.evaluation.music import harmonies
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
 
 BAR, SONGS = 1920, 40
@@ -27,7 +27,7 @@ def made_up(seed):
 
 def told(score, first, change=lambda notes: notes):
     case = Case("song", 0, "x", (0,), first, 4)
-    return features(case, score, {0: change(original_notes(case, score)[0])}, harmonies(case, score))
+    return features(case, score, {0: change(case.original(score)[0])}, harmonies(case, score))
 
 
 def shuffled(notes, seed=0):
@@ -85,7 +85,7 @@ def test_the_originals_own_notes_are_not_looked_at():
     """What stood in the cells changes no feature of a fill."""
     score, other = made_up(0), made_up(1)
     case = Case("song", 0, "x", (0,), 4, 4)
-    notes = {0: original_notes(case, other)[0]}
+    notes = {0: case.original(other)[0]}
     replaced = score.with_notes(0, [n for n in score.tracks[0].notes if not 4 <= n.onset_ticks // BAR < 8] + notes[0])
     one, two = (features(case, s, notes, harmonies(case, s)) for s in (score, replaced))
     assert one == pytest.approx(two, nan_ok=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from midi_rwkv.evaluation.cases import Case
-from midi_rwkv.evaluation.music import Count, compare_counts, count_music, harmonies, line_of, original_notes
+from midi_rwkv.evaluation.music import Count, compare_counts, count_music, harmonies, line_of
 from midi_rwkv.score.score import Note, Score, TimeSignature, Track
 
 BAR, BEAT = 1920, 480
@@ -59,7 +59,7 @@ def test_chords_are_no_melody(score):
 def test_cells_that_are_empty_and_notes_where_the_original_rests(score):
     of = counts(score, (2,), {2: bar_of_notes(4, (36, 36, 36, 0))})
     assert (of["empty"], of["in_rests"]) == (Count(1, 2), Count(3, 2))
-    own = original_notes(Case("song", 0, "x", (2,), 4, 2), score)
+    own = Case("song", 0, "x", (2,), 4, 2).original(score)
     assert counts(score, (2,), own)["in_rests"] == Count(0, 2)
     assert counts(score, (2,), {2: []}, first=6)["in_rests"] == Count(0, 0)
 
