@@ -88,7 +88,7 @@ class _Reading(StepWriting):
         rules = self.rules(blanked)
         plans = self.plans(blanked, rules)
         drafts = self.drafts(blanked)[:1]
-        habits = Habits(blanked, self.vocabulary)
+        habits = Habits(blanked, self.vocabulary, self.style.kind)
         return Work(blanked, rules, drafts, plans, Feel(blanked), habits, lambda cell, notes: None)  # noqa: ARG005
 
     def writer(

@@ -3,13 +3,15 @@ to that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from midi_rwkv.score.score import Cell
+from midi_rwkv.score.score import Cell, Track
 from midi_rwkv.score.single import handover_ticks
 from midi_rwkv.score.sustain import EVIDENCE, ends_with_next
+from midi_rwkv.style.kinds import Kind
 from midi_rwkv.tokens.attributes import POSITIONS_PER_QUARTER, Vocabulary
 from midi_rwkv.tokens.notes import AT
 from midi_rwkv.tokens.references import RunIndex
@@ -43,8 +45,9 @@ class TrackHabits:
 class Habits:
     """Those of the tracks of a region."""
 
-    def __init__(self, blanked: Blanked, vocabulary: Vocabulary):
-        self.blanked, self.vocabulary = blanked, vocabulary
+    def __init__(self, blanked: Blanked, vocabulary: Vocabulary, kind: Callable[[Track], Kind | None]):
+        """kind: gives what tracks like one are in a style's pieces, after which a track without notes takes."""
+        self.blanked, self.vocabulary, self.kind = blanked, vocabulary, kind
         self._habits: dict[int, TrackHabits | None] = {}
 
     def of(self, track: int) -> TrackHabits | None:
@@ -56,6 +59,8 @@ class Habits:
     def _of(self, track: int) -> TrackHabits | None:
         blanked, positions = self.blanked, self.vocabulary.durations
         cells = [blanked.song.cell(track, b) for b in range(blanked.song.n_bars)]
+        if not blanked.blank.tracks[track].notes and (kind := self.kind(blanked.score.tracks[track])):
+            cells = list(kind.cells)
         own = np.bincount(np.concatenate(cells)[:, AT.duration], minlength=len(positions))
         if blanked.score.tracks[track].is_drum or blanked.ask.sampling.density or own.sum() < EVIDENCE:
             return None

@@ -127,7 +127,7 @@ def _blank(writing: StepWriting, score: Score, ask: Ask, on_progress: Callable[[
             on_progress(Progress(next(done), len(blanked.ask.region.cells), *cell, notes[: ask.candidates]))
 
     rules = writing.rules(blanked)
-    habits = Habits(blanked, writing.vocabulary)
+    habits = Habits(blanked, writing.vocabulary, writing.style.kind)
     plans, drafts = writing.plans(blanked, rules), writing.drafts(blanked)
     return Work(blanked, rules, drafts, plans, Feel(blanked), habits, on_cell)
 

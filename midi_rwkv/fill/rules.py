@@ -16,9 +16,10 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.model.config import DENSITY_WORDS, SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
 from midi_rwkv.score.runs import masked_runs
-from midi_rwkv.score.score import Cell, Note
+from midi_rwkv.score.score import Cell, Note, Track
 from midi_rwkv.score.single import covered, handover_ticks, is_monophonic, sounding
 from midi_rwkv.score.sustain import ends_with_next, gaps, never_rests
+from midi_rwkv.style.kinds import Kind
 
 from .blank import Blanked
 from .limits import NO_LIMIT, CellLimits
@@ -36,9 +37,21 @@ DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, b
 class Rules:
     """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
 
-    def __init__(self, ticks: Callable[[int, int], np.ndarray], blanked: Blanked, *, as_busy: bool = True):
-        """ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar. as_busy:
-        whether the model is told how many notes stand in a cell."""
+    def __init__(
+        self,
+        ticks: Callable[[int, int], np.ndarray],
+        blanked: Blanked,
+        kind: Callable[[Track], Kind | None],
+        *,
+        as_busy: bool = True,
+    ):
+        """
+        Args:
+            ticks: gives the ticks (n,) of the positions that a fill may use in a cell, by track and bar.
+            kind: gives what tracks like one are in a style's pieces.
+            as_busy: whether the model is told how many notes stand in a cell.
+        """
+        self.kind = kind
         self.ticks, self.score, self.blank = ticks, blanked.score, blanked.blank
         self.region, self.sampling, self.locked = blanked.ask.region, blanked.ask.sampling, blanked.ask.locked
         self.places, self.part = blanked.places, blanked.part
@@ -145,6 +158,8 @@ class Rules:
         """(128,) bool for the pitches while `program` is in force. Raises ValueError if there are none."""
         track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
         used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
+        if not track.notes and (kind := self.kind(track)):
+            used = kind.pitches
         allowed = playable(program, used, is_drum=track.is_drum)
         if sampling.pitch_range:
             low, high = sampling.pitch_range
@@ -242,7 +257,7 @@ class Rules:
         quarters = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
         share = float(self.part.begins(self.score, t, ticks).mean())
         played = [n for other in range(len(self.score.bars)) if (n := self._per_beat(t, other, self.part.pitches))]
-        usual = float(np.median(played)) if played else usual_notes(track.program, is_drum=track.is_drum)[1]
+        usual = float(np.median(played)) if played else self._usual(track)[1]
         low, high = (factor * usual * quarters * share for factor in DENSITY_WORDS[asked])
         return round(low), max(1, round(high))
 
@@ -262,10 +277,15 @@ class Rules:
             low, high = float(np.median(played)) / MARGIN, float(np.median(played)) * MARGIN
         else:
             busier = self._busier(t, b)
-            low, high = (n * busier for n in usual_notes(track.program, is_drum=track.is_drum)[::2])
+            low, high = (n * busier for n in self._usual(track)[::2])
         bar = self.score.bar(b)
         beats = (bar.end_ticks - bar.start_ticks) / self.score.ticks_per_beat
         return max(1, round(low * beats)), max(1, math.ceil(high * beats))
+
+    def _usual(self, track: Track) -> tuple[float, float, float]:
+        """Notes per quarter of tracks of its kind: lower quartile, median, upper quartile."""
+        kind = self.kind(track)
+        return kind.per_quarter if kind else usual_notes(track.program, is_drum=track.is_drum)
 
     def _per_beat(self, t: int, b: int, pitches: np.ndarray | None = None) -> float:
         """Notes per quarter. pitches: (128,) bool, those that count."""
@@ -281,7 +301,7 @@ class Rules:
             played = [n for near in nearby if other != t and (n := self._per_beat(other, near))]
             if played:
                 track = self.score.tracks[other]
-                logs.append(math.log(float(np.median(played)) / usual_notes(track.program, is_drum=track.is_drum)[1]))
+                logs.append(math.log(float(np.median(played)) / self._usual(track)[1]))
         busier = math.exp(DENSITY_EXPONENT * float(np.mean(logs))) if logs else 1.0
         return min(MOST_BUSIER, max(1 / MOST_BUSIER, busier))
 

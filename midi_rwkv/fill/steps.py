@@ -134,7 +134,7 @@ class StepWriting:
             usable: np.ndarray = np.minimum(own[:count], max(end - 1, own[0]))
             return usable
 
-        return Rules(ticks, blanked, as_busy=self.keeps_habits)
+        return Rules(ticks, blanked, self.style.kind, as_busy=self.keeps_habits)
 
     def plans(self, blanked: Blanked, rules: Rules) -> Plans:
         """What is kept of the notes to write. Raises RequestError if a request cannot be met."""

@@ -6,7 +6,8 @@ A style is one safetensors file, with string metadata, of what `personalize` lea
   before the first cell is written;
 - `pairs`: changes of low rank to the weights that write the cells;
 - `pieces`: the composer's pieces, which are remembered while a cell is written (tokens/memory.py) unless the metadata's
-  `memory` is "no", and which may not be quoted where quotes are forbidden (fill/quotes.py).
+  `memory` is "no", after which new tracks take (kinds.py), and which may not be quoted where quotes are forbidden
+  (fill/quotes.py).
 
 Or it holds `wkv`, the initial state before anything is read, as in the paper and in RWKV-PEFT's `time_state`.
 
@@ -28,9 +29,13 @@ from midi_rwkv.errors import StyleError
 from midi_rwkv.files import whole_file
 from midi_rwkv.model.checkpoint import checkpoint_hash
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
+from midi_rwkv.score.score import Track
+from midi_rwkv.tokens.attributes import DRUMS
 from midi_rwkv.tokens.memory import PieceCells
 from midi_rwkv.tokens.notes import SongNotes
 from midi_rwkv.tokens.packed import PackedSongs, pack
+
+from .kinds import Kind, find_kind
 
 SUFFIX = ".safetensors"
 PLACES = ("wkv", "run")
@@ -53,6 +58,7 @@ class Style:
     # By the name of a weight (out, in): a (r, in) and b (out, r), whose product b @ a is added to it.
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     pieces: Sequence[tuple[SongNotes, float]] = ()  # what it was learned from, and how strongly it is remembered, 0-1
+    _kinds: dict[int, Kind | None] = field(default_factory=dict, init=False, repr=False, compare=False)  # by program
 
     @property
     def states(self) -> dict[str, np.ndarray]:
@@ -63,6 +69,13 @@ class Style:
     def cells(self) -> list[tuple[PieceCells, float]]:
         """The pieces that are remembered, as a memory has them, and how strongly."""
         return [(PieceCells(song), weight) for song, weight in self.pieces if weight > 0]
+
+    def kind(self, track: Track) -> Kind | None:
+        """What tracks like this one are in the pieces; None where these have too few bars of them."""
+        program = DRUMS if track.is_drum else track.program
+        if program not in self._kinds:
+            self._kinds[program] = find_kind([song for song, _ in self.pieces], program)
+        return self._kinds[program]
 
     def applied(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Weights by name, with the changes."""

@@ -40,7 +40,7 @@ def lead(bars: int) -> Track:
 def habits_of(score: Score, region: Region, **asked: object) -> TrackHabits | None:
     writing = Infiller(load_checkpoint()).writing
     blanked = writing.blank(score, Ask(region, SamplingConfig(**asked)))  # type: ignore[arg-type]
-    return Habits(blanked, writing.vocabulary).of(region.tracks[0])
+    return Habits(blanked, writing.vocabulary, writing.style.kind).of(region.tracks[0])
 
 
 def strikes(notes: list[Note]) -> list[tuple[int, tuple[int, ...]]]:
