@@ -2,6 +2,7 @@
 
     python scripts/pictures.py fills valid.zip OUT [--checkpoint DIR] [--count 10] [--seed 0]
     python scripts/pictures.py fills song.mid OUT [--bars 8-12] [--tracks Bass] [--style mine --strengths 0,0.5,1]
+    python scripts/pictures.py fills song.mid OUT --bars 9-12 --new-track drums --style mine
     python scripts/pictures.py recipes docs/infill.md [--only rewrite,keep] [--checkpoint DIR]
     python scripts/pictures.py curve RUN/curve.csv OUT.png
     python scripts/pictures.py curve data/training/curve.csv docs/curve.png     # of the checkpoint that ships
@@ -26,6 +27,7 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,9 @@ from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.fill.places import parse_bars
 from midi_rwkv.model.checkpoint import load_checkpoint
-from midi_rwkv.score.instruments import program_name
+from midi_rwkv.score.instruments import find_program, program_name
 from midi_rwkv.score.midi import read_midi
-from midi_rwkv.score.score import Region, Score
+from midi_rwkv.score.score import Region, Score, Track
 from midi_rwkv.style.style import find_style
 
 MARGIN_BARS = 4  # shown on either side of the region
@@ -111,10 +113,11 @@ def pitch_span(scores: list[Score], region: Region) -> tuple[int, int]:
 
 
 def plot(path: Path, original: Score, fills: dict[str, Score], region: Region, title: str) -> None:
-    """Draws the original and the `fills`, which are by name."""
-    panels = {"original": original, **fills}
-    figure = Figure(figsize=(13, 2.5 + 2.75 * len(fills)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, sharex=True, sharey=True)
+    """Draws the original, if it has notes in the region, and the `fills`, which are by name."""
+    there = any(original.notes_in(t, b) for t, b in region.cells)
+    panels = {"original": original, **fills} if there else fills
+    figure = Figure(figsize=(13, 2.75 * len(panels) - 0.25), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, (name, score) in zip(axes, panels.items(), strict=True):
         count = sum(len(score.notes_in(t, b)) for t, b in region.cells)
         draw_roll(ax, score, region, f"{name}: {count} notes in the region")
@@ -253,6 +256,12 @@ def save(figure: Figure, path: Path, *, dpi: int) -> None:
         figure.savefig(partial, format=path.suffix[1:], dpi=dpi)
 
 
+def with_new_track(score: Score, program: int, *, is_drum: bool) -> tuple[Score, list[int]]:
+    """The song with a further track, in place of any drums where these are new; and the new track's index."""
+    kept = tuple(t for t in score.tracks if not (is_drum and t.is_drum))
+    return replace(score, tracks=(*kept, Track("New", program, (), is_drum=is_drum))), [len(kept)]
+
+
 def picture_fills(options: argparse.Namespace) -> None:
     cases: Iterable[tuple[str, Score, Region]]
     if options.source.suffix == ".zip":
@@ -260,7 +269,11 @@ def picture_fills(options: argparse.Namespace) -> None:
     else:
         score = read_midi(options.source)
         bars = parse_bars([options.bars], score)
-        tracks = parse_tracks(options.tracks, score) if options.tracks else sounding_tracks(score, bars)
+        if options.new_track:
+            program, is_drum = find_program(options.new_track)
+            score, tracks = with_new_track(score, program, is_drum=is_drum)
+        else:
+            tracks = parse_tracks(options.tracks, score) if options.tracks else sounding_tracks(score, bars)
         region = Region.rectangle(tracks, bars)
         cases = [(options.source.name, score, region)]
     checkpoint = load_checkpoint(options.checkpoint)
@@ -332,6 +345,7 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--bars", default="8-12", help="of one song")
     p.add_argument("--tracks", help="of one song")
+    p.add_argument("--new-track", metavar="INSTRUMENT", help="for one song, instead")
     p = what.add_parser("recipes")
     p.set_defaults(run=picture_recipes)
     p.add_argument("page", type=Path, help="a page with recipes")
