@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv.engine.engine import Floats, VectorEngine
+from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -131,13 +132,17 @@ class System:
         return metered.meter
 
     def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
-        """The notes that this system writes for the case, by track, or None if it has nothing to copy."""
+        """The notes that this system writes for the case, by track: none where the request is refused. None if it has
+        nothing to copy."""
         if self.setup.kind == ORIGINAL:
             return case.original(score)
         if self.infiller is not None:
             seed = (self.setup.seed + case.seed) % 2**32
             ask = Ask(case.region, sampling, seed=seed, context_bars=case.context_bars)
-            return self.infiller(case.shown(score), ask)[0].fills
+            try:
+                return self.infiller(case.shown(score), ask)[0].fills
+            except RequestError:  # where a note that stays sounds all through the bars, say
+                return {t: [] for t in case.tracks}
         cells = CellNotes(encode(self._vocabulary, score))
         window = case.window(score)
         source = source_bar(self.setup.kind, cells, case.tracks, first=case.first, n_bars=case.n_bars, window=window)

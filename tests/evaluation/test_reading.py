@@ -86,3 +86,11 @@ def test_a_copy_and_the_original_have_no_nats(tiny):
         system = System(Setup(kind, kind, tiny))
         assert system.fill(case, song(), SamplingConfig())
         assert system.nats(case, song()) is None
+
+
+def test_where_nothing_can_be_written_a_case_stays_silent(tiny):
+    """A horn holds a note all through the bars."""
+    notes = [*(Note(b * BAR, 60, 4 * BAR, 80) for b in range(0, 12, 4)), Note(12 * BAR, 62, 480, 80)]
+    held = Track("horn", 60, tuple(notes))
+    system = System(Setup("tiny", "model", tiny))
+    assert system.fill(Case("song", 0, "a/x.mid", (0,), 5, 2), Score(480, (held,)), SamplingConfig()) == {0: []}
