@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_NOTES, LEAST_BARS = 24, 4  # in a usable file
 LONGEST_RUN = 400  # steps of the model; longer runs would only cost time
+LONGEST_FILL = 8  # bars
 BARS_BEFORE = 4  # a region with nothing after it
 ALIKE = 0.8  # a file is a copy if this share of its bars occurs in another
 
@@ -95,7 +96,9 @@ def draw_fills(  # noqa: PLR0913 -- how to draw, by name
     from midi_rwkv.training.rows import RowSampler
 
     plain = held_out or question is not None
-    sampler = RowSampler(vocabulary, plain=plain, question=question, memory_share=float(memory is not None))
+    sampler = RowSampler(
+        vocabulary, plain=plain, question=question, memory_share=float(memory is not None), longest=LONGEST_FILL
+    )
     rng = np.random.default_rng((seed, int(held_out)))
     songs = {id(piece): encode(vocabulary, piece.score) for piece, _ in units}  # not by name, which two may share
     found, tried = 0, 0

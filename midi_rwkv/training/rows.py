@@ -38,14 +38,16 @@ from midi_rwkv.tokens.surroundings import CellSurroundings, with_before
 
 from .source_weights import chosen_weights
 
-RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
-RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
+RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+RUN_WEIGHTS = (0.09, 0.13, 0.06, 0.21, 0.05, 0.05, 0.17, 0.1, 0.14)
+ANSWER_SHARE = 0.5  # of a sample's steps, its answers at most
 MIN_STEPS = 160  # a sample is not drawn for less
 WHOLE_SHARE = 0.2  # of the samples, those that may fill what is left of a row; the others are shorter by chance
 TRANSPOSE = 6  # semitones up or down
 CONTROL_KINDS = ("density", "polyphony", "duration")
 CONTROL_SHARE = 0.2  # of the samples, each control and the chords
 RANGE_SHARE = 0.1
+SILENT_SHARE = 0.25  # of the samples, those whose tracks may rest all through the region
 # What is followed in a sample: cells of the song, of another piece, or of neither; or one that is like the cell itself,
 # as what a variation is made of.
 SOURCE_SHARES = {"none": 0.1, "song": 0.77, "piece": 0.08, "itself": 0.05}
@@ -97,12 +99,15 @@ class RowSampler:
         plain: bool = False,
         question: Question | None = None,
         memory_share: float = MEMORY_SHARE,
+        longest: int = RUN_LENGTHS[-1],
     ):
         """plain: samples in the song's own key, of whole songs, shown the most alike cells and nothing else.
         question: asked in every sample. memory_share: of the samples, those that remember the pieces that they are
-        drawn with."""
+        drawn with. longest: bars to write at most."""
         self.vocabulary, self.plain, self.memory_share = vocabulary, plain, memory_share
         self.question = question or (PLAIN if plain else None)
+        weights = np.array(RUN_WEIGHTS) * (np.array(RUN_LENGTHS) <= longest)
+        self._length_p = weights / weights.sum()
 
     def draw(
         self,
@@ -163,20 +168,20 @@ class RowSampler:
     ) -> tuple[list[int], int, int] | None:
         """Tracks and bars to write, half-open."""
         counts = song.counts
-        count = min(int(rng.choice(RUN_LENGTHS, p=RUN_WEIGHTS)), within[1] - within[0])
+        count = min(int(rng.choice(RUN_LENGTHS, p=self._length_p)), within[1] - within[0])
         first = int(rng.integers(within[0], within[1] - count + 1))
         sounding = np.flatnonzero(counts[first : first + count].sum(0) > 0)
         if len(sounding) == 0:
             return None
+        pool = np.arange(song.n_tracks) if rng.random() < SILENT_SHARE else sounding
         kind = rng.random()
-        if kind < 0.5 or len(sounding) == 1:
-            pool = np.arange(song.n_tracks) if rng.random() < 0.1 else sounding
+        if kind < 0.5 or len(pool) == 1:
             tracks = [int(rng.choice(pool))]
         elif kind < 0.75:
-            tracks = sorted(int(t) for t in rng.choice(sounding, rng.integers(2, len(sounding) + 1), replace=False))
+            tracks = sorted(int(t) for t in rng.choice(pool, rng.integers(2, len(pool) + 1), replace=False))
         else:
-            tracks = [int(t) for t in sounding]
-        while count > 1 and counts[first : first + count, tracks].sum() > budget // 4:
+            tracks = [int(t) for t in pool]
+        while count > 1 and counts[first : first + count, tracks].sum() > ANSWER_SHARE * budget:
             count -= 1
         return tracks, first, first + count
 

@@ -83,6 +83,18 @@ def test_every_kind_of_question_is_asked(varied_shards: Path) -> None:
     assert {"KEPT", "ANSWER", "CONTEXT"} <= seen
 
 
+@pytest.mark.parametrize("longest", [8, 16])
+def test_regions_are_of_resting_tracks_too_and_as_long_as_asked(longest: int) -> None:
+    song = random_song(0, bars=40)
+    song = song.with_cells({(1, b): song.cell(1, b)[:0] for b in range(40)})
+    sampler, rng = RowSampler(vocabulary(), longest=longest), np.random.default_rng(0)
+    regions = [r for _ in range(200) if (r := sampler._region(song, rng, 4000, (0, 40)))]
+    assert {last - first for _, first, last in regions} >= {1, 4, longest}
+    assert max(last - first for _, first, last in regions) == longest
+    assert 10 < sum(1 in tracks for tracks, _, _ in regions) < 60
+    assert any(len(tracks) == song.n_tracks for tracks, _, _ in regions)
+
+
 def test_transposing_leaves_drums_alone() -> None:
     song = random_song(0)
     moved = transposed(song, 3)
