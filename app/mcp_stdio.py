@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.config import check_threads
+from midi_rwkv.model.config import check_threads, usual_threads
 
 from .uploads import Uploads, upload_folder
 
@@ -50,5 +50,5 @@ def run_mcp(options: argparse.Namespace) -> None:
     from .mcp_tools import mcp_server
     from .work import Worker
 
-    worker = Worker(load_checkpoint(options.checkpoint), options.threads or min(2, os.cpu_count() or 1))
+    worker = Worker(load_checkpoint(options.checkpoint), options.threads or usual_threads())
     mcp_server(worker, options.folders, "midi-rwkv mcp FOLDER").run("stdio")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midi_rwkv.errors import RequestError
-from midi_rwkv.model.config import check_threads
+from midi_rwkv.model.config import check_threads, usual_threads
 
 from .guard import Guard, Hosts
 from .uploads import Uploads, upload_folder
@@ -90,7 +90,7 @@ def run_app(options: argparse.Namespace) -> None:
 
     from .work import Worker
 
-    worker = Worker(load_checkpoint(options.checkpoint), options.threads or min(2, os.cpu_count() or 1))
+    worker = Worker(load_checkpoint(options.checkpoint), options.threads or usual_threads())
     soundfont = find_soundfont(options.soundfont)
     uploads = Uploads(upload_folder())
     os.umask(0o077)  # only this user can read songs, uploads and styles

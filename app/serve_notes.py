@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -40,12 +39,13 @@ def run_serve(options: argparse.Namespace) -> None:
     from fastapi import FastAPI
 
     from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.model.config import usual_threads
 
     from .notes_api import notes_api
     from .work import Worker
 
     with _listening(options.host, options.port) as listening:
-        worker = Worker(load_checkpoint(options.checkpoint), options.threads or min(2, os.cpu_count() or 1))
+        worker = Worker(load_checkpoint(options.checkpoint), options.threads or usual_threads())
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[None]:

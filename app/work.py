@@ -7,7 +7,6 @@ the thread then ends at the next token.
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 import time
@@ -24,6 +23,7 @@ from midi_rwkv.errors import RequestError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller, Progress
 from midi_rwkv.model.checkpoint import load_checkpoint
+from midi_rwkv.model.config import usual_threads
 from midi_rwkv.model.step_checkpoint import StepCheckpoint
 from midi_rwkv.score.score import Note, Region, Score
 from midi_rwkv.style.style import Style
@@ -116,7 +116,7 @@ class Worker:
     """The model, which works on one fill at a time while the others wait."""
 
     checkpoint: StepCheckpoint = field(default_factory=load_checkpoint)
-    threads: int = min(2, os.cpu_count() or 1)
+    threads: int = field(default_factory=usual_threads)
 
     def __post_init__(self) -> None:
         checkpoint = self.checkpoint

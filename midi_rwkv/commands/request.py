@@ -76,9 +76,8 @@ def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--threads",
         type=int,
-        default=1,
         metavar="N",
-        help="CPU threads, 1-2, or more with --backend torch (default: 1)",
+        help="CPU threads, 1-2, or more with --backend torch (default: 2, or as many as there are cores)",
     )
     p.add_argument(
         "--precision",
@@ -110,7 +109,8 @@ def check_options(options: argparse.Namespace) -> None:
     if options.context_bars is not None and options.context_bars < 0:
         raise RequestError(f"--context-bars must be 0 or more, got {options.context_bars}")
     most = MOST_THREADS if options.backend in ("auto", "numba") else None
-    check_threads(options.threads, "--threads", most)
+    if options.threads is not None:
+        check_threads(options.threads, "--threads", most)
     if options.seed is not None:
         check_seed(options.seed, "--seed")
 
@@ -206,12 +206,12 @@ def load_model(options: argparse.Namespace) -> Model:
     """The model, style and taste of the options. Raises CheckpointError, StyleError or RequestError."""
     from midi_rwkv.fill.infill import Infiller
     from midi_rwkv.model.checkpoint import load_checkpoint
+    from midi_rwkv.model.config import usual_threads
     from midi_rwkv.style.style import find_style
 
     checkpoint = load_checkpoint(options.checkpoint)
     style = find_style(options.style, checkpoint, options.style_strength, memory=options.style_memory)
-    infiller = Infiller(
-        checkpoint, backend=options.backend, threads=options.threads, style=style, precision=options.precision
-    )
+    threads = options.threads or usual_threads()
+    infiller = Infiller(checkpoint, backend=options.backend, threads=threads, style=style, precision=options.precision)
     infiller.taste = found_taste(checkpoint) if options.taste == "on" else None
     return Model(checkpoint, infiller, style, _style_words(options))

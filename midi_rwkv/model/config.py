@@ -124,6 +124,11 @@ def check_threads(threads: int, name: str = "threads", most: int | None = None) 
         raise RequestError(f"{name} must lie in 1-{most or here} ({why}), got {threads}")
 
 
+def usual_threads() -> int:
+    """With how many threads a fill is quickest: two, which share the reading, where there are as many cores."""
+    return min(2, os.cpu_count() or 1)
+
+
 MOST_NOTES, MOST_STRUCK = 200, 20  # largest requests: notes per bar, notes struck together
 # Notes a bar, in words: the lowest and highest factor of what the track mostly has.
 DENSITY_WORDS = {"sparse": (0.3, 0.7), "normal": (0.75, 1.3), "busy": (1.4, 2.4)}
