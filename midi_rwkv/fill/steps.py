@@ -52,7 +52,7 @@ from .session import Session, Writer
 from .sources import Sources
 from .work import Work
 
-LONGEST_RUN = 8  # bars that are written with one prompt, as in training
+LONGEST_RUN = 16  # bars that are written with one prompt, as in training
 VELOCITY_WITHIN = 2  # half a level of the vocabulary
 STEPS_A_CELL = 6  # header, control tokens and the like
 
