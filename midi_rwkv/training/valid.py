@@ -17,7 +17,7 @@ from .rows import PLAIN, Question, RowSampler, Task
 
 ATTRIBUTES = ("place", "micro", "pitch", "velocity", "duration")
 FILLS_PER_SOURCE = 12
-RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
+RUN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)  # bars; not those of the training rows, so that the fills stay the same
 RUN_WEIGHTS = (0.14, 0.18, 0.1, 0.26, 0.08, 0.08, 0.16)
 STEPS = 1536  # of a fill, its context included
 LONGEST_ANSWER = STEPS // 8  # notes of all tracks in the bars to write
