@@ -14,6 +14,7 @@ if not os.path.isdir(os.path.join(__path__[0], "kernels")):
     __path__.append(os.path.dirname(__path__[0]))
 
 from .errors import CheckpointError as CheckpointError
+from .errors import ConflictError as ConflictError
 from .errors import CorpusError as CorpusError
 from .errors import MidiError as MidiError
 from .errors import MidiRwkvError as MidiRwkvError
@@ -65,7 +66,15 @@ _HOME = {
     "RWKV7": "model.rwkv7",
     "load_checkpoint": "model.checkpoint",
 }
-_ERRORS = ("CheckpointError", "CorpusError", "MidiError", "MissingPackageError", "RequestError", "StyleError")
+_ERRORS = (
+    "CheckpointError",
+    "ConflictError",
+    "CorpusError",
+    "MidiError",
+    "MissingPackageError",
+    "RequestError",
+    "StyleError",
+)
 __all__ = sorted([*_HOME, *_ERRORS, "MidiRwkvError"])
 
 

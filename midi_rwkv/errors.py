@@ -17,6 +17,10 @@ class RequestError(MidiRwkvError):
     """An option or argument that is out of range, or a request that cannot be met."""
 
 
+class ConflictError(RequestError):
+    """A request for notes where none can sound: what stays in the bars, or what is asked of them, leaves no room."""
+
+
 class MidiError(MidiRwkvError):
     """A MIDI file that cannot be read or written."""
 

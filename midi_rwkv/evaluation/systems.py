@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from midi_rwkv.engine.engine import Floats, VectorEngine
-from midi_rwkv.errors import RequestError
+from midi_rwkv.errors import ConflictError
 from midi_rwkv.fill.ask import Ask
 from midi_rwkv.fill.infill import Infiller
 from midi_rwkv.model.checkpoint import load_checkpoint
@@ -132,7 +132,7 @@ class System:
         return metered.meter
 
     def fill(self, case: Case, score: Score, sampling: SamplingConfig) -> Notes | None:
-        """The notes that this system writes for the case, by track: none where the request is refused. None if it has
+        """The notes that this system writes for the case, by track: none where nothing can sound. None if it has
         nothing to copy."""
         if self.setup.kind == ORIGINAL:
             return case.original(score)
@@ -141,7 +141,7 @@ class System:
             ask = Ask(case.region, sampling, seed=seed, context_bars=case.context_bars)
             try:
                 return self.infiller(case.shown(score), ask)[0].fills
-            except RequestError:  # where a note that stays sounds all through the bars, say
+            except ConflictError:  # where a note that stays sounds all through the bars, say
                 return {t: [] for t in case.tracks}
         cells = CellNotes(encode(self._vocabulary, score))
         window = case.window(score)

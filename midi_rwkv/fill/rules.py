@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from midi_rwkv.errors import RequestError
+from midi_rwkv.errors import ConflictError
 from midi_rwkv.model.config import DENSITY_WORDS, SamplingConfig
 from midi_rwkv.score.instruments import GM_KIT, playable, plays_single_notes, register, usual_notes
 from midi_rwkv.score.runs import masked_runs
@@ -35,7 +35,7 @@ DENSITY_EXPONENT = 0.56  # of the other tracks' busyness in a track's density, b
 
 
 class Rules:
-    """The limits of each cell of a region. Raises ValueError, naming the conflict, if a request cannot be met."""
+    """The limits of each cell of a region. Raises ConflictError, naming the conflict, if a request cannot be met."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Rules:
         return is_monophonic(notes, beat)
 
     def _allowed_pitches(self, t: int, program: int, switches: Collection[Note]) -> np.ndarray:
-        """(128,) bool for the pitches while `program` is in force. Raises ValueError if there are none."""
+        """(128,) bool for the pitches while `program` is in force. Raises ConflictError if there are none."""
         track, sampling, every = self.score.tracks[t], self.sampling, np.arange(128)
         used = [n.pitch for n in (track.notes if track.is_drum else track.notes_of(program))]
         if not track.notes and (kind := self.kind(track)):
@@ -189,12 +189,14 @@ class Rules:
             low, high = sampling.pitch_range
             what = "drums" if track.is_drum else "pitches"
             why = "has keyswitches alone" if switches else f"has no {what}"
-            raise RequestError(f"{name} {why} in the pitch range {low}-{high}; give another range, or leave it out")
+            raise ConflictError(f"{name} {why} in the pitch range {low}-{high}; give another range, or leave it out")
         if not allowed.any():
-            raise RequestError(f"{name} has nothing among the pitches to write; give other pitches to write or to keep")
+            raise ConflictError(
+                f"{name} has nothing among the pitches to write; give other pitches to write or to keep"
+            )
         where = "-".join(map(str, sampling.pitch_range or (allowed.argmax(), 127 - allowed[::-1].argmax())))
         of = "the pitch range" if sampling.pitch_range else f"what {name} plays,"
-        raise RequestError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
+        raise ConflictError(f"no pitch of the key lies in {of} {where}; give a wider pitch range or another key")
 
     def _limits(self, t: int, b: int, density: tuple[int, int]) -> CellLimits:
         bar, ticks = self.score.bar(b), self.ticks(t, b)
@@ -308,7 +310,7 @@ class Rules:
     # -- wishes that cannot be met ------------------------------------------------------------------------------------
 
     def _check(self) -> set[Cell]:
-        """The last cell of each run that can sound. Raises ValueError if the request cannot be met."""
+        """The last cell of each run that can sound. Raises ConflictError where nothing can sound."""
         sampling = self.sampling
         asked = sampling.polyphony or sampling.pitch_range or sampling.key
         chances: set[Cell] = set()
@@ -323,10 +325,10 @@ class Rules:
                 for b, why in whys.items():
                     hard = self._conflict(t, b, self._density(t, b) or (0, NO_LIMIT))
                     if hard or (asked and not sounding):
-                        raise RequestError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
+                        raise ConflictError(f"bar {b + self.score.first_bar_number} of {self._name(t)}: {hard or why}")
                     reason = reason or why or ""
         if not chances:
-            raise RequestError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
+            raise ConflictError(f"nothing can be written into {self._name(self.region.tracks[0])}: {reason}")
         return chances
 
     def _unrested(self) -> set[Cell]:
@@ -354,7 +356,7 @@ class Rules:
                 for n in others
             ):
                 bar = self.score.bar_of(t, note.onset_ticks) + self.score.first_bar_number
-                raise RequestError(
+                raise ConflictError(
                     f"bar {bar} of {self._name(t)}: a locked note sounds with another and the polyphony allows 1"
                 )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluated import model_nats
 
-from midi_rwkv import Ask, Note, Region, Score, Track, load_checkpoint
+from midi_rwkv import Ask, Note, Region, RequestError, Score, Track, load_checkpoint
 from midi_rwkv.evaluation.cases import Case
 from midi_rwkv.evaluation.reading import original_nats
 from midi_rwkv.evaluation.systems import COPIES, ORIGINAL, Setup, System
@@ -94,3 +94,9 @@ def test_where_nothing_can_be_written_a_case_stays_silent(tiny):
     held = Track("horn", 60, tuple(notes))
     system = System(Setup("tiny", "model", tiny))
     assert system.fill(Case("song", 0, "a/x.mid", (0,), 5, 2), Score(480, (held,)), SamplingConfig()) == {0: []}
+
+
+def test_a_fault_of_the_request_is_no_silence(tiny):
+    system = System(Setup("tiny", "model", tiny))
+    with pytest.raises(RequestError, match="tracks must be 0-1, got 5-5"):
+        system.fill(Case("rewrite", 0, "a/x.mid", (5,), 4, 2), song(), SamplingConfig())
