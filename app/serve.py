@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -133,6 +132,8 @@ def _surroundings(
     desk: Desk, hosts: Hosts, uploads: Uploads, auth: tuple[str, str] | None, tools: Any
 ) -> dict[str, Any]:
     """The app's arguments: our middleware outside of Gradio's, and the routes for programs and for what is dragged."""
+    import asyncio
+
     from starlette.routing import Mount
 
     from .cookie import SessionCookie

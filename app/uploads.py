@@ -5,7 +5,6 @@ A song is copied into its session when it is opened, so the files here are neede
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import threading
@@ -43,6 +42,8 @@ class Uploads:
 
     async def clean_hourly(self) -> None:
         """Deletes old files every hour until cancelled."""
+        import asyncio  # every command imports this module
+
         while True:
             await asyncio.sleep(3600)
             await asyncio.to_thread(self.make_room, 0)
