@@ -22,7 +22,7 @@ def song(build_midi, note, tmp_path):
 
 def test_every_kind_is_public_and_one_of_the_family():
     kinds = [e for e in vars(midi_rwkv.errors).values() if inspect.isclass(e) and e.__module__ == "midi_rwkv.errors"]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     for kind in kinds:
         assert getattr(midi_rwkv, kind.__name__) is kind
         assert issubclass(kind, MidiRwkvError)
